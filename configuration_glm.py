@@ -1,0 +1,118 @@
+"""Configuration of GLM, the General Language Model (Du et al., ACL 2022)."""
+
+from transformers import PretrainedConfig
+
+
+# What the original code could also do and no released checkpoint does, with the value that means "not asked for".
+UNSUPPORTED_OPTIONS = {
+    "relative_encoding": False,
+    "performer": False,
+    "sentinel_token": False,
+    "encoder_decoder": False,
+    "is_encoder_decoder": False,
+    "spell_length": None,
+}
+
+
+class GLMConfig(PretrainedConfig):
+    """Shape and special ids of a GLM network. The field names are those of the released configurations.
+
+    Args:
+        vocab_size: rows of the word embedding, padded to a multiple of 128 in the released models.
+        hidden_size: width H of the network.
+        num_layers: number of transformer layers L (`num_hidden_layers` is the same field).
+        num_attention_heads: attention heads A; must divide `hidden_size`.
+        max_sequence_length: P. Position tables have P + 1 rows, or P in a model without block positions
+            (`max_position_embeddings` is the same field).
+        block_position_encoding: whether there is a second table for the position within a piece.
+        attention_scale: factor s that keeps half-precision scores small before the softmax; it does not
+            change the result.
+        embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: dropout on the embedding sum, on the
+            attention probabilities, and on the two outputs that each layer adds to the residual stream.
+        classifier_dropout: dropout before the last layer of the pooled classifier.
+        initializer_range: standard deviation of the initial matrices.
+        hidden_act: "gelu_pytorch_tanh" is what GLM was trained with; "gelu" is the erf form.
+        pool_token: which position the classifier reads: "cls" the first, "start" `<|startofpiece|>`, "pad" the one
+            before it.
+        sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>` and the masks the model was
+            trained with. Positions and the bidirectional context are derived from them.
+        pad_token_id, eos_token_id, bos_token_id: as everywhere in Transformers; `<|endoftext|>` also ends a piece.
+
+    Raises:
+        ValueError: for sizes that contradict each other and for options that no released checkpoint uses.
+    """
+
+    # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
+    model_type = "glm-blank-infilling"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"num_hidden_layers": "num_layers", "max_position_embeddings": "max_sequence_length"}
+
+    def __init__(
+        self,
+        vocab_size: int = 50304,
+        hidden_size: int = 1024,
+        num_layers: int = 24,
+        num_attention_heads: int = 16,
+        max_sequence_length: int = 512,
+        block_position_encoding: bool = True,
+        attention_scale: float = 1.0,
+        embedding_dropout_prob: float = 0.1,
+        attention_dropout_prob: float = 0.1,
+        output_dropout_prob: float = 0.1,
+        classifier_dropout: float = 0.1,
+        initializer_range: float = 0.02,
+        hidden_act: str = "gelu_pytorch_tanh",
+        pool_token: str = "cls",
+        use_cache: bool = True,
+        sop_token_id: int | None = None,
+        eop_token_id: int | None = None,
+        mask_token_ids: list[int] | None = None,
+        pad_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        bos_token_id: int | None = None,
+        **kwargs,
+    ):
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_attention_heads = num_attention_heads
+        self.max_sequence_length = max_sequence_length
+        self.block_position_encoding = block_position_encoding
+        self.attention_scale = attention_scale
+        self.embedding_dropout_prob = embedding_dropout_prob
+        self.attention_dropout_prob = attention_dropout_prob
+        self.output_dropout_prob = output_dropout_prob
+        self.classifier_dropout = classifier_dropout
+        self.initializer_range = initializer_range
+        self.hidden_act = hidden_act
+        self.pool_token = pool_token
+        self.use_cache = use_cache
+        self.sop_token_id = sop_token_id
+        self.eop_token_id = eop_token_id
+        self.mask_token_ids = mask_token_ids
+
+        for option, default in UNSUPPORTED_OPTIONS.items():
+            if kwargs.pop(option, default) != default:
+                raise ValueError(f"{option} is not supported: no released GLM checkpoint uses it; remove it from the config.")
+        kwargs["tie_word_embeddings"] = True  # the output head is the word embedding itself
+        super().__init__(pad_token_id=pad_token_id, eos_token_id=eos_token_id, bos_token_id=bos_token_id, **kwargs)
+        # Transformers 5 leaves these to the model's own class.
+        self.pad_token_id, self.eos_token_id, self.bos_token_id = pad_token_id, eos_token_id, bos_token_id
+        self._check_values()
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """Read a `config.json`; the old Hub port's model type "glm" is read as ours."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "glm":
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
+
+    def _check_values(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
+                "set num_attention_heads to the number the model was trained with."
+            )
+        if self.pool_token not in ("cls", "start", "pad"):
+            raise ValueError(f'pool_token is "{self.pool_token}"; choose "cls", "start" or "pad".')

@@ -1,0 +1,871 @@
+"""GLM, the General Language Model: pretraining by autoregressive blank infilling (Du et al., ACL 2022).
+
+A sequence is a bidirectional context with blanks, then the pieces that fill them, each causal:
+
+    [CLS] Ng is a professor at [MASK] . <|endoftext|>   <|startofpiece|> Stanford <|endofpiece|>
+
+Shapes: B batch, T tokens in this call, N tokens so far, K keys, H hidden size, A heads, D head size, V vocabulary, L layers.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import EosTokenCriteria
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    ModelOutput,
+    SequenceClassifierOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_glm import GLMConfig
+
+
+# --- Where Transformers 5 and 4.57 differ -----------------------------------------------------------------------------
+
+try:  # 5: initialisers that leave loaded weights alone
+    from transformers import initialization as init
+except ImportError:
+    from torch.nn import init
+
+# What one version or the other hands to prepare_inputs_for_generation and forward does not take.
+STEP_ARGUMENTS = ("cache_position", "next_sequence_length", "is_first_iteration", "position_ids", "token_type_ids", "labels")
+
+_MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
+
+
+def _number_of_keys(cache: Cache, cache_position: torch.Tensor) -> int:
+    """How many keys attention sees once the tokens at `cache_position` (T,) are in the cache."""
+    return cache.get_mask_sizes(len(cache_position) if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
+
+
+def _attention_function(implementation: str):
+    if hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
+        return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+    return eager_attention_forward if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+
+
+# --- Blanks, pieces and positions: a pure function of the ids ---------------------------------------------------------
+
+
+def is_any_of(ids: torch.LongTensor, wanted: list[int | None]) -> torch.BoolTensor:
+    """(B, N) -> (B, N): whether each id is one of `wanted`; a None in it is an id the model does not have."""
+    wanted = [id for id in wanted if id is not None]
+    return (ids[..., None] == torch.tensor(wanted, dtype=ids.dtype, device=ids.device)).any(-1)
+
+
+@dataclass
+class BlankLayout:
+    """Where the context, the blanks and the pieces of each sequence are; each field is (B, N).
+
+    in_context: the bidirectional part, everything before the first `<|startofpiece|>`.
+    is_mask: the blanks, in the context.
+    sops: the `<|startofpiece|>` tokens.
+    starts: first token of each piece. An end token in the answer starts the next piece: GLM never reads end tokens,
+        what it reads in their place is the `<|startofpiece|>` of the next blank (FACTS section 5).
+    """
+
+    in_context: torch.BoolTensor
+    is_mask: torch.BoolTensor
+    sops: torch.BoolTensor
+    starts: torch.BoolTensor
+
+    @classmethod
+    def of(cls, ids: torch.LongTensor, config, visible: torch.BoolTensor | None = None, generated: bool = False):
+        """Read the layout from `ids` (B, N); `visible` (B, N) hides padding.
+
+        In training every `<|startofpiece|>` starts a piece. When `generated`, only the first one does: a later one was
+        chosen by the model and is a token of its answer, as in the original.
+        """
+        sops = is_any_of(ids, [config.sop_token_id])
+        if visible is not None:
+            sops = sops & visible
+        in_context = sops.cumsum(-1) == 0
+        is_mask = is_any_of(ids, config.mask_token_ids or []) & in_context
+        ends = is_any_of(ids, end_token_ids(config)) & ~in_context
+        if visible is not None:
+            is_mask, ends = is_mask & visible, ends & visible
+        if generated:
+            sops = sops & (sops.cumsum(-1) == 1)
+        return cls(in_context, is_mask, sops, starts=sops | ends)
+
+    def check(self):
+        """Raise if a row has more pieces than blanks. Ends do not count: padding may hold the same id."""
+        if not torch.compiler.is_compiling() and (self.sops.sum(-1) > self.is_mask.sum(-1)).any():
+            raise ValueError(
+                "A sequence has more <|startofpiece|> tokens than masks; give every piece a mask token in the context, "
+                "or pass position_ids."
+            )
+
+    def block_positions(self) -> torch.LongTensor:
+        """(B, N): 0 in the context, 1, 2, ... from the start of each piece (paper, section 2.2)."""
+        columns = torch.arange(self.starts.shape[1], device=self.starts.device)
+        latest_start = torch.where(self.starts, columns, 0).cummax(-1).values
+        return torch.where(self.in_context, 0, columns - latest_start + 1)
+
+    def mask_columns(self) -> torch.LongTensor:
+        """(B, N): for each token of a piece the column of its blank: the k-th piece answers the k-th mask."""
+        length = self.is_mask.shape[1]
+        columns = torch.arange(length, device=self.is_mask.device)
+        in_text_order = torch.where(self.is_mask, columns, length).sort(-1).values  # (B, N)
+        last_blank = (self.is_mask.sum(-1, keepdim=True) - 1).clamp(min=0)  # (B, 1)
+        piece = (self.starts.cumsum(-1) - 1).clamp(min=0).minimum(last_blank)  # (B, N)
+        return in_text_order.gather(1, piece).clamp(max=length - 1)
+
+    def positions(self, context_positions: torch.LongTensor) -> torch.LongTensor:
+        """(B, N) positions of the context -> (B, 2, N): position of the token, or of its blank; block position."""
+        of_blank = context_positions.gather(1, self.mask_columns())
+        return torch.stack([torch.where(self.in_context, context_positions, of_blank), self.block_positions()], dim=1)
+
+
+def end_token_ids(config) -> list[int]:
+    """The ids that end a piece: end of piece, end of text."""
+    eos = config.eos_token_id if isinstance(config.eos_token_id, (list, tuple)) else [config.eos_token_id]
+    return [config.eop_token_id, *eos]
+
+
+def count_positions(ids: torch.LongTensor, visible: torch.BoolTensor | None) -> torch.LongTensor:
+    """(B, N): 0, 1, 2, ... over the tokens that are not padding."""
+    if visible is None:
+        return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return (visible.cumsum(-1) - 1).clamp(min=0)
+
+
+# --- Network ----------------------------------------------------------------------------------------------------------
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention written out. query (B, A, T, D), key and value (B, A, K, D), mask added to the scores (B, 1, T, K)."""
+    # attention_scale keeps half-precision products small; the softmax runs in float32 at the full scale.
+    scores = torch.matmul(query * (scaling / module.attention_scale), key.transpose(2, 3))  # (B, A, T, K)
+    scores = scores.float() * module.attention_scale if module.attention_scale != 1.0 else scores.float()
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(-1).to(value.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2), weights  # (B, T, A, D)
+
+
+class GLMResidualProjection(nn.Linear):
+    """A linear layer whose output is added to the residual stream: it starts smaller, see `_init_weights`."""
+
+
+class GLMSelfAttention(nn.Module):
+    """Multi-head attention over one fused projection: all queries, all keys, all values (FACTS section 1)."""
+
+    def __init__(self, config: GLMConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = False  # no mask means that every key is visible
+        self.attention_scale = config.attention_scale
+        self.attention_dropout = config.attention_dropout_prob
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = GLMResidualProjection(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, cache_position=None, **kwargs):
+        batch, length, hidden_size = hidden_states.shape  # (B, T, H)
+        query, key, value = (
+            projected.view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, A, T, D)
+            for projected in self.query_key_value(hidden_states).chunk(3, dim=-1)
+        )
+        if past_key_values is not None:  # (B, A, T, D) -> (B, A, K, D)
+            key, value = past_key_values.update(key, value, self.layer_idx, {"cache_position": cache_position})
+        output, weights = _attention_function(self.config._attn_implementation)(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.dense(output.reshape(batch, length, hidden_size)), weights
+
+
+class GLMMLP(nn.Module):
+    def __init__(self, config: GLMConfig):
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dense_4h_to_h = GLMResidualProjection(4 * config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states):
+        return self.dense_4h_to_h(self.activation(self.dense_h_to_4h(hidden_states)))
+
+
+class GLMLayer(GradientCheckpointingLayer):
+    """One transformer layer; the layer norms come first (pre-LN)."""
+
+    def __init__(self, config: GLMConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size)  # eps 1e-5, as in the original
+        self.attention = GLMSelfAttention(config, layer_idx)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size)
+        self.mlp = GLMMLP(config)
+        self.dropout = nn.Dropout(config.output_dropout_prob)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, cache_position=None, **kwargs):
+        attended, weights = self.attention(
+            self.input_layernorm(hidden_states), attention_mask, past_key_values, cache_position, **kwargs
+        )
+        hidden_states = hidden_states + self.dropout(attended)
+        hidden_states = hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+        return hidden_states, weights
+
+
+class GLMTransformer(nn.Module):
+    """Position tables, layers and final norm: the part whose names start with `transformer.` in a checkpoint."""
+
+    def __init__(self, config: GLMConfig):
+        super().__init__()
+        self.position_embeddings = nn.Embedding(position_rows(config), config.hidden_size)
+        if config.block_position_encoding:
+            self.block_position_embeddings = nn.Embedding(position_rows(config), config.hidden_size)
+        self.layers = nn.ModuleList(GLMLayer(config, layer_idx) for layer_idx in range(config.num_layers))
+        self.final_layernorm = nn.LayerNorm(config.hidden_size)
+
+    def embed_positions(self, position_ids: torch.LongTensor) -> torch.Tensor:
+        """(B, 2, T), or (B, T) without block positions -> (B, T, H)."""
+        if not hasattr(self, "block_position_embeddings"):
+            return self.position_embeddings(position_ids)
+        return self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])
+
+
+def position_rows(config) -> int:
+    """Rows of the position tables: P + 1 with block positions, P without (FACTS section 1)."""
+    return config.max_sequence_length + 1 if config.block_position_encoding else config.max_sequence_length
+
+
+class GLMPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by every GLM class."""
+
+    config: GLMConfig
+    config_class = GLMConfig
+    base_model_prefix = "glm"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GLMLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = False  # its kernels cannot see a bidirectional context and causal pieces in one call
+    _supports_attention_backend = False
+    _supports_context_parallel = False
+    _can_compile_fullgraph = True
+
+    def _init_weights(self, module):
+        """The original's initialisation: N(0, 0.02), and 0.02 / sqrt(2 L) where a layer writes to the residual stream."""
+        std = self.config.initializer_range
+        if isinstance(module, GLMResidualProjection):
+            std = std / math.sqrt(2 * self.config.num_layers)
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+            init.zeros_(module.bias)
+
+
+class GLMModel(GLMPreTrainedModel):
+    """The network without a head."""
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout_prob)
+        self.transformer = GLMTransformer(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast | tuple:
+        """
+        Args:
+            input_ids (B, T), or inputs_embeds (B, T, H).
+            attention_mask: told apart by its rank. None: nothing is padding. (B,) or (1,): lengths of the bidirectional
+                contexts, counted from the first token of this call. (B, T), or (B, N) with a cache: 0 marks padding.
+                (B, 1, T, K): explicit; integers and booleans mark what is visible, floating point is added to the scores.
+            position_ids (B, 2, T), or (B, T) without block positions. Derived from the ids when absent.
+
+        Returns:
+            last_hidden_state (B, T, H) after the final norm; hidden_states, if asked for, are the embedding sum and the
+            output of each layer (before the final norm), each (B, T, H).
+        """
+        config = self.config
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either input_ids or inputs_embeds.")
+        use_cache = config.use_cache if use_cache is None else use_cache
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return_dict = config.return_dict if return_dict is None else return_dict
+        if self.gradient_checkpointing and self.training:
+            use_cache = False
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=config)
+
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        length = (input_ids if input_ids is not None else inputs_embeds).shape[1]
+        cache_position = torch.arange(length, device=self.word_embeddings.weight.device) + past  # (T,)
+        rank = 0 if attention_mask is None else attention_mask.dim()
+        ids = input_ids if input_ids is not None else self.recognise_ids(inputs_embeds)  # (B, T)
+        if not torch.compiler.is_compiling():
+            self._check_ids(input_ids)
+
+        layout = None
+        if position_ids is None or (rank in (0, 2) and length > 1):
+            visible = attention_mask[:, -length:].bool() if rank == 2 else None
+            layout = BlankLayout.of(ids, config, visible)
+        if position_ids is None:
+            if past > 0:
+                raise ValueError("Positions cannot be derived from the new tokens alone; pass position_ids with a filled cache.")
+            layout.check()
+            position_ids = layout.positions(count_positions(ids, visible))
+            if input_ids is not None:
+                input_ids = torch.where(layout.starts, config.sop_token_id or 0, input_ids)
+        if not torch.compiler.is_compiling():
+            self._check_positions(position_ids)
+
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
+        in_context = layout.in_context if layout is not None else None
+        mask = self.scores_mask(attention_mask, in_context, inputs_embeds.dtype, cache_position, past_key_values)
+
+        hidden_states = self.embedding_dropout(inputs_embeds + self.transformer.embed_positions(position_ids))
+        all_hidden_states, all_attentions = [hidden_states], []
+        for layer in self.transformer.layers:
+            hidden_states, weights = layer(
+                hidden_states, mask, past_key_values=past_key_values, cache_position=cache_position, **kwargs
+            )
+            all_hidden_states.append(hidden_states)
+            all_attentions.append(weights)
+        output = BaseModelOutputWithPast(
+            last_hidden_state=self.transformer.final_layernorm(hidden_states),
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            attentions=tuple(all_attentions) if output_attentions else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def recognise_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
+        """(B, T, H) -> (B, T): ids of the mask, start and end tokens, known by their embedding; -1 elsewhere."""
+        config = self.config
+        special = [*(config.mask_token_ids or []), config.sop_token_id, *end_token_ids(config)]
+        special = torch.tensor([id for id in special if id is not None], dtype=torch.long, device=inputs_embeds.device)
+        ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
+        for id in special.flip(0):  # masks last: glm-10b-chinese gives [gMASK] and the end of piece the same row
+            ids[(inputs_embeds == self.word_embeddings.weight[id]).all(-1)] = id
+        return ids
+
+    def scores_mask(
+        self,
+        attention_mask: torch.Tensor | None,
+        in_context: torch.BoolTensor | None,
+        dtype: torch.dtype,
+        cache_position: torch.LongTensor,
+        past_key_values: Cache | None = None,
+    ) -> torch.Tensor | None:
+        """What is added to the attention scores, (B, 1, T, K): 0 where a key is visible, the lowest number elsewhere.
+
+        Context keys are visible to all, the others to themselves and to what follows (paper, figure 2). `in_context`
+        (B, T) belongs to the tokens of this call. None, where every key is visible.
+        """
+        length = len(cache_position)
+        keys = length if past_key_values is None else _number_of_keys(past_key_values, cache_position)
+        rank = 0 if attention_mask is None else attention_mask.dim()
+        if rank == 0 and length == 1 and not (past_key_values is not None and past_key_values.is_compileable):
+            return None  # one new token sees all keys
+        # Eager attention adds the mask to float32 scores; the fused kernels want the type of their inputs.
+        dtype = torch.float32 if self.config._attn_implementation == "eager" else dtype
+        if rank == 4:
+            attention_mask = attention_mask[..., -keys:]
+            if attention_mask.is_floating_point():
+                return attention_mask.to(dtype)
+            visible = attention_mask != 0
+        else:
+            columns = torch.arange(keys, device=cache_position.device)  # (K,)
+            visible = (columns <= cache_position[:, None])[None, None]  # (1, 1, T, K)
+            if rank == 1:  # context lengths count from the first token of this call (FACTS section 1)
+                visible = visible | (columns - cache_position[0] < attention_mask[:, None])[:, None, None]
+            elif in_context is not None and length > 1:
+                in_context = F.pad(in_context & (cache_position[0] == 0), (0, keys - length))  # (B, K)
+                visible = visible | in_context[:, None, None]
+            if rank == 2:
+                if attention_mask.shape[1] > keys:
+                    raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {keys} tokens; pass one for each.")
+                not_padding = F.pad(attention_mask.bool(), (0, keys - attention_mask.shape[1]))  # (B, K)
+                itself = columns == cache_position[:, None]  # (T, K): a padding row that saw nothing would not be a number
+                visible = visible & not_padding[:, None, None] | itself
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+
+    def _check_ids(self, input_ids: torch.LongTensor | None):
+        if input_ids is not None and input_ids.numel() and not 0 <= input_ids.min() <= input_ids.max() < self.config.vocab_size:
+            raise ValueError(
+                f"input_ids hold {input_ids.min()} to {input_ids.max()}, but this model's vocabulary is 0 to "
+                f"{self.config.vocab_size - 1}; use the tokenizer that belongs to the model."
+            )
+
+    def _check_positions(self, position_ids: torch.LongTensor):
+        rank = 3 if self.config.block_position_encoding else 2
+        if position_ids.dim() != rank or (rank == 3 and position_ids.shape[1] != 2):
+            shape = "(batch, 2, tokens)" if rank == 3 else "(batch, tokens)"
+            raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs {shape}.")
+        check_length(self.config, position_ids)
+
+
+def check_length(config, position_ids: torch.LongTensor):
+    """Raise if a position is beyond the table."""
+    longest = int(position_ids.max()) + 1 if position_ids.numel() else 0
+    if longest > position_rows(config):
+        raise ValueError(
+            f"The text takes {longest} positions, but this model has {position_rows(config)}; shorten it, "
+            "for example with truncation=True and max_length in the tokenizer."
+        )
+
+
+# --- Heads ------------------------------------------------------------------------------------------------------------
+
+
+class AllBlanksFilled(EosTokenCriteria):
+    """Stops a row when it has as many ends as blanks. A subclass of the library's criterion, which generation looks for."""
+
+    def __init__(self, eos_token_id: torch.Tensor, config):
+        super().__init__(eos_token_id)
+        self.config = config
+
+    def __call__(self, input_ids, scores, **kwargs):
+        ends = [id for id in end_token_ids(self.config) if id is not None]
+        wanted = self.eos_token_id.tolist()
+        others = [id for id in wanted if id not in ends]  # ids that the caller added stop a row at once
+        done = is_any_of(input_ids[:, -1], others)
+        if len(others) < len(wanted):
+            layout = BlankLayout.of(input_ids, self.config, generated=True)
+            done = done | ((layout.starts & ~layout.sops).sum(-1) >= layout.is_mask.sum(-1))
+        return done
+
+
+class PieceLength(LogitsProcessor):
+    """Ends a piece that has reached `max_piece_length` tokens."""
+
+    def __init__(self, max_piece_length: int, config):
+        self.max_piece_length = max_piece_length
+        self.config = config
+
+    def __call__(self, input_ids, scores):
+        layout = BlankLayout.of(input_ids, self.config, generated=True)
+        full = layout.block_positions()[:, -1] > self.max_piece_length  # (B,): <|startofpiece|> is at 1
+        ended = torch.full_like(scores, -torch.inf)
+        ended[:, self.config.eop_token_id] = 0.0
+        return torch.where(full[:, None], ended, scores)
+
+
+class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
+    """GLM with its output head, which is the word embedding itself."""
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        self.glm = GLMModel(config)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return None  # tied by construction
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast | tuple:
+        """Inputs as in `GLMModel.forward`.
+
+        Args:
+            labels (B, T): aligned with the logits, position t predicts labels[t] (no shift); -100 is ignored.
+            logits_to_keep: compute only the last so many logits, or those at the given columns; 0 keeps all.
+
+        Example:
+            >>> inputs = tokenizer("Ng is an adjunct professor at [MASK].", return_tensors="pt")
+            >>> tokenizer.decode_pieces(model.generate(**inputs))
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        outputs = self.glm(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = F.linear(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)  # (B, T or kept, V)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits, None, self.config.vocab_size, num_items_in_batch=num_items_in_batch, shift_labels=labels
+            )
+        output = CausalLMOutputWithPast(
+            loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions
+        )
+        return output if return_dict else output.to_tuple()
+
+    # --- Generation: nothing of GLM travels from step to step, all is read from the ids (DESIGN section 4) ---
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config=None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args,
+        max_piece_length: int | None = None,
+        position_ids: torch.LongTensor | None = None,
+        generation_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        """Fill every blank of every row in one call: the library's `generate`, for prompts that hold mask tokens.
+
+        Args:
+            inputs (B, S): contexts padded on either side, as the tokenizer makes them.
+            max_piece_length: the most tokens for one blank; by default as many as there are block positions.
+            position_ids (B, 2, S or more): positions of the context where they are not 0, 1, 2, ...
+            generation_attention_mask (B, 1, N, N): the padding, in the form of the old Hub port.
+
+        Returns:
+            ids (B, N): prompt, `<|startofpiece|>`, then the pieces, each with its end token: see `decode_pieces` of the
+            tokenizer. With `return_dict_in_generate`, the library's output object.
+
+        Raises:
+            ValueError: if a prompt has no blank to fill or is too long, and for ways of generating that would read the
+                bidirectional context in parts.
+        """
+        config, embeds = self.config, kwargs.get("inputs_embeds")
+        settings = generation_config if generation_config is not None else self.generation_config
+        if kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None)) is not None:
+            raise ValueError("prefill_chunk_size cuts the bidirectional context; leave it out.")
+        if kwargs.get("cache_implementation", settings.cache_implementation) == "paged":
+            raise ValueError('cache_implementation="paged" is causal only; use "dynamic" or "static".')
+        ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        if ids is None and embeds is None:
+            raise ValueError("There is no prompt; pass input_ids with a mask token to fill.")
+        prompt_is_embeds = ids is None
+        ids = self.glm.recognise_ids(embeds) if prompt_is_embeds else ids
+
+        mask = kwargs.pop("attention_mask", None)
+        if generation_attention_mask is not None:  # the row of <|startofpiece|> shows what of the context is real
+            mask = generation_attention_mask[:, 0, ids.shape[1] - 1, : ids.shape[1]]
+        mask = torch.ones_like(ids) if mask is None else mask
+        if mask.shape != ids.shape:
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; generation needs that of input_ids, {tuple(ids.shape)}.")
+        context_positions = kwargs.pop("context_positions", position_ids)
+        if context_positions is not None and context_positions.dim() == 3:
+            context_positions = context_positions[:, 0]
+        if context_positions is not None:
+            context_positions = context_positions[:, : ids.shape[1]]
+        max_new_tokens = kwargs.get("max_new_tokens", settings.max_new_tokens)
+        max_piece_length = self._check_prompt(ids, mask, context_positions, max_piece_length, max_new_tokens)
+
+        sops = ids == config.sop_token_id
+        if sops.any():  # pieces that are already there are separated as generated ones are, by an end
+            ids = ids.masked_fill(sops & (sops.cumsum(-1) > 1), config.eop_token_id)
+        else:
+            ids, mask = F.pad(ids, (0, 1), value=config.sop_token_id), F.pad(mask, (0, 1), value=1)
+            if embeds is not None:
+                sop = self.glm.word_embeddings.weight[config.sop_token_id].expand(len(embeds), 1, -1)
+                kwargs["inputs_embeds"] = torch.cat([embeds, sop.to(embeds)], dim=1)
+        output = super().generate(
+            ids,
+            generation_config,
+            LogitsProcessorList([*(logits_processor or []), PieceLength(max_piece_length, config)]),
+            *args,
+            attention_mask=mask,
+            max_piece_length=max_piece_length,
+            context_positions=context_positions,
+            **kwargs,
+        )
+        if prompt_is_embeds:  # as everywhere in Transformers, there is no prompt to return then
+            sequences = output if torch.is_tensor(output) else output.sequences
+            sequences = sequences[:, ids.shape[1] :]
+            if torch.is_tensor(output):
+                return sequences
+            output.sequences = sequences
+        return output
+
+    def _check_prompt(self, ids, mask, context_positions, max_piece_length, max_new_tokens) -> int:
+        """Raise a ValueError for a prompt that cannot be filled; return the most tokens of one piece."""
+        config = self.config
+        if config.sop_token_id is None or config.eop_token_id is None or not config.mask_token_ids:
+            raise ValueError(
+                "The config does not say which ids are special; pass sop_token_id, eop_token_id and mask_token_ids "
+                "to from_pretrained."
+            )
+        visible = mask.bool()
+        layout = BlankLayout.of(ids, config, visible)
+        blanks = layout.is_mask.sum(-1)  # (B,)
+        if (blanks == 0).any():
+            raise ValueError(f"Prompt {int((blanks == 0).nonzero()[0])} has no mask token; write one where text is to be generated.")
+        if (layout.starts.sum(-1) > blanks).any():
+            raise ValueError("A prompt has as many pieces as masks already; there is nothing left to generate.")
+        started = layout.sops.any(-1)
+        if started.any() != started.all():
+            raise ValueError("Some prompts contain <|startofpiece|> and others do not; append it to all of them or to none.")
+        if (~layout.in_context & ~visible).any():
+            raise ValueError("There is padding after <|startofpiece|>; pad prompts that have begun a piece on the left.")
+        positions = count_positions(ids, visible) if context_positions is None else context_positions
+        if config.block_position_encoding:
+            check_length(config, positions)
+            return min(max_piece_length or config.max_sequence_length, config.max_sequence_length)
+        # Without block positions each blank reserves max_piece_length positions behind it (FACTS section 5).
+        max_piece_length = max_piece_length or max_new_tokens
+        if max_piece_length is None:
+            raise ValueError("A model without block positions needs max_piece_length, the room to leave for each blank.")
+        check_length(config, positions + max_piece_length * blanks[:, None])
+        return max_piece_length
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        max_piece_length: int | None = None,
+        context_positions: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """The inputs of one step, from all ids so far (B, N)."""
+        config, length = self.config, input_ids.shape[1]
+        layout = BlankLayout.of(input_ids, config, generated=True)
+        if context_positions is None:
+            context_positions = count_positions(input_ids, None if attention_mask is None else attention_mask.bool())
+        else:
+            context_positions = F.pad(context_positions, (0, length - context_positions.shape[1]))
+        if not config.block_position_encoding:
+            context_positions = context_positions + max_piece_length * (layout.is_mask.cumsum(-1) - layout.is_mask.long())
+        positions = layout.positions(context_positions)  # (B, 2, N)
+        if max_piece_length is not None and length > max_piece_length:
+            # The original never reads the last token of a piece that reached its limit: hide it from all that follows.
+            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            attention_mask = attention_mask.masked_fill(positions[:, 1] > max_piece_length, 0)
+            positions = positions.clamp(max=position_rows(config) - 1)
+        if not config.block_position_encoding:
+            positions = torch.where(layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1)  # (B, N)
+
+        past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        if past_key_values is not None and past_key_values.is_compileable:  # a fixed shape for the compiled forward
+            attention_mask = self.glm.scores_mask(
+                torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+                layout.in_context[:, past:],
+                self.dtype,
+                torch.arange(past, length, device=input_ids.device),
+                past_key_values,
+            )
+        model_inputs = {
+            "input_ids": torch.where(layout.starts, config.sop_token_id, input_ids)[:, past:].contiguous(),
+            "position_ids": positions[..., past:].contiguous(),
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+        }
+        if inputs_embeds is not None and inputs_embeds.shape[1] == length and past == 0:
+            model_inputs |= {"input_ids": None, "inputs_embeds": inputs_embeds}
+        return {**{name: value for name, value in kwargs.items() if name not in STEP_ARGUMENTS}, **model_inputs}
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        return None  # the library would count 0, 1, 2, ...
+
+    def _get_stopping_criteria(self, *args, **kwargs):
+        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        for i, criterion in enumerate(criteria):
+            if isinstance(criterion, EosTokenCriteria):
+                criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
+        return criteria
+
+    def generate_batch(self, *args, **kwargs):
+        raise NotImplementedError("Continuous batching is causal only and cannot read a bidirectional context; use generate.")
+
+    init_continuous_batching = continuous_batching_context_manager = generate_batch
+
+
+@dataclass
+class GLMMultipleChoiceOutput(ModelOutput):
+    """
+    Args:
+        loss: cross entropy over the choices.
+        logits (B, C): log-probability of each choice; minus infinity where a row has fewer choices.
+        lm_logits (B, T, V): scores of the output head.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    lm_logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class GLMForMultipleChoice(GLMPreTrainedModel):
+    """Scores the answers that are offered for a blank by their log-probability (FACTS section 6)."""
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        self.glm = GLMModel(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        choice_ids: list[list[torch.LongTensor]] | None = None,
+        choice_indices: list[list[torch.LongTensor]] | None = None,
+        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> GLMMultipleChoiceOutput | tuple:
+        """Inputs as `build_inputs_for_multiple_choice` of the tokenizer makes them.
+
+        Args:
+            choice_ids, choice_indices: for each row and choice its tokens and the columns of the logits that predict them.
+            labels (B,): the right choice.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        kwargs["use_cache"] = False
+        outputs = self.glm(
+            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, return_dict=True, **kwargs
+        )
+        lm_logits = F.linear(outputs.last_hidden_state, self.glm.word_embeddings.weight)  # (B, T, V)
+        logits = None
+        if choice_ids is not None:
+            rows = []
+            for row_logits, choices, columns in zip(lm_logits, choice_ids, choice_indices, strict=True):
+                log_probs = [row_logits[c].float().log_softmax(-1) for c in columns]  # each (answer length, V)
+                rows.append(torch.stack([p.gather(1, c[:, None]).sum() for p, c in zip(log_probs, choices, strict=True)]))
+            logits = pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        output = GLMMultipleChoiceOutput(loss, logits, lm_logits, outputs.hidden_states, outputs.attentions)
+        return output if return_dict else output.to_tuple()
+
+
+class GLMForSequenceClassification(GLMPreTrainedModel):
+    """A pooled classifier: tanh of one position's state, dropout, a linear layer (FACTS section 6)."""
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.glm = GLMModel(config)
+        self.pool_layer = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.multichoice_head = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module):
+        if module is self.pool_layer or module is self.multichoice_head:  # the original leaves these to nn.Linear
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.bias, -bound, bound)
+        else:
+            super()._init_weights(module)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput | tuple:
+        """Inputs as in `GLMModel.forward`; positions count all tokens, for this head reads no pieces.
+
+        Args:
+            labels: (B,) classes, or numbers if num_labels is 1; (B, num_labels) for several labels at once.
+
+        Raises:
+            ValueError: if pool_token is "start" and a row has no `<|startofpiece|>`.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        ids = input_ids if input_ids is not None else self.glm.recognise_ids(inputs_embeds)
+        rank = 0 if attention_mask is None else attention_mask.dim()
+        visible = attention_mask.bool() if rank == 2 else None
+        if position_ids is None:
+            position_ids = count_positions(ids, visible)  # (B, T)
+            if self.config.block_position_encoding:
+                position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)  # (B, 2, T)
+        pooled_column = self._pooled_column(ids, attention_mask if rank == 1 else None, visible)  # (B,)
+        kwargs["use_cache"] = False
+        outputs = self.glm(
+            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, return_dict=True, **kwargs
+        )
+        pooled = outputs.last_hidden_state[torch.arange(len(ids), device=ids.device), pooled_column]  # (B, H)
+        logits = self.multichoice_head(self.dropout(torch.tanh(self.pool_layer(pooled))))  # (B, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        output = SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+        return output if return_dict else output.to_tuple()
+
+    def _pooled_column(self, ids, context_lengths, visible) -> torch.LongTensor:
+        """(B,): the column that `pool_token` means: the first, the last of the context, or the one behind it."""
+        batch, length = ids.shape
+        columns = torch.arange(length, device=ids.device)
+        if context_lengths is not None:
+            in_context = (columns < context_lengths[:, None]).expand(batch, -1)
+        else:
+            in_context = BlankLayout.of(ids, self.config, visible).in_context
+            in_context = in_context if visible is None else in_context & visible
+        if self.config.pool_token == "cls":
+            return in_context.int().argmax(-1)
+        last_of_context = torch.where(in_context, columns, -1).max(-1).values
+        if self.config.pool_token == "pad":
+            return last_of_context
+        behind = (columns > last_of_context[:, None]) & (True if visible is None else visible)
+        if not behind.any(-1).all():
+            raise ValueError('pool_token "start" reads <|startofpiece|>, which a row lacks; append it to every text.')
+        return behind.int().argmax(-1)
+
+
+def text2text_pipeline_class():
+    """The pipeline of this model. The import makes `save_pretrained` carry the shipped files it needs."""
+    from .pipeline_glm import GLMText2TextGenerationPipeline
+
+    return GLMText2TextGenerationPipeline
