@@ -20,13 +20,10 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import EosTokenCriteria
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPast,
-    CausalLMOutputWithPast,
-    ModelOutput,
-    SequenceClassifierOutput,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import MultipleChoiceModelOutput, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
 
 from .configuration_glm import GLMConfig
 
@@ -49,10 +46,13 @@ def _number_of_keys(cache: Cache, cache_position: torch.Tensor) -> int:
     return cache.get_mask_sizes(len(cache_position) if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
 
 
-def _attention_function(implementation: str):
+def _attention_function(self: "GLMSelfAttention"):
+    """The kernel in use. Both versions look for these expressions, `self` included, before they allow another one."""
     if hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
-        return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-    return eager_attention_forward if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+        return ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+    if self.config._attn_implementation == "eager":
+        return eager_attention_forward
+    return ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
 
 
 # --- Blanks, pieces and positions: a pure function of the ids ---------------------------------------------------------
@@ -81,20 +81,16 @@ class BlankLayout:
     starts: torch.BoolTensor
 
     @classmethod
-    def of(cls, ids: torch.LongTensor, config, visible: torch.BoolTensor | None = None, generated: bool = False):
+    def of(cls, ids: torch.LongTensor, config, visible: torch.BoolTensor | bool = True, generated: bool = False):
         """Read the layout from `ids` (B, N); `visible` (B, N) hides padding.
 
         In training every `<|startofpiece|>` starts a piece. When `generated`, only the first one does: a later one was
         chosen by the model and is a token of its answer, as in the original.
         """
-        sops = is_any_of(ids, [config.sop_token_id])
-        if visible is not None:
-            sops = sops & visible
+        sops = is_any_of(ids, [config.sop_token_id]) & visible
         in_context = sops.cumsum(-1) == 0
-        is_mask = is_any_of(ids, config.mask_token_ids or []) & in_context
-        ends = is_any_of(ids, end_token_ids(config)) & ~in_context
-        if visible is not None:
-            is_mask, ends = is_mask & visible, ends & visible
+        is_mask = is_any_of(ids, config.mask_token_ids or []) & in_context & visible
+        ends = is_any_of(ids, end_token_ids(config)) & ~in_context & visible
         if generated:
             sops = sops & (sops.cumsum(-1) == 1)
         return cls(in_context, is_mask, sops, starts=sops | ends)
@@ -134,10 +130,8 @@ def end_token_ids(config) -> list[int]:
     return [config.eop_token_id, *eos]
 
 
-def count_positions(ids: torch.LongTensor, visible: torch.BoolTensor | None) -> torch.LongTensor:
+def count_positions(visible: torch.BoolTensor) -> torch.LongTensor:
     """(B, N): 0, 1, 2, ... over the tokens that are not padding."""
-    if visible is None:
-        return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     return (visible.cumsum(-1) - 1).clamp(min=0)
 
 
@@ -182,16 +176,10 @@ class GLMSelfAttention(nn.Module):
         )
         if past_key_values is not None:  # (B, A, T, D) -> (B, A, K, D)
             key, value = past_key_values.update(key, value, self.layer_idx, {"cache_position": cache_position})
-        output, weights = _attention_function(self.config._attn_implementation)(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.head_dim**-0.5,
-            dropout=self.attention_dropout if self.training else 0.0,
-            **kwargs,
-        )
+        output, weights = _attention_function(self)(
+            self, query, key, value, attention_mask,
+            scaling=self.head_dim**-0.5, dropout=self.attention_dropout if self.training else 0.0, **kwargs,
+        )  # fmt: skip
         return self.dense(output.reshape(batch, length, hidden_size)), weights
 
 
@@ -255,6 +243,7 @@ class GLMPreTrainedModel(PreTrainedModel):
     config: GLMConfig
     config_class = GLMConfig
     base_model_prefix = "glm"
+    _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GLMLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -289,25 +278,13 @@ class GLMModel(GLMPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.word_embeddings
-
-    def set_input_embeddings(self, value):
-        self.word_embeddings = value
-
+    @can_return_tuple
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> BaseModelOutputWithPast | tuple:
+        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None, past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None, use_cache: bool | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None, **kwargs,
+    ) -> BaseModelOutputWithPast:  # fmt: skip
         """
         Args:
             input_ids (B, T), or inputs_embeds (B, T, H).
@@ -319,46 +296,41 @@ class GLMModel(GLMPreTrainedModel):
         Returns:
             last_hidden_state (B, T, H) after the final norm; hidden_states, if asked for, are the embedding sum and the
             output of each layer (before the final norm), each (B, T, H).
+
+        Raises:
+            ValueError: for ids or positions outside their tables, and for more pieces than blanks.
         """
         config = self.config
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
         use_cache = config.use_cache if use_cache is None else use_cache
-        output_attentions = config.output_attentions if output_attentions is None else output_attentions
-        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return_dict = config.return_dict if return_dict is None else return_dict
         if self.gradient_checkpointing and self.training:
             use_cache = False
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=config)
 
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        length = (input_ids if input_ids is not None else inputs_embeds).shape[1]
-        cache_position = torch.arange(length, device=self.word_embeddings.weight.device) + past  # (T,)
-        rank = 0 if attention_mask is None else attention_mask.dim()
         ids = input_ids if input_ids is not None else self.recognise_ids(inputs_embeds)  # (B, T)
-        if not torch.compiler.is_compiling():
-            self._check_ids(input_ids)
-
+        length = ids.shape[1]
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache_position = torch.arange(length, device=ids.device) + past  # (T,)
+        rank = 0 if attention_mask is None else attention_mask.dim()
         layout = None
         if position_ids is None or (rank in (0, 2) and length > 1):
-            visible = attention_mask[:, -length:].bool() if rank == 2 else None
+            visible = attention_mask[:, -length:].bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
             layout = BlankLayout.of(ids, config, visible)
         if position_ids is None:
             if past > 0:
-                raise ValueError("Positions cannot be derived from the new tokens alone; pass position_ids with a filled cache.")
+                raise ValueError("Positions cannot be derived from the new tokens alone; with a filled cache pass position_ids.")
             layout.check()
-            position_ids = layout.positions(count_positions(ids, visible))
+            position_ids = layout.positions(count_positions(visible))
             if input_ids is not None:
                 input_ids = torch.where(layout.starts, config.sop_token_id or 0, input_ids)
-        if not torch.compiler.is_compiling():
-            self._check_positions(position_ids)
+        check_inputs(config, input_ids, position_ids)
 
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
         in_context = layout.in_context if layout is not None else None
         mask = self.scores_mask(attention_mask, in_context, inputs_embeds.dtype, cache_position, past_key_values)
-
         hidden_states = self.embedding_dropout(inputs_embeds + self.transformer.embed_positions(position_ids))
         all_hidden_states, all_attentions = [hidden_states], []
         for layer in self.transformer.layers:
@@ -367,13 +339,14 @@ class GLMModel(GLMPreTrainedModel):
             )
             all_hidden_states.append(hidden_states)
             all_attentions.append(weights)
-        output = BaseModelOutputWithPast(
+        keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_attentions = config.output_attentions if output_attentions is None else output_attentions
+        return BaseModelOutputWithPast(
             last_hidden_state=self.transformer.final_layernorm(hidden_states),
             past_key_values=past_key_values if use_cache else None,
-            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
-            attentions=tuple(all_attentions) if output_attentions else None,
+            hidden_states=tuple(all_hidden_states) if keep_states else None,
+            attentions=tuple(all_attentions) if keep_attentions else None,
         )
-        return output if return_dict else output.to_tuple()
 
     def recognise_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
         """(B, T, H) -> (B, T): ids of the mask, start and end tokens, known by their embedding; -1 elsewhere."""
@@ -386,17 +359,13 @@ class GLMModel(GLMPreTrainedModel):
         return ids
 
     def scores_mask(
-        self,
-        attention_mask: torch.Tensor | None,
-        in_context: torch.BoolTensor | None,
-        dtype: torch.dtype,
-        cache_position: torch.LongTensor,
-        past_key_values: Cache | None = None,
-    ) -> torch.Tensor | None:
+        self, attention_mask: torch.Tensor | None, in_context: torch.BoolTensor | None, dtype: torch.dtype,
+        cache_position: torch.LongTensor, past_key_values: Cache | None = None,
+    ) -> torch.Tensor | None:  # fmt: skip
         """What is added to the attention scores, (B, 1, T, K): 0 where a key is visible, the lowest number elsewhere.
 
-        Context keys are visible to all, the others to themselves and to what follows (paper, figure 2). `in_context`
-        (B, T) belongs to the tokens of this call. None, where every key is visible.
+        Context keys are visible to all, the others to themselves and to what follows (paper, figure 2). `in_context` is
+        (B, T). None, where every key is visible.
         """
         length = len(cache_position)
         keys = length if past_key_values is None else _number_of_keys(past_key_values, cache_position)
@@ -426,27 +395,23 @@ class GLMModel(GLMPreTrainedModel):
                 visible = visible & not_padding[:, None, None] | itself
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
-    def _check_ids(self, input_ids: torch.LongTensor | None):
-        if input_ids is not None and input_ids.numel() and not 0 <= input_ids.min() <= input_ids.max() < self.config.vocab_size:
-            raise ValueError(
-                f"input_ids hold {input_ids.min()} to {input_ids.max()}, but this model's vocabulary is 0 to "
-                f"{self.config.vocab_size - 1}; use the tokenizer that belongs to the model."
-            )
 
-    def _check_positions(self, position_ids: torch.LongTensor):
-        rank = 3 if self.config.block_position_encoding else 2
-        if position_ids.dim() != rank or (rank == 3 and position_ids.shape[1] != 2):
-            shape = "(batch, 2, tokens)" if rank == 3 else "(batch, tokens)"
-            raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs {shape}.")
-        check_length(self.config, position_ids)
-
-
-def check_length(config, position_ids: torch.LongTensor):
-    """Raise if a position is beyond the table."""
-    longest = int(position_ids.max()) + 1 if position_ids.numel() else 0
-    if longest > position_rows(config):
+def check_inputs(config, input_ids: torch.LongTensor | None, position_ids: torch.LongTensor):
+    """Raise a ValueError before any work: an id outside the vocabulary, positions of a wrong shape or beyond the table."""
+    if torch.compiler.is_compiling() or not position_ids.numel():
+        return
+    if input_ids is not None and not 0 <= input_ids.min() <= input_ids.max() < config.vocab_size:
         raise ValueError(
-            f"The text takes {longest} positions, but this model has {position_rows(config)}; shorten it, "
+            f"input_ids hold {input_ids.min()} to {input_ids.max()}, but this model's vocabulary is 0 to "
+            f"{config.vocab_size - 1}; use the tokenizer that belongs to the model."
+        )
+    if config.block_position_encoding and (position_ids.dim() != 3 or position_ids.shape[1] != 2):
+        raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs (batch, 2, tokens).")
+    if not config.block_position_encoding and position_ids.dim() != 2:
+        raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs (batch, tokens).")
+    if position_ids.max() >= position_rows(config):
+        raise ValueError(
+            f"The text takes {position_ids.max() + 1} positions, but this model has {position_rows(config)}; shorten it, "
             "for example with truncation=True and max_length in the tokenizer."
         )
 
@@ -476,8 +441,7 @@ class PieceLength(LogitsProcessor):
     """Ends a piece that has reached `max_piece_length` tokens."""
 
     def __init__(self, max_piece_length: int, config):
-        self.max_piece_length = max_piece_length
-        self.config = config
+        self.max_piece_length, self.config = max_piece_length, config
 
     def __call__(self, input_ids, scores):
         layout = BlankLayout.of(input_ids, self.config, generated=True)
@@ -495,25 +459,14 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         self.glm = GLMModel(config)
         self.post_init()
 
-    def get_output_embeddings(self):
-        return None  # tied by construction
-
+    @can_return_tuple
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        num_items_in_batch: int | torch.Tensor | None = None,
-        **kwargs,
-    ) -> CausalLMOutputWithPast | tuple:
+        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None, past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None, labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None, logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: int | torch.Tensor | None = None, **kwargs,
+    ) -> CausalLMOutputWithPast:  # fmt: skip
         """Inputs as in `GLMModel.forward`.
 
         Args:
@@ -524,19 +477,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             >>> inputs = tokenizer("Ng is an adjunct professor at [MASK].", return_tensors="pt")
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        outputs = self.glm(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
-            return_dict=True,
-            **kwargs,
-        )
+        outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = F.linear(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)  # (B, T or kept, V)
         loss = None
@@ -544,25 +485,16 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits, None, self.config.vocab_size, num_items_in_batch=num_items_in_batch, shift_labels=labels
             )
-        output = CausalLMOutputWithPast(
-            loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions
-        )
-        return output if return_dict else output.to_tuple()
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
 
     # --- Generation: nothing of GLM travels from step to step, all is read from the ids (DESIGN section 4) ---
 
     @torch.no_grad()
     def generate(
-        self,
-        inputs: torch.LongTensor | None = None,
-        generation_config=None,
-        logits_processor: LogitsProcessorList | None = None,
-        *args,
-        max_piece_length: int | None = None,
-        position_ids: torch.LongTensor | None = None,
-        generation_attention_mask: torch.Tensor | None = None,
-        **kwargs,
-    ):
+        self, inputs: torch.LongTensor | None = None, generation_config=None,
+        logits_processor: LogitsProcessorList | None = None, *args, max_piece_length: int | None = None,
+        position_ids: torch.LongTensor | None = None, generation_attention_mask: torch.Tensor | None = None, **kwargs,
+    ):  # fmt: skip
         """Fill every blank of every row in one call: the library's `generate`, for prompts that hold mask tokens.
 
         Args:
@@ -598,10 +530,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         if mask.shape != ids.shape:
             raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; generation needs that of input_ids, {tuple(ids.shape)}.")
         context_positions = kwargs.pop("context_positions", position_ids)
-        if context_positions is not None and context_positions.dim() == 3:
-            context_positions = context_positions[:, 0]
-        if context_positions is not None:
-            context_positions = context_positions[:, : ids.shape[1]]
+        if context_positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
+            context_positions = context_positions.view(len(ids), -1, context_positions.shape[-1])[:, 0, : ids.shape[1]]
         max_new_tokens = kwargs.get("max_new_tokens", settings.max_new_tokens)
         max_piece_length = self._check_prompt(ids, mask, context_positions, max_piece_length, max_new_tokens)
 
@@ -613,22 +543,16 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             if embeds is not None:
                 sop = self.glm.word_embeddings.weight[config.sop_token_id].expand(len(embeds), 1, -1)
                 kwargs["inputs_embeds"] = torch.cat([embeds, sop.to(embeds)], dim=1)
+        processors = LogitsProcessorList([*(logits_processor or []), PieceLength(max_piece_length, config)])
         output = super().generate(
-            ids,
-            generation_config,
-            LogitsProcessorList([*(logits_processor or []), PieceLength(max_piece_length, config)]),
-            *args,
-            attention_mask=mask,
-            max_piece_length=max_piece_length,
-            context_positions=context_positions,
-            **kwargs,
-        )
-        if prompt_is_embeds:  # as everywhere in Transformers, there is no prompt to return then
-            sequences = output if torch.is_tensor(output) else output.sequences
-            sequences = sequences[:, ids.shape[1] :]
-            if torch.is_tensor(output):
-                return sequences
-            output.sequences = sequences
+            ids, generation_config, processors, *args, attention_mask=mask,
+            max_piece_length=max_piece_length, context_positions=context_positions, **kwargs,
+        )  # fmt: skip
+        if not prompt_is_embeds:
+            return output
+        if torch.is_tensor(output):  # as everywhere in Transformers, there is no prompt to return then
+            return output[:, ids.shape[1] :]
+        output.sequences = output.sequences[:, ids.shape[1] :]
         return output
 
     def _check_prompt(self, ids, mask, context_positions, max_piece_length, max_new_tokens) -> int:
@@ -641,42 +565,38 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             )
         visible = mask.bool()
         layout = BlankLayout.of(ids, config, visible)
-        blanks = layout.is_mask.sum(-1)  # (B,)
+        blanks, started = layout.is_mask.sum(-1), layout.sops.any(-1)  # (B,)
         if (blanks == 0).any():
-            raise ValueError(f"Prompt {int((blanks == 0).nonzero()[0])} has no mask token; write one where text is to be generated.")
+            raise ValueError(f"Prompt {int(blanks.argmin())} has no mask token; write one where text is to be generated.")
         if (layout.starts.sum(-1) > blanks).any():
             raise ValueError("A prompt has as many pieces as masks already; there is nothing left to generate.")
-        started = layout.sops.any(-1)
         if started.any() != started.all():
-            raise ValueError("Some prompts contain <|startofpiece|> and others do not; append it to all of them or to none.")
+            raise ValueError("Some prompts contain <|startofpiece|>, others do not; append it to all or to none.")
         if (~layout.in_context & ~visible).any():
             raise ValueError("There is padding after <|startofpiece|>; pad prompts that have begun a piece on the left.")
-        positions = count_positions(ids, visible) if context_positions is None else context_positions
+        positions = count_positions(visible) if context_positions is None else context_positions
         if config.block_position_encoding:
-            check_length(config, positions)
+            check_inputs(config, None, layout.positions(positions))
             return min(max_piece_length or config.max_sequence_length, config.max_sequence_length)
         # Without block positions each blank reserves max_piece_length positions behind it (FACTS section 5).
         max_piece_length = max_piece_length or max_new_tokens
         if max_piece_length is None:
             raise ValueError("A model without block positions needs max_piece_length, the room to leave for each blank.")
-        check_length(config, positions + max_piece_length * blanks[:, None])
+        check_inputs(config, None, positions + max_piece_length * blanks[:, None])
         return max_piece_length
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        past_key_values: Cache | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        max_piece_length: int | None = None,
-        context_positions: torch.LongTensor | None = None,
-        **kwargs,
-    ) -> dict:
+        self, input_ids: torch.LongTensor, past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None, inputs_embeds: torch.FloatTensor | None = None,
+        max_piece_length: int | None = None, context_positions: torch.LongTensor | None = None, **kwargs,
+    ) -> dict:  # fmt: skip
         """The inputs of one step, from all ids so far (B, N)."""
         config, length = self.config, input_ids.shape[1]
         layout = BlankLayout.of(input_ids, config, generated=True)
         if context_positions is None:
-            context_positions = count_positions(input_ids, None if attention_mask is None else attention_mask.bool())
+            context_positions = count_positions(
+                torch.ones_like(input_ids) if attention_mask is None else attention_mask.bool()
+            )
         else:
             context_positions = F.pad(context_positions, (0, length - context_positions.shape[1]))
         if not config.block_position_encoding:
@@ -692,12 +612,9 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
 
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         if past_key_values is not None and past_key_values.is_compileable:  # a fixed shape for the compiled forward
+            cache_position = torch.arange(past, length, device=input_ids.device)
             attention_mask = self.glm.scores_mask(
-                torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-                layout.in_context[:, past:],
-                self.dtype,
-                torch.arange(past, length, device=input_ids.device),
-                past_key_values,
+                attention_mask, layout.in_context[:, past:], self.dtype, cache_position, past_key_values
             )
         model_inputs = {
             "input_ids": torch.where(layout.starts, config.sop_token_id, input_ids)[:, past:].contiguous(),
@@ -725,22 +642,6 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
     init_continuous_batching = continuous_batching_context_manager = generate_batch
 
 
-@dataclass
-class GLMMultipleChoiceOutput(ModelOutput):
-    """
-    Args:
-        loss: cross entropy over the choices.
-        logits (B, C): log-probability of each choice; minus infinity where a row has fewer choices.
-        lm_logits (B, T, V): scores of the output head.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    lm_logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
 class GLMForMultipleChoice(GLMPreTrainedModel):
     """Scores the answers that are offered for a blank by their log-probability (FACTS section 6)."""
 
@@ -749,40 +650,30 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         self.glm = GLMModel(config)
         self.post_init()
 
+    @can_return_tuple
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        choice_ids: list[list[torch.LongTensor]] | None = None,
-        choice_indices: list[list[torch.LongTensor]] | None = None,
-        labels: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> GLMMultipleChoiceOutput | tuple:
+        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None, choice_ids: list[list[torch.LongTensor]] = (),
+        choice_indices: list[list[torch.LongTensor]] = (), labels: torch.LongTensor | None = None, **kwargs,
+    ) -> MultipleChoiceModelOutput:  # fmt: skip
         """Inputs as `build_inputs_for_multiple_choice` of the tokenizer makes them.
 
         Args:
             choice_ids, choice_indices: for each row and choice its tokens and the columns of the logits that predict them.
             labels (B,): the right choice.
+
+        Returns:
+            logits (B, C): log-probability of each choice, minus infinity where a row has fewer; loss over the choices.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        kwargs["use_cache"] = False
-        outputs = self.glm(
-            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, return_dict=True, **kwargs
-        )
-        lm_logits = F.linear(outputs.last_hidden_state, self.glm.word_embeddings.weight)  # (B, T, V)
-        logits = None
-        if choice_ids is not None:
-            rows = []
-            for row_logits, choices, columns in zip(lm_logits, choice_ids, choice_indices, strict=True):
-                log_probs = [row_logits[c].float().log_softmax(-1) for c in columns]  # each (answer length, V)
-                rows.append(torch.stack([p.gather(1, c[:, None]).sum() for p, c in zip(log_probs, choices, strict=True)]))
-            logits = pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
+        outputs = self.glm(input_ids, attention_mask, position_ids, **{**kwargs, "use_cache": False})
+        rows = []
+        for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices, strict=True):
+            logits = F.linear(states[torch.cat(columns)], self.glm.word_embeddings.weight)  # (tokens of all choices, V)
+            log_probs = logits.float().log_softmax(-1).gather(1, torch.cat(choices)[:, None])[:, 0]
+            rows.append(torch.stack([choice.sum() for choice in log_probs.split([len(choice) for choice in choices])]))
+        logits = pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
         loss = None if labels is None else F.cross_entropy(logits, labels)
-        output = GLMMultipleChoiceOutput(loss, logits, lm_logits, outputs.hidden_states, outputs.attentions)
-        return output if return_dict else output.to_tuple()
+        return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 class GLMForSequenceClassification(GLMPreTrainedModel):
@@ -805,63 +696,49 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @can_return_tuple
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput | tuple:
+        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None, inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None, **kwargs,
+    ) -> SequenceClassifierOutput:  # fmt: skip
         """Inputs as in `GLMModel.forward`; positions count all tokens, for this head reads no pieces.
 
         Args:
             labels: (B,) classes, or numbers if num_labels is 1; (B, num_labels) for several labels at once.
 
         Raises:
-            ValueError: if pool_token is "start" and a row has no `<|startofpiece|>`.
+            ValueError: if pool_token is "start" and nothing follows the context of a row.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
         ids = input_ids if input_ids is not None else self.glm.recognise_ids(inputs_embeds)
         rank = 0 if attention_mask is None else attention_mask.dim()
-        visible = attention_mask.bool() if rank == 2 else None
+        visible = attention_mask.bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
         if position_ids is None:
-            position_ids = count_positions(ids, visible)  # (B, T)
+            position_ids = count_positions(visible)  # (B, T)
             if self.config.block_position_encoding:
                 position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)  # (B, 2, T)
-        pooled_column = self._pooled_column(ids, attention_mask if rank == 1 else None, visible)  # (B,)
-        kwargs["use_cache"] = False
         outputs = self.glm(
-            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, return_dict=True, **kwargs
+            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **{**kwargs, "use_cache": False}
         )
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        if rank == 1:
+            in_context = (columns < attention_mask[:, None]).expand_as(ids)
+        else:
+            in_context = BlankLayout.of(ids, self.config, visible).in_context  # (B, T)
+        if self.config.pool_token == "cls":
+            pooled_column = (in_context & visible).int().argmax(-1)  # (B,)
+        elif self.config.pool_token == "pad":
+            pooled_column = torch.where(in_context & visible, columns, 0).max(-1).values
+        else:
+            pooled_column = in_context.sum(-1)
+            if (pooled_column == ids.shape[1]).any():
+                raise ValueError('pool_token "start" reads <|startofpiece|>; append it to every text.')
         pooled = outputs.last_hidden_state[torch.arange(len(ids), device=ids.device), pooled_column]  # (B, H)
         logits = self.multichoice_head(self.dropout(torch.tanh(self.pool_layer(pooled))))  # (B, num_labels)
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        output = SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
-        return output if return_dict else output.to_tuple()
-
-    def _pooled_column(self, ids, context_lengths, visible) -> torch.LongTensor:
-        """(B,): the column that `pool_token` means: the first, the last of the context, or the one behind it."""
-        batch, length = ids.shape
-        columns = torch.arange(length, device=ids.device)
-        if context_lengths is not None:
-            in_context = (columns < context_lengths[:, None]).expand(batch, -1)
-        else:
-            in_context = BlankLayout.of(ids, self.config, visible).in_context
-            in_context = in_context if visible is None else in_context & visible
-        if self.config.pool_token == "cls":
-            return in_context.int().argmax(-1)
-        last_of_context = torch.where(in_context, columns, -1).max(-1).values
-        if self.config.pool_token == "pad":
-            return last_of_context
-        behind = (columns > last_of_context[:, None]) & (True if visible is None else visible)
-        if not behind.any(-1).all():
-            raise ValueError('pool_token "start" reads <|startofpiece|>, which a row lacks; append it to every text.')
-        return behind.int().argmax(-1)
+        return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 def text2text_pipeline_class():

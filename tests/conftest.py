@@ -33,8 +33,38 @@ CONVERSIONS = {
     "tiny-cloze-fast": dict(tokenizer="none", num_attention_heads=4),
 }
 
-# The ids that golden checkpoints without a tokenizer use.
-PLAIN_IDS = dict(sop_token_id=601, eop_token_id=602, mask_token_ids=[604, 607, 608], pad_token_id=600, eos_token_id=600)
+# A vocabulary of 99: text below 90, then the special tokens.
+SOP, EOP, MASK, GMASK, SMASK, EOS = 90, 91, 92, 93, 94, 95
+
+
+def tiny_config(**options):
+    from glm_transformers import GLMConfig
+
+    shape = dict(vocab_size=99, hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64)
+    ids = dict(sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS, pad_token_id=EOS)
+    return GLMConfig(**{**shape, **ids, **options})
+
+
+@pytest.fixture
+def tiny_model():
+    """`tiny_model(cls, **config)`: a seeded network whose attention is far from uniform, so that wrong masks show."""
+
+    def build(cls=None, attn_implementation="eager", **options):
+        import torch
+        from glm_transformers import GLMForConditionalGeneration
+
+        torch.manual_seed(7)
+        model = (cls or GLMForConditionalGeneration)._from_config(
+            tiny_config(**options), attn_implementation=attn_implementation
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(std=0.3) if parameter.dim() > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)
+        if hasattr(model, "generation_config"):
+            model.generation_config.eos_token_id, model.generation_config.pad_token_id = [EOP, EOS], EOS
+        return model.eval()
+
+    return build
 
 
 @pytest.fixture(scope="session")
