@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
@@ -330,7 +331,7 @@ class GLMModel(GLMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
         in_context = layout.in_context if layout is not None else None
-        mask = self.scores_mask(attention_mask, in_context, inputs_embeds.dtype, cache_position, past_key_values)
+        mask = self.scores_mask(attention_mask, in_context, inputs_embeds, cache_position, past_key_values)
         hidden_states = self.embedding_dropout(inputs_embeds + self.transformer.embed_positions(position_ids))
         all_hidden_states, all_attentions = [hidden_states], []
         for layer in self.transformer.layers:
@@ -359,24 +360,26 @@ class GLMModel(GLMPreTrainedModel):
         return ids
 
     def scores_mask(
-        self, attention_mask: torch.Tensor | None, in_context: torch.BoolTensor | None, dtype: torch.dtype,
+        self, attention_mask: torch.Tensor | None, in_context: torch.BoolTensor | None, inputs_embeds: torch.Tensor,
         cache_position: torch.LongTensor, past_key_values: Cache | None = None,
-    ) -> torch.Tensor | None:  # fmt: skip
+    ) -> torch.Tensor | BlockMask | None:  # fmt: skip
         """What is added to the attention scores, (B, 1, T, K): 0 where a key is visible, the lowest number elsewhere.
 
         Context keys are visible to all, the others to themselves and to what follows (paper, figure 2). `in_context` is
-        (B, T). None, where every key is visible.
+        (B, T). None where every key is visible; flex attention has a form of its own.
         """
-        length = len(cache_position)
+        batch, length, kernel = len(inputs_embeds), len(cache_position), self.config._attn_implementation
         keys = length if past_key_values is None else _number_of_keys(past_key_values, cache_position)
         rank = 0 if attention_mask is None else attention_mask.dim()
         if rank == 0 and length == 1 and not (past_key_values is not None and past_key_values.is_compileable):
             return None  # one new token sees all keys
         # Eager attention adds the mask to float32 scores; the fused kernels want the type of their inputs.
-        dtype = torch.float32 if self.config._attn_implementation == "eager" else dtype
+        dtype = torch.float32 if kernel == "eager" else inputs_embeds.dtype
         if rank == 4:
             attention_mask = attention_mask[..., -keys:]
             if attention_mask.is_floating_point():
+                if kernel == "flex_attention":
+                    raise ValueError("flex_attention needs a boolean mask; pass one, or use eager or sdpa attention.")
                 return attention_mask.to(dtype)
             visible = attention_mask != 0
         else:
@@ -393,6 +396,9 @@ class GLMModel(GLMPreTrainedModel):
                 not_padding = F.pad(attention_mask.bool(), (0, keys - attention_mask.shape[1]))  # (B, K)
                 itself = columns == cache_position[:, None]  # (T, K): a padding row that saw nothing would not be a number
                 visible = visible & not_padding[:, None, None] | itself
+        if kernel == "flex_attention":
+            visible = visible.expand(batch, -1, -1, -1)
+            return create_block_mask(lambda b, h, q, k: visible[b, 0, q, k], batch, None, length, keys, visible.device)
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
@@ -613,8 +619,9 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         if past_key_values is not None and past_key_values.is_compileable:  # a fixed shape for the compiled forward
             cache_position = torch.arange(past, length, device=input_ids.device)
+            like_embeds = torch.empty(len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device)
             attention_mask = self.glm.scores_mask(
-                attention_mask, layout.in_context[:, past:], self.dtype, cache_position, past_key_values
+                attention_mask, layout.in_context[:, past:], like_embeds, cache_position, past_key_values
             )
         model_inputs = {
             "input_ids": torch.where(layout.starts, config.sop_token_id, input_ids)[:, past:].contiguous(),
