@@ -94,7 +94,7 @@ class GLMConfig(PretrainedConfig):
         for option, default in UNSUPPORTED_OPTIONS.items():
             if kwargs.pop(option, default) != default:
                 raise ValueError(f"{option} is not supported: no released GLM checkpoint uses it; remove it from the config.")
-        kwargs["tie_word_embeddings"] = True  # the output head is the word embedding itself
+        kwargs.setdefault("tie_word_embeddings", True)  # the output head is the word embedding itself
         super().__init__(pad_token_id=pad_token_id, eos_token_id=eos_token_id, bos_token_id=bos_token_id, **kwargs)
         # Transformers 5 leaves these to the model's own class.
         self.pad_token_id, self.eos_token_id, self.bos_token_id = pad_token_id, eos_token_id, bos_token_id

@@ -59,9 +59,8 @@ def _attention_function(self: "GLMSelfAttention"):
 # --- Blanks, pieces and positions: a pure function of the ids ---------------------------------------------------------
 
 
-def is_any_of(ids: torch.LongTensor, wanted: list[int | None]) -> torch.BoolTensor:
-    """(B, N) -> (B, N): whether each id is one of `wanted`; a None in it is an id the model does not have."""
-    wanted = [id for id in wanted if id is not None]
+def is_any_of(ids: torch.LongTensor, wanted: list[int]) -> torch.BoolTensor:
+    """(B, N) -> (B, N): whether each id is one of `wanted`."""
     return (ids[..., None] == torch.tensor(wanted, dtype=ids.dtype, device=ids.device)).any(-1)
 
 
@@ -88,9 +87,9 @@ class BlankLayout:
         In training every `<|startofpiece|>` starts a piece. When `generated`, only the first one does: a later one was
         chosen by the model and is a token of its answer, as in the original.
         """
-        sops = is_any_of(ids, [config.sop_token_id]) & visible
+        sops = is_any_of(ids, as_list(config.sop_token_id)) & visible
         in_context = sops.cumsum(-1) == 0
-        is_mask = is_any_of(ids, config.mask_token_ids or []) & in_context & visible
+        is_mask = is_any_of(ids, as_list(config.mask_token_ids)) & in_context
         ends = is_any_of(ids, end_token_ids(config)) & ~in_context & visible
         if generated:
             sops = sops & (sops.cumsum(-1) == 1)
@@ -125,10 +124,13 @@ class BlankLayout:
         return torch.stack([torch.where(self.in_context, context_positions, of_blank), self.block_positions()], dim=1)
 
 
+def as_list(ids: int | list[int] | None) -> list[int]:
+    return list(ids) if isinstance(ids, (list, tuple)) else [] if ids is None else [int(ids)]
+
+
 def end_token_ids(config) -> list[int]:
     """The ids that end a piece: end of piece, end of text."""
-    eos = config.eos_token_id if isinstance(config.eos_token_id, (list, tuple)) else [config.eos_token_id]
-    return [config.eop_token_id, *eos]
+    return as_list(config.eop_token_id) + as_list(config.eos_token_id)
 
 
 def count_positions(visible: torch.BoolTensor) -> torch.LongTensor:
@@ -292,7 +294,8 @@ class GLMModel(GLMPreTrainedModel):
             attention_mask: told apart by its rank. None: nothing is padding. (B,) or (1,): lengths of the bidirectional
                 contexts, counted from the first token of this call. (B, T), or (B, N) with a cache: 0 marks padding.
                 (B, 1, T, K): explicit; integers and booleans mark what is visible, floating point is added to the scores.
-            position_ids (B, 2, T), or (B, T) without block positions. Derived from the ids when absent.
+            position_ids (B, 2, T), or (B, T) without block positions. Derived from the ids when absent; with block
+                positions (B, T) are those of the context, and the pieces take the positions of their blanks.
 
         Returns:
             last_hidden_state (B, T, H) after the final norm; hidden_states, if asked for, are the embedding sum and the
@@ -316,14 +319,19 @@ class GLMModel(GLMPreTrainedModel):
         cache_position = torch.arange(length, device=ids.device) + past  # (T,)
         rank = 0 if attention_mask is None else attention_mask.dim()
         layout = None
-        if position_ids is None or (rank in (0, 2) and length > 1):
-            visible = attention_mask[:, -length:].bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
+        visible = attention_mask[:, -length:].bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
+        derive = position_ids is None or (position_ids.dim() == 2 and config.block_position_encoding)
+        if derive or (rank in (0, 2) and length > 1):
             layout = BlankLayout.of(ids, config, visible)
-        if position_ids is None:
+        if derive:
             if past > 0:
                 raise ValueError("Positions cannot be derived from the new tokens alone; with a filled cache pass position_ids.")
             layout.check()
-            position_ids = layout.positions(count_positions(visible))
+            position_ids = layout.positions(count_positions(visible) if position_ids is None else position_ids)
+            if not config.block_position_encoding:
+                if layout.sops.any():
+                    raise ValueError("Without block positions a sequence with pieces needs position_ids: the room left for each blank.")
+                position_ids = position_ids[:, 0]
             if input_ids is not None:
                 input_ids = torch.where(layout.starts, config.sop_token_id or 0, input_ids)
         check_inputs(config, input_ids, position_ids)
@@ -352,10 +360,9 @@ class GLMModel(GLMPreTrainedModel):
     def recognise_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
         """(B, T, H) -> (B, T): ids of the mask, start and end tokens, known by their embedding; -1 elsewhere."""
         config = self.config
-        special = [*(config.mask_token_ids or []), config.sop_token_id, *end_token_ids(config)]
-        special = torch.tensor([id for id in special if id is not None], dtype=torch.long, device=inputs_embeds.device)
+        special = end_token_ids(config) + as_list(config.sop_token_id) + as_list(config.mask_token_ids)
         ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
-        for id in special.flip(0):  # masks last: glm-10b-chinese gives [gMASK] and the end of piece the same row
+        for id in special:  # masks last: glm-10b-chinese gives [gMASK] and the end of piece the same row
             ids[(inputs_embeds == self.word_embeddings.weight[id]).all(-1)] = id
         return ids
 
@@ -433,9 +440,8 @@ class AllBlanksFilled(EosTokenCriteria):
         self.config = config
 
     def __call__(self, input_ids, scores, **kwargs):
-        ends = [id for id in end_token_ids(self.config) if id is not None]
         wanted = self.eos_token_id.tolist()
-        others = [id for id in wanted if id not in ends]  # ids that the caller added stop a row at once
+        others = [id for id in wanted if id not in end_token_ids(self.config)]  # these stop a row at once
         done = is_any_of(input_ids[:, -1], others)
         if len(others) < len(wanted):
             layout = BlankLayout.of(input_ids, self.config, generated=True)
@@ -504,7 +510,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         """Fill every blank of every row in one call: the library's `generate`, for prompts that hold mask tokens.
 
         Args:
-            inputs (B, S): contexts padded on either side, as the tokenizer makes them.
+            inputs (B, S): contexts padded on either side, as the tokenizer makes them. Pieces that are there already
+                follow one `<|startofpiece|>`, each with its end token, as in what this method returns.
             max_piece_length: the most tokens for one blank; by default as many as there are block positions.
             position_ids (B, 2, S or more): positions of the context where they are not 0, 1, 2, ...
             generation_attention_mask (B, 1, N, N): the padding, in the form of the old Hub port.
@@ -539,12 +546,12 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         if context_positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
             context_positions = context_positions.view(len(ids), -1, context_positions.shape[-1])[:, 0, : ids.shape[1]]
         max_new_tokens = kwargs.get("max_new_tokens", settings.max_new_tokens)
-        max_piece_length = self._check_prompt(ids, mask, context_positions, max_piece_length, max_new_tokens)
+        stops_at_ends = not {*as_list(kwargs.get("eos_token_id", settings.eos_token_id))}.isdisjoint(end_token_ids(config))
+        max_piece_length = self._check_prompt(
+            ids, mask, context_positions, max_piece_length, max_new_tokens, stops_at_ends
+        )
 
-        sops = ids == config.sop_token_id
-        if sops.any():  # pieces that are already there are separated as generated ones are, by an end
-            ids = ids.masked_fill(sops & (sops.cumsum(-1) > 1), config.eop_token_id)
-        else:
+        if not (ids == config.sop_token_id).any():
             ids, mask = F.pad(ids, (0, 1), value=config.sop_token_id), F.pad(mask, (0, 1), value=1)
             if embeds is not None:
                 sop = self.glm.word_embeddings.weight[config.sop_token_id].expand(len(embeds), 1, -1)
@@ -561,7 +568,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         output.sequences = output.sequences[:, ids.shape[1] :]
         return output
 
-    def _check_prompt(self, ids, mask, context_positions, max_piece_length, max_new_tokens) -> int:
+    def _check_prompt(self, ids, mask, context_positions, max_piece_length, max_new_tokens, stops_at_ends) -> int:
         """Raise a ValueError for a prompt that cannot be filled; return the most tokens of one piece."""
         config = self.config
         if config.sop_token_id is None or config.eop_token_id is None or not config.mask_token_ids:
@@ -570,11 +577,11 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
                 "to from_pretrained."
             )
         visible = mask.bool()
-        layout = BlankLayout.of(ids, config, visible)
+        layout = BlankLayout.of(ids, config, visible, generated=True)
         blanks, started = layout.is_mask.sum(-1), layout.sops.any(-1)  # (B,)
         if (blanks == 0).any():
             raise ValueError(f"Prompt {int(blanks.argmin())} has no mask token; write one where text is to be generated.")
-        if (layout.starts.sum(-1) > blanks).any():
+        if stops_at_ends and (layout.starts.sum(-1) > blanks).any():
             raise ValueError("A prompt has as many pieces as masks already; there is nothing left to generate.")
         if started.any() != started.all():
             raise ValueError("Some prompts contain <|startofpiece|>, others do not; append it to all or to none.")
@@ -673,10 +680,15 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
             logits (B, C): log-probability of each choice, minus infinity where a row has fewer; loss over the choices.
         """
         outputs = self.glm(input_ids, attention_mask, position_ids, **{**kwargs, "use_cache": False})
+        if not len(outputs.last_hidden_state) == len(choice_ids) == len(choice_indices):
+            raise ValueError(
+                f"There are {len(outputs.last_hidden_state)} rows, {len(choice_ids)} lists of choice_ids and "
+                f"{len(choice_indices)} of choice_indices; pass one of each for every row."
+            )
         rows = []
-        for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices, strict=True):
-            logits = F.linear(states[torch.cat(columns)], self.glm.word_embeddings.weight)  # (tokens of all choices, V)
-            log_probs = logits.float().log_softmax(-1).gather(1, torch.cat(choices)[:, None])[:, 0]
+        for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices):
+            logits = F.linear(states[torch.cat(tuple(columns))], self.glm.word_embeddings.weight)  # (tokens of all choices, V)
+            log_probs = logits.float().log_softmax(-1).gather(1, torch.cat(tuple(choices))[:, None])[:, 0]
             rows.append(torch.stack([choice.sum() for choice in log_probs.split([len(choice) for choice in choices])]))
         logits = pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
         loss = None if labels is None else F.cross_entropy(logits, labels)
