@@ -60,7 +60,7 @@ def tiny_model():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(std=0.3) if parameter.dim() > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)
-        if hasattr(model, "generation_config"):
+        if model.can_generate():
             model.generation_config.eos_token_id, model.generation_config.pad_token_id = [EOP, EOS], EOS
         return model.eval()
 

@@ -1,0 +1,144 @@
+"""Speed of GLM beside `GPT2LMHeadModel` of the same size, and beside the time its matrix products alone take.
+
+    python benchmarks/decode.py --threads 2 --repeats 20
+
+A decode step is one token with a filled cache; a prefill is a whole context with the logits of its last token. Both
+models have random float32 weights. The floor multiplies the same number of rows by GLM's own weight matrices and does
+nothing else: for a decode step of one row that is the time to read the weights from memory. The three take turns in
+one process, so that a busy machine slows all of them; the table shows medians.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from torch.nn import functional as F
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+
+LAYERS, HIDDEN, HEADS, VOCABULARY, POSITIONS = 12, 768, 12, 50304, 1024
+MASK, START, END = VOCABULARY - 1, VOCABULARY - 2, VOCABULARY - 3
+
+
+def import_glm():
+    """The package of this checkout, installed or not."""
+    root = Path(__file__).resolve().parents[1]
+    if "glm_transformers" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "glm_transformers", root / "__init__.py", submodule_search_locations=[str(root)]
+        )
+        sys.modules["glm_transformers"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["glm_transformers"])
+    return importlib.import_module("glm_transformers.modeling_glm")
+
+
+def build_models(attention: str):
+    """GLM and GPT-2 with random weights."""
+    modeling = import_glm()
+    glm_config = modeling.GLMConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_layers=LAYERS, num_attention_heads=HEADS,
+        max_sequence_length=POSITIONS, sop_token_id=START, eop_token_id=END, mask_token_ids=[MASK],
+        attn_implementation=attention,
+    )  # fmt: skip
+    gpt2_config = GPT2Config(
+        vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=POSITIONS,
+        attn_implementation=attention,
+    )  # fmt: skip
+    return modeling.GLMForConditionalGeneration(glm_config).eval(), GPT2LMHeadModel(gpt2_config).eval()
+
+
+def make_prompt(batch: int, context: int) -> torch.LongTensor:
+    """(B, context): random text with one blank in the middle, then the start of the piece."""
+    ids = torch.randint(0, END, (batch, context))
+    ids[:, context // 2] = MASK
+    ids[:, -1] = START
+    return ids
+
+
+def prefill_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
+    """The three calls that are compared for a prefill."""
+    inputs = {"input_ids": make_prompt(batch, context), "use_cache": True, "logits_to_keep": 1}
+    if padding:
+        inputs["attention_mask"] = torch.ones(batch, context, dtype=torch.long)
+    return [lambda: glm(**inputs), lambda: gpt2(**inputs), floor_call(glm, batch, context)]
+
+
+def step_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
+    """The three calls that are compared for a decode step; the caches are cropped so that the context stays."""
+    prompt, token = make_prompt(batch, context), torch.full((batch, 1), 7)
+    mask = torch.ones(batch, context + 1, dtype=torch.long) if padding else None
+    positions = torch.tensor([context // 2, 2]).expand(batch, 2)[..., None]  # (B, 2, 1): its blank, second of its piece
+
+    def step_of(model, **inputs):
+        cache = DynamicCache(config=model.config)
+        model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+        def step():
+            model(input_ids=token, attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
+            cache.crop(-1)  # a negative number means "remove so many" on every version
+
+        return step
+
+    return [step_of(glm, position_ids=positions), step_of(gpt2), floor_call(glm, batch, 1)]
+
+
+def floor_call(glm, batch: int, tokens: int):
+    """All matrix products of one forward and nothing else; the output head sees the last token only."""
+    layers = [module.weight for module in glm.modules() if isinstance(module, torch.nn.Linear)]
+    rows = {width: torch.randn(batch * tokens, width) for width in {weight.shape[1] for weight in layers}}
+    head, last = glm.get_input_embeddings().weight, torch.randn(batch, HIDDEN)
+
+    def multiply():
+        for weight in layers:
+            F.linear(rows[weight.shape[1]], weight)
+        F.linear(last, head)
+
+    return multiply
+
+
+@torch.no_grad()
+def measure(make_calls, *args, repeats: int) -> list[float]:
+    """Median milliseconds of each call; the calls take turns and the first two rounds are not counted."""
+    calls = make_calls(*args)
+    times = [[] for _ in calls]
+    for _ in range(repeats + 2):
+        for call, seconds in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+    return [1000 * statistics.median(seconds[2:]) for seconds in times]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads that torch may use")
+    parser.add_argument("--repeats", type=int, default=20, help="measured rounds for each row of the table")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--context", type=int, nargs="+", default=[64, 256, 512])
+    parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="for both models")
+    parser.add_argument("--padding", action="store_true", help="give both models an attention mask (all ones)")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    glm, gpt2 = build_models(args.attention)
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, float32, "
+        f"{args.attention} attention, {LAYERS} layers, hidden size {HIDDEN}, vocabulary {VOCABULARY}\n"
+    )
+    print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name, calls in {"step": step_calls, "prefill": prefill_calls}.items():
+        for batch in args.batch:
+            for context in args.context:
+                ours, theirs, floor = measure(calls, glm, gpt2, batch, context, args.padding, repeats=args.repeats)
+                columns = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
+                print(f"| {name} | {batch} | {context} | {columns} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

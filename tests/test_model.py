@@ -1,0 +1,360 @@
+"""The network as a Transformers model: declarations, initialisation, masks, losses, and what wrong input is told."""
+
+import json
+
+import pytest
+import torch
+from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP, tiny_config
+from torch.nn import functional as F
+
+from glm_transformers import (
+    GLMConfig,
+    GLMForConditionalGeneration,
+    GLMForMultipleChoice,
+    GLMForSequenceClassification,
+    GLMModel,
+)
+
+
+TEXT = torch.tensor([[1, 17, MASK, 23, 5, EOS, SOP, 60, 61]])
+
+# Parameters of the ten released checkpoints: layers, width, heads, P, vocabulary rows, and their count.
+RELEASED = {
+    "glm-base": (12, 768, 12, 512, 30592, 109_338_624),
+    "glm-large": (24, 1024, 16, 512, 30592, 334_688_256),
+    "glm-large-chinese": (24, 1024, 16, 1024, 50048, 355_659_776),
+    "glm-doc": (24, 1024, 16, 512, 30592, 334_688_256),
+    "glm-410m": (30, 1024, 16, 512, 30592, 410_265_600),
+    "glm-515m": (30, 1152, 18, 512, 30592, 514_632_960),
+    "glm-roberta-large": (24, 1024, 16, 512, 50304, 354_873_344),
+    "glm-2b": (36, 2048, 32, 1024, 50304, 1_920_122_880),
+    "glm-10b": (48, 4096, 64, 1024, 50304, 9_880_682_496),
+    "glm-10b-chinese": (48, 4096, 64, 1024, 50048, 9_879_633_920),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_parameter_counts_of_the_released_checkpoints(name):
+    layers, width, heads, length, rows, count = RELEASED[name]
+    config = GLMConfig(
+        num_layers=layers, hidden_size=width, num_attention_heads=heads, max_sequence_length=length, vocab_size=rows
+    )
+    with torch.device("meta"):
+        model = GLMForConditionalGeneration(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_state_dict_names_are_the_released_ones(tiny_model):
+    names = set(tiny_model().state_dict())
+    assert "glm.word_embeddings.weight" in names and "glm.transformer.final_layernorm.bias" in names
+    layer = {name.removeprefix("glm.transformer.layers.1.") for name in names if ".layers.1." in name}
+    modules = ["input_layernorm", "attention.query_key_value", "attention.dense"]
+    modules += ["post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]
+    assert layer == {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}
+
+
+def test_initialisation_statistics():
+    torch.manual_seed(0)
+    model = GLMForSequenceClassification(tiny_config(hidden_size=128, num_layers=8, vocab_size=2000, num_labels=64))
+    for name, parameter in model.named_parameters():
+        if name.startswith("pool_layer") or name.startswith("multichoice_head"):
+            assert abs(parameter.std() - 1 / (3 * 128) ** 0.5) < 0.01, name  # uniform in +-1/sqrt(H)
+        elif parameter.dim() == 2:
+            residual = "attention.dense" in name or "dense_4h_to_h" in name
+            expected = 0.02 / (2 * 8) ** 0.5 if residual else 0.02
+            assert abs(parameter.std() / expected - 1) < 0.05, name
+        else:
+            assert torch.all(parameter == float("layernorm.weight" in name)), name
+
+
+def test_initialisation_equals_the_original(reference):
+    """Each parameter's mean and standard deviation straight after the original's initialisation."""
+    for golden in json.loads((reference / "goldens/init_statistics.json").read_text()):
+        config = GLMConfig(
+            vocab_size=2048, max_sequence_length=256, num_layers=golden["num_layers"], hidden_size=golden["hidden_size"]
+        )
+        torch.manual_seed(1)
+        parameters = dict(GLMModel(config).named_parameters())
+        assert set(parameters) == set(golden["stats"])
+        for name, expected in golden["stats"].items():
+            parameter = parameters[name]
+            assert list(parameter.shape) == expected["shape"], name
+            # Six standard errors of the difference of two samples of this size.
+            noise = 6 * 2**0.5 * expected["std"] / parameter.numel() ** 0.5
+            assert abs(parameter.mean().item() - expected["mean"]) <= noise, name
+            assert abs(parameter.std(unbiased=False).item() - expected["std"]) <= noise / 2**0.5, name
+
+
+def test_attention_mask_meaning_goes_by_rank(tiny_model):
+    model = tiny_model()
+    length = TEXT.shape[1]
+    rows, columns = torch.arange(length)[:, None], torch.arange(length)
+    explicit = ((columns <= rows) | (columns < 6))[None, None]  # (1, 1, T, T)
+    derived = model(TEXT).logits
+    for mask in (
+        torch.tensor([6]),
+        torch.ones_like(TEXT),
+        explicit,
+        explicit.long(),
+        torch.zeros(1, 1, length, length).masked_fill(~explicit, -1e9),
+    ):
+        torch.testing.assert_close(model(TEXT, attention_mask=mask).logits, derived, atol=1e-5, rtol=0)
+    two = TEXT.repeat(2, 1)
+    lengths = model(two, attention_mask=torch.tensor([6, 2])).logits
+    torch.testing.assert_close(lengths[0], derived[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(lengths[1], derived[0], atol=1e-2)
+
+
+def test_a_row_that_sees_nothing_averages_all_keys(tiny_model):
+    model = tiny_model(GLMModel, num_layers=1)
+    mask = torch.ones(1, 1, 9, 9, dtype=torch.bool)
+    mask[0, 0, 4] = False
+    output = model(TEXT, attention_mask=mask, output_attentions=True)
+    torch.testing.assert_close(output.attentions[0][0, :, 4], torch.full((4, 9), 1 / 9))
+
+
+def test_labels_are_aligned_with_the_logits(tiny_model):
+    model = tiny_model()
+    labels = torch.full_like(TEXT, -100)
+    labels[0, -3:] = torch.tensor([60, 61, EOP])  # what <|startofpiece|> 60 61 have to predict
+    output = model(TEXT, labels=labels)
+    expected = F.cross_entropy(output.logits[0, -3:], labels[0, -3:])
+    torch.testing.assert_close(output.loss, expected)
+    torch.testing.assert_close(model(TEXT, labels=labels, num_items_in_batch=6).loss, expected / 2)
+
+
+def test_logits_to_keep(tiny_model):
+    model = tiny_model()
+    everything = model(TEXT).logits
+    torch.testing.assert_close(model(TEXT, logits_to_keep=2).logits, everything[:, -2:])
+    torch.testing.assert_close(model(TEXT, logits_to_keep=torch.tensor([1, 7])).logits, everything[:, [1, 7]])
+
+
+def test_inputs_embeds_equal_input_ids(tiny_model):
+    model = tiny_model()
+    embeds = model.get_input_embeddings()(TEXT)
+    torch.testing.assert_close(model(inputs_embeds=embeds).logits, model(TEXT).logits)
+
+
+def test_hidden_states_attentions_and_tuples(tiny_model):
+    model = tiny_model(GLMModel)
+    output = model(TEXT, output_hidden_states=True, output_attentions=True)
+    assert [states.shape for states in output.hidden_states] == [(1, 9, 32)] * 3
+    assert [weights.shape for weights in output.attentions] == [(1, 4, 9, 9)] * 2
+    final = model.transformer.final_layernorm(output.hidden_states[-1])
+    torch.testing.assert_close(final, output.last_hidden_state)
+    as_tuple = model(TEXT, return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], output.last_hidden_state)
+
+
+def test_gradient_checkpointing_really_checkpoints(tiny_model):
+    plain, checkpointed = tiny_model(), tiny_model()
+    dropouts = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
+    plain, checkpointed = (tiny_model(**dict.fromkeys(dropouts, 0.0)).train() for _ in range(2))
+    checkpointed.gradient_checkpointing_enable()
+    calls = []
+    hook = lambda *_: calls.append(1)  # noqa: E731
+    for model in (plain, checkpointed):
+        model.glm.transformer.layers[0].input_layernorm.register_forward_hook(hook)
+    losses, runs = [], []
+    for model in (plain, checkpointed):
+        calls.clear()
+        loss = model(TEXT, labels=TEXT).loss
+        loss.backward()
+        losses.append(loss.detach())
+        runs.append(len(calls))
+    assert runs == [1, 2], "a checkpointed layer is run again in the backward pass"
+    torch.testing.assert_close(*losses)
+    for (name, expected), (_, actual) in zip(plain.named_parameters(), checkpointed.named_parameters()):
+        torch.testing.assert_close(actual.grad, expected.grad, msg=name)
+
+
+def test_dropout_is_applied_in_its_three_places(tiny_model):
+    for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"):
+        off = dict.fromkeys(("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"), 0.0)
+        model = tiny_model(**off).train()
+        assert torch.equal(model(TEXT).logits, model(TEXT).logits)
+        model = tiny_model(**{**off, name: 0.5}).train()
+        assert not torch.equal(model(TEXT).logits, model(TEXT).logits), name
+
+
+def test_resize_token_embeddings(tiny_model):
+    model = tiny_model()
+    before = model(TEXT).logits
+    model.resize_token_embeddings(110)
+    assert model.config.vocab_size == 110 and model(TEXT).logits.shape[-1] == 110
+    torch.testing.assert_close(model(TEXT).logits[..., :99], before)
+    embedding = torch.nn.Embedding(110, 32)
+    model.set_input_embeddings(embedding)
+    assert model.get_input_embeddings() is embedding and model.glm.word_embeddings is embedding
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_half_precision(tiny_model, tmp_path, dtype, attention):
+    model = tiny_model()
+    expected = model(TEXT).logits
+    model.save_pretrained(tmp_path)
+    half = GLMForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype, attn_implementation=attention).eval()
+    logits = half(TEXT).logits
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), expected, atol=0.4, rtol=0.1)
+    left_padded = torch.cat([torch.full((1, 3), EOS), TEXT], dim=1)
+    mask = torch.tensor([[0] * 3 + [1] * 9])
+    padded = half(left_padded, attention_mask=mask).logits[:, 3:]
+    torch.testing.assert_close(padded.float(), logits.float(), atol=0.4, rtol=0.1)
+
+
+def test_device_map_and_meta_loading(tiny_model, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    loaded = GLMForConditionalGeneration.from_pretrained(tmp_path, device_map="auto").eval()
+    assert all(parameter.device.type == "cpu" for parameter in loaded.parameters())
+    torch.testing.assert_close(loaded(TEXT).logits, model(TEXT).logits)
+
+
+@pytest.mark.parametrize("prefix", ["", "glm."])
+def test_old_pytorch_model_bin_loads_with_and_without_prefix(tiny_model, tmp_path, prefix):
+    model = tiny_model()
+    state = {prefix + name.removeprefix("glm."): tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    old_config = {**model.config.to_dict(), "model_type": "glm", "architectures": ["GLMModel"]}
+    old_config |= {"relative_encoding": False, "spell_length": None, "parallel_output": True, "checkpoint_num_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(old_config))
+    for cls in (GLMForConditionalGeneration, GLMModel):
+        loaded, info = cls.from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float32)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        base = loaded.eval() if cls is GLMModel else loaded.glm.eval()
+        torch.testing.assert_close(base(TEXT).last_hidden_state, model.glm(TEXT).last_hidden_state)
+    assert GLMConfig.from_pretrained(tmp_path).model_type == "glm-blank-infilling"
+
+
+def test_attention_scale_changes_nothing_but_the_range(tiny_model):
+    torch.testing.assert_close(tiny_model(attention_scale=8.0)(TEXT).logits, tiny_model()(TEXT).logits, atol=1e-5, rtol=0)
+
+
+def test_erf_gelu_can_be_asked_for(tiny_model):
+    assert not torch.allclose(tiny_model(hidden_act="gelu")(TEXT).logits, tiny_model()(TEXT).logits, atol=1e-4)
+
+
+def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
+    """Choices packed behind one context score as each would alone; missing choices never win."""
+    model = tiny_model(GLMForMultipleChoice)
+    context, answers = [1, 17, MASK, 23, EOS], [[60, 61], [62], [63, 64, 65]]
+    expected = []
+    for answer in answers:
+        ids = torch.tensor([context + [SOP] + answer[:-1]])
+        states = model.glm(ids).last_hidden_state
+        log_probs = F.linear(states, model.glm.word_embeddings.weight).log_softmax(-1)[0, len(context) :]
+        expected.append(log_probs.gather(1, torch.tensor(answer)[:, None]).sum())
+    ids, positions, starts = list(context), [list(range(5)), [0] * 5], []
+    for answer in answers:
+        starts.append(len(ids))
+        ids += [SOP] + answer[:-1]
+        positions = [positions[0] + [2] * len(answer), positions[1] + list(range(1, len(answer) + 1))]
+    visible = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+    visible[:, :5] = True
+    for start, answer in zip(starts, answers):
+        visible[start : start + len(answer), start : start + len(answer)] = torch.ones(len(answer), len(answer)).tril().bool()
+    indices = [torch.arange(start, start + len(answer)) for start, answer in zip(starts, answers)]
+    output = model(
+        torch.tensor([ids] * 2),
+        attention_mask=visible[None, None],
+        position_ids=torch.tensor([positions] * 2),
+        choice_ids=[[torch.tensor(answer) for answer in answers], [torch.tensor(answers[0])]],
+        choice_indices=[indices, indices[:1]],
+        labels=torch.tensor([1, 0]),
+    )
+    torch.testing.assert_close(output.logits[0], torch.stack(expected), atol=1e-4, rtol=0)
+    assert output.logits[1, 1:].tolist() == [-torch.inf] * 2
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, torch.tensor([1, 0])))
+
+
+@pytest.mark.parametrize("pool_token, column", [("cls", 0), ("pad", 5), ("start", 6)])
+def test_classifier_pools_where_it_says(tiny_model, pool_token, column):
+    model = tiny_model(GLMForSequenceClassification, num_labels=3, pool_token=pool_token)
+    positions = torch.stack([torch.arange(9), torch.zeros(9, dtype=torch.long)])[None]
+    state = model.glm(TEXT, position_ids=positions).last_hidden_state[:, column]
+    expected = model.multichoice_head(torch.tanh(model.pool_layer(state)))
+    torch.testing.assert_close(model(TEXT).logits, expected)
+    for pads in ((3, 0), (0, 3)):
+        mask = F.pad(torch.ones_like(TEXT), pads)
+        torch.testing.assert_close(model(F.pad(TEXT, pads, value=EOS), mask).logits, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(TEXT, attention_mask=torch.tensor([6])).logits, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "num_labels, labels, loss",
+    [
+        (3, torch.tensor([2]), F.cross_entropy),
+        (3, torch.tensor([[1.0, 0.0, 1.0]]), F.binary_cross_entropy_with_logits),
+        (1, torch.tensor([0.7]), lambda logits, labels: F.mse_loss(logits[:, 0], labels)),
+    ],
+    ids=["one label", "several labels", "a number"],
+)
+def test_classifier_losses(tiny_model, num_labels, labels, loss):
+    model = tiny_model(GLMForSequenceClassification, num_labels=num_labels)
+    output = model(TEXT, labels=labels)
+    torch.testing.assert_close(output.loss, loss(output.logits, labels))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: m(torch.tensor([[1, 99]])), "vocabulary is 0 to 98"),
+        (lambda m: m(torch.tensor([[-1, 5]])), "vocabulary is 0 to 98"),
+        (lambda m: m(torch.ones(1, 66, dtype=torch.long)), "takes 66 positions, but this model has 65"),
+        (lambda m: m(torch.tensor([[1, MASK, SOP, 5, SOP]])), "more <|startofpiece|> tokens than masks"),
+        (lambda m: m(TEXT, position_ids=torch.zeros(1, 3, 9, dtype=torch.long)), r"needs \(batch, 2, tokens\)"),
+        (lambda m: m(), "either input_ids or inputs_embeds"),
+        (lambda m: m(TEXT[:, -1:], past_key_values=m(TEXT).past_key_values), "filled cache pass position_ids"),
+        (lambda m: m(TEXT, attention_mask=torch.ones(1, 12)), "attention_mask has 12 columns for 9 tokens"),
+    ],
+)
+def test_wrong_input_is_told_before_any_work(tiny_model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tiny_model())
+
+
+def test_start_pooling_without_a_start(tiny_model):
+    with pytest.raises(ValueError, match="append it to every text"):
+        tiny_model(GLMForSequenceClassification, pool_token="start")(TEXT[:, :6])
+
+
+def test_no_block_positions_needs_explicit_ones_for_pieces(tiny_model):
+    with pytest.raises(ValueError, match="needs position_ids"):
+        tiny_model(block_position_encoding=False)(TEXT)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(num_attention_heads=5), "not a multiple of num_attention_heads 5"),
+        (dict(pool_token="mean"), 'pool_token is "mean"'),
+        (dict(relative_encoding=True), "relative_encoding is not supported"),
+        (dict(encoder_decoder=True), "encoder_decoder is not supported"),
+        (dict(is_encoder_decoder=True), "is_encoder_decoder is not supported"),
+        (dict(sentinel_token=True), "sentinel_token is not supported"),
+        (dict(performer=True), "performer is not supported"),
+    ],
+)
+def test_wrong_configurations(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**options)
+
+
+def test_standard_and_released_names_are_one_field():
+    config = GLMConfig(num_hidden_layers=7, max_position_embeddings=99)
+    assert (config.num_layers, config.max_sequence_length) == (7, 99)
+    assert GLMConfig(num_layers=7).num_hidden_layers == 7
+    assert "num_hidden_layers" not in config.to_dict()
+
+
+def test_special_ids_can_be_given_to_from_pretrained(tiny_model, tmp_path):
+    model = tiny_model(sop_token_id=None, eop_token_id=None, mask_token_ids=None, eos_token_id=None, pad_token_id=None)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pass sop_token_id, eop_token_id and mask_token_ids"):
+        model.generate(TEXT[:, :6])
+    ids = dict(sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS)
+    loaded = GLMForConditionalGeneration.from_pretrained(tmp_path, **ids).eval()
+    assert loaded.generate(TEXT[:, :6], max_new_tokens=3).shape[1] > 6
