@@ -10,6 +10,7 @@ Shapes: B batch, T tokens in this call, N tokens so far, K keys, H hidden size, 
 import inspect
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -28,6 +29,9 @@ from transformers.utils import can_return_tuple
 
 from .configuration_glm import GLMConfig
 
+if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
+    from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401
+    from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 
 # --- Where Transformers 5 and 4.57 differ -----------------------------------------------------------------------------
 
@@ -68,11 +72,9 @@ def is_any_of(ids: torch.LongTensor, wanted: list[int]) -> torch.BoolTensor:
 class BlankLayout:
     """Where the context, the blanks and the pieces of each sequence are; each field is (B, N).
 
-    in_context: the bidirectional part, everything before the first `<|startofpiece|>`.
-    is_mask: the blanks, in the context.
-    sops: the `<|startofpiece|>` tokens.
-    starts: first token of each piece. An end token in the answer starts the next piece: GLM never reads end tokens,
-        what it reads in their place is the `<|startofpiece|>` of the next blank (FACTS section 5).
+    in_context is the bidirectional part, everything before the first `<|startofpiece|>`; is_mask the blanks in it; sops
+    the `<|startofpiece|>` tokens; starts the first token of each piece. An end token in the answer starts the next piece:
+    GLM never reads end tokens, what it reads in their place is the `<|startofpiece|>` of the next blank.
     """
 
     in_context: torch.BoolTensor
@@ -82,7 +84,7 @@ class BlankLayout:
 
     @classmethod
     def of(cls, ids: torch.LongTensor, config, visible: torch.BoolTensor | bool = True, generated: bool = False):
-        """Read the layout from `ids` (B, N); `visible` (B, N) hides padding.
+        """Read the layout from `ids` (B, N), padding hidden by `visible` (B, N).
 
         In training every `<|startofpiece|>` starts a piece. When `generated`, only the first one does: a later one was
         chosen by the model and is a token of its answer, as in the original.
@@ -94,14 +96,6 @@ class BlankLayout:
         if generated:
             sops = sops & (sops.cumsum(-1) == 1)
         return cls(in_context, is_mask, sops, starts=sops | ends)
-
-    def check(self):
-        """Raise if a row has more pieces than blanks. Ends do not count: padding may hold the same id."""
-        if not torch.compiler.is_compiling() and (self.sops.sum(-1) > self.is_mask.sum(-1)).any():
-            raise ValueError(
-                "A sequence has more <|startofpiece|> tokens than masks; give every piece a mask token in the context, "
-                "or pass position_ids."
-            )
 
     def block_positions(self) -> torch.LongTensor:
         """(B, N): 0 in the context, 1, 2, ... from the start of each piece (paper, section 2.2)."""
@@ -158,7 +152,7 @@ class GLMResidualProjection(nn.Linear):
 
 
 class GLMSelfAttention(nn.Module):
-    """Multi-head attention over one fused projection: all queries, all keys, all values (FACTS section 1)."""
+    """Multi-head attention over one fused projection: all queries, all keys, all values."""
 
     def __init__(self, config: GLMConfig, layer_idx: int):
         super().__init__()
@@ -236,7 +230,7 @@ class GLMTransformer(nn.Module):
 
 
 def position_rows(config) -> int:
-    """Rows of the position tables: P + 1 with block positions, P without (FACTS section 1)."""
+    """Rows of the position tables: P + 1 with block positions, P without."""
     return config.max_sequence_length + 1 if config.block_position_encoding else config.max_sequence_length
 
 
@@ -308,8 +302,7 @@ class GLMModel(GLMPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
         use_cache = config.use_cache if use_cache is None else use_cache
-        if self.gradient_checkpointing and self.training:
-            use_cache = False
+        use_cache = use_cache and not (self.gradient_checkpointing and self.training)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=config)
 
@@ -326,7 +319,8 @@ class GLMModel(GLMPreTrainedModel):
         if derive:
             if past > 0:
                 raise ValueError("Positions cannot be derived from the new tokens alone; with a filled cache pass position_ids.")
-            layout.check()
+            if not torch.compiler.is_compiling() and (layout.sops.sum(-1) > layout.is_mask.sum(-1)).any():
+                raise ValueError("A text has more <|startofpiece|> than mask tokens; give every piece a mask, or pass position_ids.")
             position_ids = layout.positions(count_positions(visible) if position_ids is None else position_ids)
             if not config.block_position_encoding:
                 if layout.sops.any():
@@ -392,7 +386,7 @@ class GLMModel(GLMPreTrainedModel):
         else:
             columns = torch.arange(keys, device=cache_position.device)  # (K,)
             visible = (columns <= cache_position[:, None])[None, None]  # (1, 1, T, K)
-            if rank == 1:  # context lengths count from the first token of this call (FACTS section 1)
+            if rank == 1:  # context lengths count from the first token of this call
                 visible = visible | (columns - cache_position[0] < attention_mask[:, None])[:, None, None]
             elif in_context is not None and length > 1:
                 in_context = F.pad(in_context & (cache_position[0] == 0), (0, keys - length))  # (B, K)
@@ -499,7 +493,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             )
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
 
-    # --- Generation: nothing of GLM travels from step to step, all is read from the ids (DESIGN section 4) ---
+    # --- Generation: nothing of GLM travels from step to step, all is read from the ids ---
 
     @torch.no_grad()
     def generate(
@@ -533,9 +527,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if ids is None and embeds is None:
             raise ValueError("There is no prompt; pass input_ids with a mask token to fill.")
-        prompt_is_embeds = ids is None
-        ids = self.glm.recognise_ids(embeds) if prompt_is_embeds else ids
-
+        no_ids = ids is None
+        ids = self.glm.recognise_ids(embeds) if no_ids else ids
         mask = kwargs.pop("attention_mask", None)
         if generation_attention_mask is not None:  # the row of <|startofpiece|> shows what of the context is real
             mask = generation_attention_mask[:, 0, ids.shape[1] - 1, : ids.shape[1]]
@@ -545,11 +538,20 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         context_positions = kwargs.pop("context_positions", position_ids)
         if context_positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
             context_positions = context_positions.view(len(ids), -1, context_positions.shape[-1])[:, 0, : ids.shape[1]]
-        max_new_tokens = kwargs.get("max_new_tokens", settings.max_new_tokens)
-        stops_at_ends = not {*as_list(kwargs.get("eos_token_id", settings.eos_token_id))}.isdisjoint(end_token_ids(config))
-        max_piece_length = self._check_prompt(
-            ids, mask, context_positions, max_piece_length, max_new_tokens, stops_at_ends
-        )
+        if kwargs.get("max_length") is not None:  # the caller's limit wins over the one in generation_config.json
+            kwargs.setdefault("max_new_tokens", None)
+        stop_ids = as_list(kwargs.get("eos_token_id", settings.eos_token_id))
+        self._check_prompt(ids, mask.bool(), stops_at_ends=not set(stop_ids).isdisjoint(end_token_ids(config)))
+        positions = count_positions(mask.bool()) if context_positions is None else context_positions
+        if config.block_position_encoding:
+            max_piece_length = min(max_piece_length or config.max_sequence_length, config.max_sequence_length)
+            check_inputs(config, None, torch.stack([positions, torch.zeros_like(positions)], dim=1))
+        else:  # each blank reserves max_piece_length positions behind it, as the original does
+            max_piece_length = max_piece_length or kwargs.get("max_new_tokens", settings.max_new_tokens)
+            if max_piece_length is None:
+                raise ValueError("A model without block positions needs max_piece_length, the room to leave for each blank.")
+            blanks = BlankLayout.of(ids, config).is_mask.sum(-1, keepdim=True)  # (B, 1)
+            check_inputs(config, None, positions + max_piece_length * blanks)
 
         if not (ids == config.sop_token_id).any():
             ids, mask = F.pad(ids, (0, 1), value=config.sop_token_id), F.pad(mask, (0, 1), value=1)
@@ -561,22 +563,17 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             ids, generation_config, processors, *args, attention_mask=mask,
             max_piece_length=max_piece_length, context_positions=context_positions, **kwargs,
         )  # fmt: skip
-        if not prompt_is_embeds:
-            return output
-        if torch.is_tensor(output):  # as everywhere in Transformers, there is no prompt to return then
-            return output[:, ids.shape[1] :]
-        output.sequences = output.sequences[:, ids.shape[1] :]
+        if no_ids and torch.is_tensor(output):  # as everywhere in Transformers, there is no prompt to return then
+            output = output[:, ids.shape[1] :]
+        elif no_ids:
+            output.sequences = output.sequences[:, ids.shape[1] :]
         return output
 
-    def _check_prompt(self, ids, mask, context_positions, max_piece_length, max_new_tokens, stops_at_ends) -> int:
-        """Raise a ValueError for a prompt that cannot be filled; return the most tokens of one piece."""
+    def _check_prompt(self, ids: torch.LongTensor, visible: torch.BoolTensor, stops_at_ends: bool):
+        """Raise a ValueError for a prompt (B, S) that cannot be filled."""
         config = self.config
         if config.sop_token_id is None or config.eop_token_id is None or not config.mask_token_ids:
-            raise ValueError(
-                "The config does not say which ids are special; pass sop_token_id, eop_token_id and mask_token_ids "
-                "to from_pretrained."
-            )
-        visible = mask.bool()
+            raise ValueError("Special ids are unknown; pass sop_token_id, eop_token_id and mask_token_ids to from_pretrained.")
         layout = BlankLayout.of(ids, config, visible, generated=True)
         blanks, started = layout.is_mask.sum(-1), layout.sops.any(-1)  # (B,)
         if (blanks == 0).any():
@@ -587,16 +584,6 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             raise ValueError("Some prompts contain <|startofpiece|>, others do not; append it to all or to none.")
         if (~layout.in_context & ~visible).any():
             raise ValueError("There is padding after <|startofpiece|>; pad prompts that have begun a piece on the left.")
-        positions = count_positions(visible) if context_positions is None else context_positions
-        if config.block_position_encoding:
-            check_inputs(config, None, layout.positions(positions))
-            return min(max_piece_length or config.max_sequence_length, config.max_sequence_length)
-        # Without block positions each blank reserves max_piece_length positions behind it (FACTS section 5).
-        max_piece_length = max_piece_length or max_new_tokens
-        if max_piece_length is None:
-            raise ValueError("A model without block positions needs max_piece_length, the room to leave for each blank.")
-        check_inputs(config, None, positions + max_piece_length * blanks[:, None])
-        return max_piece_length
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.LongTensor, past_key_values: Cache | None = None,
@@ -607,9 +594,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         config, length = self.config, input_ids.shape[1]
         layout = BlankLayout.of(input_ids, config, generated=True)
         if context_positions is None:
-            context_positions = count_positions(
-                torch.ones_like(input_ids) if attention_mask is None else attention_mask.bool()
-            )
+            visible = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            context_positions = count_positions(visible.bool())
         else:
             context_positions = F.pad(context_positions, (0, length - context_positions.shape[1]))
         if not config.block_position_encoding:
@@ -645,9 +631,9 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
 
     def _get_stopping_criteria(self, *args, **kwargs):
         criteria = super()._get_stopping_criteria(*args, **kwargs)
-        for i, criterion in enumerate(criteria):
-            if isinstance(criterion, EosTokenCriteria):
-                criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
+        ends = [i for i, criterion in enumerate(criteria) if isinstance(criterion, EosTokenCriteria)]
+        for i in ends:
+            criteria[i] = AllBlanksFilled(criteria[i].eos_token_id, self.config)
         return criteria
 
     def generate_batch(self, *args, **kwargs):
@@ -657,7 +643,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
 
 
 class GLMForMultipleChoice(GLMPreTrainedModel):
-    """Scores the answers that are offered for a blank by their log-probability (FACTS section 6)."""
+    """Scores the answers that are offered for a blank by their log-probability."""
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -681,10 +667,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         """
         outputs = self.glm(input_ids, attention_mask, position_ids, **{**kwargs, "use_cache": False})
         if not len(outputs.last_hidden_state) == len(choice_ids) == len(choice_indices):
-            raise ValueError(
-                f"There are {len(outputs.last_hidden_state)} rows, {len(choice_ids)} lists of choice_ids and "
-                f"{len(choice_indices)} of choice_indices; pass one of each for every row."
-            )
+            raise ValueError("Pass a list of choice_ids and a list of choice_indices for every row.")
         rows = []
         for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices):
             logits = F.linear(states[torch.cat(tuple(columns))], self.glm.word_embeddings.weight)  # (tokens of all choices, V)
@@ -696,7 +679,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
 
 
 class GLMForSequenceClassification(GLMPreTrainedModel):
-    """A pooled classifier: tanh of one position's state, dropout, a linear layer (FACTS section 6)."""
+    """A pooled classifier: tanh of one position's state, dropout, a linear layer."""
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -758,10 +741,3 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
-
-
-def text2text_pipeline_class():
-    """The pipeline of this model. The import makes `save_pretrained` carry the shipped files it needs."""
-    from .pipeline_glm import GLMText2TextGenerationPipeline
-
-    return GLMText2TextGenerationPipeline

@@ -26,11 +26,10 @@ MASK, START, END = VOCABULARY - 1, VOCABULARY - 2, VOCABULARY - 3
 
 def import_glm():
     """The package of this checkout, installed or not."""
-    root = Path(__file__).resolve().parents[1]
     if "glm_transformers" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "glm_transformers", root / "__init__.py", submodule_search_locations=[str(root)]
-        )
+        root = Path(__file__).resolve().parents[1]
+        file, folders = root / "__init__.py", [str(root)]
+        spec = importlib.util.spec_from_file_location("glm_transformers", file, submodule_search_locations=folders)
         sys.modules["glm_transformers"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["glm_transformers"])
     return importlib.import_module("glm_transformers.modeling_glm")
@@ -39,15 +38,12 @@ def import_glm():
 def build_models(attention: str):
     """GLM and GPT-2 with random weights."""
     modeling = import_glm()
-    glm_config = modeling.GLMConfig(
-        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_layers=LAYERS, num_attention_heads=HEADS,
-        max_sequence_length=POSITIONS, sop_token_id=START, eop_token_id=END, mask_token_ids=[MASK],
-        attn_implementation=attention,
-    )  # fmt: skip
-    gpt2_config = GPT2Config(
-        vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=POSITIONS,
-        attn_implementation=attention,
-    )  # fmt: skip
+    special = {"sop_token_id": START, "eop_token_id": END, "mask_token_ids": [MASK]}
+    sizes = {"hidden_size": HIDDEN, "num_layers": LAYERS, "num_attention_heads": HEADS}
+    common = {"vocab_size": VOCABULARY, "attn_implementation": attention}
+    glm_config = modeling.GLMConfig(max_sequence_length=POSITIONS, **sizes, **special, **common)
+    sizes = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS}
+    gpt2_config = GPT2Config(**sizes, **common)
     return modeling.GLMForConditionalGeneration(glm_config).eval(), GPT2LMHeadModel(gpt2_config).eval()
 
 
@@ -88,16 +84,11 @@ def step_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
 
 def floor_call(glm, batch: int, tokens: int):
     """All matrix products of one forward and nothing else; the output head sees the last token only."""
-    layers = [module.weight for module in glm.modules() if isinstance(module, torch.nn.Linear)]
-    rows = {width: torch.randn(batch * tokens, width) for width in {weight.shape[1] for weight in layers}}
-    head, last = glm.get_input_embeddings().weight, torch.randn(batch, HIDDEN)
-
-    def multiply():
-        for weight in layers:
-            F.linear(rows[weight.shape[1]], weight)
-        F.linear(last, head)
-
-    return multiply
+    weights = [module.weight for module in glm.modules() if isinstance(module, torch.nn.Linear)]
+    rows = {width: torch.randn(batch * tokens, width) for width in (HIDDEN, 4 * HIDDEN)}
+    products = [(rows[weight.shape[1]], weight) for weight in weights]
+    products.append((rows[HIDDEN][:batch], glm.get_input_embeddings().weight))
+    return lambda: [F.linear(row, weight) for row, weight in products]
 
 
 @torch.no_grad()
@@ -115,29 +106,29 @@ def measure(make_calls, *args, repeats: int) -> list[float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads that torch may use")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=20, help="measured rounds for each row of the table")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--context", type=int, nargs="+", default=[64, 256, 512])
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="for both models")
+    parser.add_argument("--phase", nargs="+", choices=["step", "prefill"], default=["step", "prefill"])
     parser.add_argument("--padding", action="store_true", help="give both models an attention mask (all ones)")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     glm, gpt2 = build_models(args.attention)
-    print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, float32, "
-        f"{args.attention} attention, {LAYERS} layers, hidden size {HIDDEN}, vocabulary {VOCABULARY}\n"
-    )
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads"
+    print(f"{versions}, float32, {args.attention} attention; {LAYERS} layers, width {HIDDEN}, vocabulary {VOCABULARY}\n")
     print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for name, calls in {"step": step_calls, "prefill": prefill_calls}.items():
+    for phase in args.phase:
+        calls = step_calls if phase == "step" else prefill_calls
         for batch in args.batch:
             for context in args.context:
                 ours, theirs, floor = measure(calls, glm, gpt2, batch, context, args.padding, repeats=args.repeats)
-                columns = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
-                print(f"| {name} | {batch} | {context} | {columns} |", flush=True)
+                row = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
+                print(f"| {phase} | {batch} | {context} | {row} |", flush=True)
 
 
 if __name__ == "__main__":

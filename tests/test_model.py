@@ -304,7 +304,7 @@ def test_classifier_losses(tiny_model, num_labels, labels, loss):
         (lambda m: m(torch.tensor([[1, 99]])), "vocabulary is 0 to 98"),
         (lambda m: m(torch.tensor([[-1, 5]])), "vocabulary is 0 to 98"),
         (lambda m: m(torch.ones(1, 66, dtype=torch.long)), "takes 66 positions, but this model has 65"),
-        (lambda m: m(torch.tensor([[1, MASK, SOP, 5, SOP]])), "more <|startofpiece|> tokens than masks"),
+        (lambda m: m(torch.tensor([[1, MASK, SOP, 5, SOP]])), r"more <\|startofpiece\|> than mask tokens"),
         (lambda m: m(TEXT, position_ids=torch.zeros(1, 3, 9, dtype=torch.long)), r"needs \(batch, 2, tokens\)"),
         (lambda m: m(), "either input_ids or inputs_embeds"),
         (lambda m: m(TEXT[:, -1:], past_key_values=m(TEXT).past_key_values), "filled cache pass position_ids"),
