@@ -3,9 +3,8 @@
     python benchmarks/decode.py --threads 2 --repeats 20
 
 A decode step is one token with a filled cache; a prefill is a whole context with the logits of its last token. Both
-models have random float32 weights. The floor multiplies the same number of rows by GLM's own weight matrices and does
-nothing else: for a decode step of one row that is the time to read the weights from memory. The three take turns in
-one process, so that a busy machine slows all of them; the table shows medians.
+models have random float32 weights. The floor multiplies as many rows by GLM's own weight matrices and does nothing
+else: for one row that is the time to read the weights. The three take turns; the table shows medians.
 """
 
 import argparse
@@ -28,10 +27,9 @@ def import_glm():
     """The package of this checkout, installed or not."""
     if "glm_transformers" not in sys.modules:
         root = Path(__file__).resolve().parents[1]
-        file, folders = root / "__init__.py", [str(root)]
-        spec = importlib.util.spec_from_file_location("glm_transformers", file, submodule_search_locations=folders)
-        sys.modules["glm_transformers"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["glm_transformers"])
+        spec = importlib.util.spec_from_file_location("glm_transformers", root / "__init__.py")
+        package = sys.modules["glm_transformers"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
     return importlib.import_module("glm_transformers.modeling_glm")
 
 
@@ -83,11 +81,10 @@ def step_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
 
 
 def floor_call(glm, batch: int, tokens: int):
-    """All matrix products of one forward and nothing else; the output head sees the last token only."""
+    """All matrix products of one forward; the output head sees the last token only."""
     weights = [module.weight for module in glm.modules() if isinstance(module, torch.nn.Linear)]
-    rows = {width: torch.randn(batch * tokens, width) for width in (HIDDEN, 4 * HIDDEN)}
-    products = [(rows[weight.shape[1]], weight) for weight in weights]
-    products.append((rows[HIDDEN][:batch], glm.get_input_embeddings().weight))
+    products = [(torch.randn(batch * tokens, weight.shape[1]), weight) for weight in weights]
+    products.append((torch.randn(batch, HIDDEN), glm.get_input_embeddings().weight))
     return lambda: [F.linear(row, weight) for row, weight in products]
 
 
@@ -121,7 +118,7 @@ def main():
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads"
     print(f"{versions}, float32, {args.attention} attention; {LAYERS} layers, width {HIDDEN}, vocabulary {VOCABULARY}\n")
     print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---" + "|---:" * 7 + "|")
     for phase in args.phase:
         calls = step_calls if phase == "step" else prefill_calls
         for batch in args.batch:

@@ -92,3 +92,17 @@ def repository(reference, tmp_path_factory):
         return converted[name]
 
     return convert
+
+
+@pytest.fixture(scope="session")
+def made_repository(tmp_path_factory) -> Path:
+    """A converted repository that needs no golden data: a trained vocabulary, a seeded checkpoint."""
+    from glm_transformers.conversion import convert_checkpoint
+    from made import make_checkpoint, make_parameters, make_vocabulary
+
+    folder = tmp_path_factory.mktemp("made")
+    checkpoint = make_checkpoint(folder / "checkpoint", make_parameters(), ranks=2)
+    vocabulary = make_vocabulary(folder / "vocabulary")
+    return convert_checkpoint(
+        checkpoint, folder / "repository", model="glm-2b", vocab=vocabulary, num_attention_heads=4, dtype="float32"
+    )

@@ -1,0 +1,32 @@
+"""The README's code blocks, executed in their order on a small converted repository, in a fresh process."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_python_blocks(made_repository, tmp_path):
+    assert len(PYTHON_BLOCKS) >= 5
+    (tmp_path / "my-glm-2b").symlink_to(made_repository)
+    run = subprocess.run([sys.executable, "-c", "\n".join(PYTHON_BLOCKS)], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_convert_command(reference, tmp_path):
+    """The shell block, with the paths of a golden checkpoint and its number of heads."""
+    (command,) = re.findall(r"^glm convert .*$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    from glm_transformers.cli import app
+    from typer.testing import CliRunner
+
+    arguments = command.split()[1:]
+    arguments[1] = str(reference / "checkpoints/tiny-gpt2-fp16")
+    arguments[2] = str(tmp_path / "my-glm-2b")
+    arguments[arguments.index("--vocab") + 1] = str(reference / "vocab")
+    result = CliRunner().invoke(app, [*arguments, "--num-attention-heads", "4"])
+    assert result.exit_code == 0, result.output
+    assert "is complete" in result.output and (tmp_path / "my-glm-2b/model.safetensors").is_file()
