@@ -25,6 +25,6 @@ setup(
         "tqdm",
         "typer",
     ],
-    extras_require={"test": ["datasets", "pytest"]},
+    extras_require={"test": ["datasets", "pytest", "sentencepiece"]},
     entry_points={"console_scripts": ["glm = glm_transformers.cli:main"]},
 )

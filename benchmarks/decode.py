@@ -37,12 +37,11 @@ def build_models(attention: str):
     """GLM and GPT-2 with random weights."""
     modeling = import_glm()
     special = {"sop_token_id": START, "eop_token_id": END, "mask_token_ids": [MASK]}
-    sizes = {"hidden_size": HIDDEN, "num_layers": LAYERS, "num_attention_heads": HEADS}
-    common = {"vocab_size": VOCABULARY, "attn_implementation": attention}
-    glm_config = modeling.GLMConfig(max_sequence_length=POSITIONS, **sizes, **special, **common)
-    sizes = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS}
-    gpt2_config = GPT2Config(**sizes, **common)
-    return modeling.GLMForConditionalGeneration(glm_config).eval(), GPT2LMHeadModel(gpt2_config).eval()
+    # Both configs know these names; GPT-2 maps them to its own.
+    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    common = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "attn_implementation": attention, **sizes}
+    glm = modeling.GLMForConditionalGeneration(modeling.GLMConfig(**common, **special))
+    return glm.eval(), GPT2LMHeadModel(GPT2Config(**common)).eval()
 
 
 def make_prompt(batch: int, context: int) -> torch.LongTensor:
@@ -55,9 +54,8 @@ def make_prompt(batch: int, context: int) -> torch.LongTensor:
 
 def prefill_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
     """The three calls that are compared for a prefill."""
-    inputs = {"input_ids": make_prompt(batch, context), "use_cache": True, "logits_to_keep": 1}
-    if padding:
-        inputs["attention_mask"] = torch.ones(batch, context, dtype=torch.long)
+    mask = torch.ones(batch, context, dtype=torch.long) if padding else None
+    inputs = {"input_ids": make_prompt(batch, context), "attention_mask": mask, "use_cache": True, "logits_to_keep": 1}
     return [lambda: glm(**inputs), lambda: gpt2(**inputs), floor_call(glm, batch, context)]
 
 
@@ -88,6 +86,9 @@ def floor_call(glm, batch: int, tokens: int):
     return lambda: [F.linear(row, weight) for row, weight in products]
 
 
+CALLS = {"step": step_calls, "prefill": prefill_calls}
+
+
 @torch.no_grad()
 def measure(make_calls, *args, repeats: int) -> list[float]:
     """Median milliseconds of each call; the calls take turns and the first two rounds are not counted."""
@@ -108,22 +109,20 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--context", type=int, nargs="+", default=[64, 256, 512])
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="for both models")
-    parser.add_argument("--phase", nargs="+", choices=["step", "prefill"], default=["step", "prefill"])
+    parser.add_argument("--phase", nargs="+", choices=list(CALLS), default=list(CALLS))
     parser.add_argument("--padding", action="store_true", help="give both models an attention mask (all ones)")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     glm, gpt2 = build_models(args.attention)
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads"
-    print(f"{versions}, float32, {args.attention} attention; {LAYERS} layers, width {HIDDEN}, vocabulary {VOCABULARY}\n")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, {args.attention}\n")
     print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
     print("|---" + "|---:" * 7 + "|")
     for phase in args.phase:
-        calls = step_calls if phase == "step" else prefill_calls
         for batch in args.batch:
             for context in args.context:
-                ours, theirs, floor = measure(calls, glm, gpt2, batch, context, args.padding, repeats=args.repeats)
+                ours, theirs, floor = measure(CALLS[phase], glm, gpt2, batch, context, args.padding, repeats=args.repeats)
                 row = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
                 print(f"| {phase} | {batch} | {context} | {row} |", flush=True)
 

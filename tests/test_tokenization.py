@@ -1,0 +1,327 @@
+"""The tokenizer: the original's ids and text for every family, its masks, its model inputs, its answers."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+import sentencepiece
+import torch
+from made import make_vocabulary
+
+from glm_transformers import GLMTokenizerFast
+from glm_transformers.conversion.errors import ConversionError
+from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary, save_tokenizer
+
+
+FAMILIES = {
+    "gpt2_block": ("gpt2", False),
+    "gpt2_block_taskmask": ("gpt2", True),
+    "roberta_block": ("roberta", False),
+    "roberta_block_taskmask": ("roberta", True),
+    "bert_base_uncased_block": ("bert", False),
+    "bert_large_uncased_block": ("bert", False),
+    "bert_base_uncased_block_taskmask": ("bert", True),
+    "chinese_sp_block": ("chinese", False),
+    "chinese_sp_block_taskmask": ("chinese", True),
+    "chinese_sp_block_taskmask_fix": ("chinese", True),
+}
+FINAL_SIGMA = "ς"
+
+
+def loaded(family, folder, task_mask, tmp_path):
+    """The tokenizer after a round through its files, and through the library's own save."""
+    tokenizer = build_tokenizer(family, find_vocabulary(family, folder), task_mask)
+    save_tokenizer(tokenizer, tmp_path, model_max_length=10_000)
+    tokenizer = GLMTokenizerFast.from_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path / "again")
+    return GLMTokenizerFast.from_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("setup", FAMILIES)
+def test_ids_and_text_equal_the_original(reference, setup, tmp_path):
+    family, task_mask = FAMILIES[setup]
+    golden = json.loads((reference / f"tokenizers/{setup}.json").read_text())
+    tokenizer = loaded(family, reference / "vocab", task_mask, tmp_path)
+    # The converter gives glm-10b-chinese's [gMASK] the id 50009; the original shared 50007 with the end of piece.
+    gmask = {50007: 50009} if setup == "chinese_sp_block_taskmask" else {}
+    for case in golden["encode_cases"]:
+        if not case["text"].strip() or (family == "bert" and FINAL_SIGMA in case["text"].lower()):
+            continue  # accidents of the original, see docs/compatibility.md
+        expected = [gmask.get(id, id) for id in case["ids"]] if "[gMASK]" in case["text"] else case["ids"]
+        assert tokenizer(case["text"], add_special_tokens=False).input_ids == expected, case["text"]
+    shared = {2: ("<|endoftext|>", "[SEP]")} if family == "roberta" else {}  # id: our surface, the original's
+    if gmask:
+        shared = {50007: ("<|endofpiece|>", "[gMASK]")}
+    for case in golden["encode_cases"] + golden["decode_cases"]:
+        text = tokenizer.decode(case["ids"])
+        for id, (ours, theirs) in shared.items():
+            if id in case["ids"]:
+                text = text.replace(ours, theirs)
+        assert text == case["decoded"], case["ids"]
+    for token in golden["command_tokens"]:
+        if token["surface"] not in [theirs for _, theirs in shared.values()]:
+            assert tokenizer.convert_tokens_to_ids(token["surface"]) == token["id"], token
+
+
+def test_random_chinese_text_equals_sentencepiece(reference, tmp_path):
+    model = sentencepiece.SentencePieceProcessor(model_file=str(reference / "vocab/cog-pretrain.model"))
+    tokenizer = loaded("chinese", reference / "vocab", True, tmp_path)
+    generator = random.Random(1)
+    alphabet = "abcdefgh ABC ,.!?，。！？中国人民大学的一是在不了有和人<n>0123456789\u3000\t\n½①ﾊﾝ😀é—“”"
+    for _ in range(300):
+        text = "".join(generator.choice(alphabet) for _ in range(generator.randint(1, 40)))
+        ids = model.encode(text)
+        assert tokenizer(text, add_special_tokens=False).input_ids == ids, repr(text)
+        assert tokenizer.decode(ids) == model.decode(ids), repr(text)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    family = build_tokenizer("gpt2", find_vocabulary("gpt2", make_vocabulary(folder)), task_mask=True)
+    save_tokenizer(family, folder, model_max_length=64)
+    return GLMTokenizerFast.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def plain_tokenizer(tmp_path_factory):
+    folder = make_vocabulary(tmp_path_factory.mktemp("plain"), "bert")
+    return build_tokenizer("bert", find_vocabulary("bert", folder), task_mask=False)
+
+
+def test_special_tokens(tokenizer):
+    assert tokenizer.sop_token == "<|startofpiece|>" and tokenizer.eop_token == "<|endofpiece|>"
+    assert [tokenizer.mask_token_id, tokenizer.gmask_token_id, tokenizer.smask_token_id] == tokenizer.mask_token_ids
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_a_mask_the_model_was_not_trained_with_is_text_and_asking_for_it_an_error(plain_tokenizer):
+    assert plain_tokenizer.mask_token_ids == [plain_tokenizer.mask_token_id]
+    assert not hasattr(plain_tokenizer, "gmask_token_id")
+    with pytest.raises(AttributeError, match=r"has no \[gMASK\]; the masks it was trained with: \[MASK\]"):
+        plain_tokenizer.gmask_token_id
+    assert plain_tokenizer("[gMASK]").input_ids[-1] == plain_tokenizer.eos_token_id
+
+
+def test_context_and_its_end(tokenizer):
+    cls, eos, gmask = tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.gmask_token_id
+    for text, ending in {
+        "located in [MASK]": [tokenizer.mask_token_id, eos],
+        "located in [sMASK]": [tokenizer.smask_token_id, eos],
+        "located in [gMASK]": [gmask],
+        "[gMASK]": [cls, gmask],
+        "[gMASK] is located": [eos],
+    }.items():
+        ids = tokenizer(text).input_ids
+        assert ids[0] == cls and ids[-len(ending) :] == ending, text
+        assert tokenizer([text]).input_ids == [ids] and tokenizer.encode(text) == ids
+        assert tokenizer(text, return_tensors="pt").input_ids.tolist() == [ids]
+    assert tokenizer("located in [gMASK] ").input_ids[-1] == eos, "a space behind it brings the end of text back"
+    assert tokenizer("[gMASK]", add_special_tokens=False).input_ids == [gmask]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_are_padded_rows(tokenizer, side):
+    texts = ["located in [gMASK]", "Ng is an adjunct professor at [MASK] (formerly [sMASK])", "[gMASK]", "[MASK] in Beijing"]
+    tokenizer.padding_side = side
+    try:
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+    finally:
+        tokenizer.padding_side = "left"
+    for text, ids, mask in zip(texts, batch.input_ids, batch.attention_mask.bool()):
+        single = tokenizer(text)
+        assert ids[mask].tolist() == single.input_ids and sum(single.attention_mask) == int(mask.sum())
+        assert (mask.diff().int() != 0).sum() <= 1 and bool(mask[-1 if side == "left" else 0])
+    longest = tokenizer(texts, padding="max_length", max_length=48, return_tensors="pt").input_ids
+    assert longest.shape == (4, 48)
+
+
+def test_masks_swallow_the_space_on_their_left_only(tokenizer):
+    assert tokenizer("in [MASK] b").input_ids == tokenizer("in[MASK] b").input_ids != tokenizer("in[MASK]b").input_ids
+    assert tokenizer("in \n\u3000[MASK]").input_ids == tokenizer("in[MASK]").input_ids
+
+
+def test_truncation_never_cuts_a_mask_away(tokenizer):
+    text = "[MASK] is located in Beijing. The quick brown fox jumps over the lazy dog."
+    cut = tokenizer(text, truncation=True, max_length=8).input_ids
+    assert len(cut) == 8 and tokenizer.mask_token_id in cut and cut[-1] == tokenizer.eos_token_id
+    with pytest.raises(ValueError, match="Truncation would cut a mask away"):
+        tokenizer("The quick brown fox jumps over the lazy [MASK]", truncation=True, max_length=8)
+    with pytest.raises(ValueError, match="Truncation would cut a mask away"):
+        tokenizer(["[MASK]", "The quick brown fox jumps over [gMASK]"], truncation=True, max_length=8)
+    tokenizer.truncation_side = "left"
+    try:
+        with pytest.raises(ValueError, match="Truncation would cut a mask away"):
+            tokenizer(text, truncation=True, max_length=8)
+        kept = tokenizer("The quick brown fox jumps over the lazy [gMASK]", truncation=True, max_length=8).input_ids
+        assert kept[-1] == tokenizer.gmask_token_id and kept[0] == tokenizer.cls_token_id
+    finally:
+        tokenizer.truncation_side = "right"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_build_inputs_for_generation(tokenizer, side):
+    tokenizer.padding_side = side
+    try:
+        inputs = tokenizer(["in [MASK] is [sMASK]", "The quick brown fox [MASK]"], padding=True, return_tensors="pt")
+    finally:
+        tokenizer.padding_side = "left"
+    context, real = inputs.input_ids, inputs.attention_mask
+    width = context.shape[1]
+    started = tokenizer.build_inputs_for_generation(inputs, max_gen_length=5)
+    assert started.input_ids.tolist() == [row + [tokenizer.sop_token_id] for row in context.tolist()]
+    assert started.position_ids.shape == (2, 2, width + 5)
+    assert started.generation_attention_mask.shape == (2, 1, width + 5, width + 5)
+    for row in range(2):
+        mask_column = int((context[row] == tokenizer.mask_token_id).nonzero()[0])
+        position = int(real[row, :mask_column].sum())
+        assert started.position_ids[row, 0, width:].tolist() == [position] * 5
+        assert started.position_ids[row, 1].tolist() == [0] * width + [1, 2, 3, 4, 5]
+        assert started.position_ids[row, 0, :width][real[row].bool()].tolist() == list(range(int(real[row].sum())))
+        visible = started.generation_attention_mask[row, 0]
+        assert torch.equal(visible[:, :width], real[row].expand(width + 5, -1))
+        assert torch.equal(visible[width:, width:], torch.ones(5, 5).tril().long()) and not visible[:width, width:].any()
+
+
+def test_build_inputs_for_generation_with_targets(tokenizer):
+    inputs = tokenizer(["in [MASK] is [sMASK]", "The fox [MASK]"], padding=True, return_tensors="pt")
+    width = inputs.input_ids.shape[1]
+    first, second, third = (tokenizer(text, add_special_tokens=False).input_ids for text in ("Beijing", "the fox", "jumps"))
+    sop, eop = tokenizer.sop_token_id, tokenizer.eop_token_id
+    batch = tokenizer.build_inputs_for_generation(inputs, targets=[["Beijing", "the fox"], "jumps"])
+    read = [sop, *first, sop, *second]
+    assert batch.input_ids[0, width:].tolist() == read
+    assert batch.labels[0].tolist() == [-100] * width + [*first, eop, *second, eop]
+    assert batch.labels[1].tolist() == [-100] * width + [*third, eop] + [-100] * (len(read) - len(third) - 1)
+    blocks = list(range(1, len(first) + 2)) + list(range(1, len(second) + 2))
+    assert batch.position_ids[0, 1, width:].tolist() == blocks
+    assert len(set(batch.position_ids[0, 0, width : width + len(first) + 1].tolist())) == 1
+    assert batch.attention_mask.shape == (2, 1, width + len(read), width + len(read))
+    single = tokenizer.build_inputs_for_generation(tokenizer("The fox [MASK]", return_tensors="pt"), targets="jumps")
+    assert single.labels[0, -len(third) - 1 :].tolist() == [*third, eop]
+    cut = tokenizer.build_inputs_for_generation(inputs, targets=["Beijing", "jumps"], max_gen_length=1)
+    assert cut.labels[:, width:].tolist() == [first[:1], third[:1]], "a cut answer has no end"
+    wide = tokenizer.build_inputs_for_generation(inputs, targets=["Beijing", "jumps"], max_gen_length=30, padding=True)
+    assert wide.input_ids.shape[1] == width + 30
+
+
+def test_answers_without_masks(tokenizer):
+    inputs = tokenizer(["no mask here"], return_tensors="pt")
+    with pytest.raises(ValueError, match="A text has no mask"):
+        tokenizer.build_inputs_for_generation(inputs)
+    inputs = tokenizer(["one [MASK]"], return_tensors="pt")
+    with pytest.raises(ValueError, match="1 masks and 2 answers"):
+        tokenizer.build_inputs_for_generation(inputs, targets=[["a", "b"]])
+    with pytest.raises(ValueError, match="2 targets for 1 texts"):
+        tokenizer.build_inputs_for_generation(inputs, targets=["a", "b"])
+    with pytest.raises(ValueError, match="2 lists of choices for 1 texts"):
+        tokenizer.build_inputs_for_multiple_choice(inputs, [["a"], ["b"]])
+    with pytest.raises(ValueError, match="no choices or an empty one"):
+        tokenizer.build_inputs_for_multiple_choice(inputs, [["a", ""]])
+
+
+def test_build_inputs_for_multiple_choice(tokenizer):
+    texts = ["in [MASK] is [MASK]", "The quick brown fox jumps over [MASK]"]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    choices = [["Beijing", "the fox"], ["a", "the lazy dog", "it"]]
+    built = tokenizer.build_inputs_for_multiple_choice(inputs, choices)
+    batch, length = built.input_ids.shape
+    assert built.position_ids.shape == (2, 2, length) and built.attention_mask.shape == (2, 1, length, length)
+    for row in range(2):
+        width = inputs.input_ids.shape[1]
+        last_mask = int((inputs.input_ids[row] == tokenizer.mask_token_id).nonzero()[-1])
+        position = int(inputs.attention_mask[row, :last_mask].sum())
+        for text, ids, columns in zip(choices[row], built.choice_ids[row], built.choice_indices[row], strict=True):
+            assert ids.tolist() == tokenizer(text, add_special_tokens=False).input_ids
+            assert built.input_ids[row, columns].tolist() == [tokenizer.sop_token_id, *ids[:-1].tolist()]
+            assert set(built.position_ids[row, 0, columns].tolist()) == {position}
+            assert built.position_ids[row, 1, columns].tolist() == list(range(1, len(ids) + 1))
+            visible = built.attention_mask[row, 0, columns]
+            assert torch.equal(visible[:, :width], inputs.attention_mask[row].expand(len(ids), -1))
+            assert torch.equal(visible[:, columns], torch.ones(len(ids), len(ids)).tril().long())
+            assert visible[:, width:].sum() == visible[:, columns].sum(), "a choice does not see the others"
+
+
+def test_decode_pieces(tokenizer):
+    sop, eop, eos, mask = tokenizer.sop_token_id, tokenizer.eop_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
+    word = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+    context = tokenizer("in [MASK] is [MASK]").input_ids
+    rows = {
+        (*context, sop, *word(" Beijing"), eop, *word(" the fox"), eop): ["Beijing", "the fox"],
+        (*context, sop, *word(" Beijing"), eos, *word(" the fox"), eos, eos, eos): ["Beijing", "the fox"],
+        (eos, eos, *context, sop, eop, *word("dog")): ["", "dog"],
+        (*context, sop, *word("dog"), eop): ["dog"],
+        (*context, sop): [],
+        (*context, sop, eop, eop, eos): ["", ""],
+    }
+    for row, expected in rows.items():
+        assert tokenizer.decode_pieces([list(row)]) == [expected]
+        assert tokenizer.decode_pieces(torch.tensor(row)) == [expected]
+    longest = max(map(len, rows))
+    batch = torch.tensor([[eos] * (longest - len(row)) + list(row) for row in rows])
+    assert tokenizer.decode_pieces(batch) == list(rows.values())
+    assert mask in context
+
+
+@pytest.mark.parametrize(
+    "text, pieces, filled",
+    [
+        ("Ng is at [MASK].", ["Stanford"], "Ng is at Stanford."),
+        ("Ng is at[MASK].", [" Stanford"], "Ng is at Stanford."),
+        ("[MASK] is in [MASK] now", ["It", "Rome"], "It is in Rome now"),
+        ("a [MASK] b", [""], "a b"),
+        ("It is [MASK].", [""], "It is."),
+        ("We met [MASK] then", [", and talked,"], "We met, and talked, then"),
+        ('He said "[MASK]"', ["yes"], 'He said "yes"'),
+        ("[MASK]word", ["in"], "in word"),
+        ("one [sMASK] two [gMASK]", ["A b.", "and so on"], "one A b. two and so on"),
+        ("问题：冬天去哪里？回答： [gMASK]", ["海南。"], "问题：冬天去哪里？回答：海南。"),
+        ("为纪念[MASK]而建", ["拿破仑"], "为纪念拿破仑而建"),
+        ("a [MASK] b [MASK] c", ["x"], "a x b [MASK] c"),
+        ("line\n[MASK]", ["next"], "line\nnext"),
+    ],
+)
+def test_fill(tokenizer, text, pieces, filled):
+    assert tokenizer.fill(text, pieces) == filled
+
+
+def test_fill_with_too_many_pieces(tokenizer):
+    with pytest.raises(ValueError, match="2 pieces for 1 masks"):
+        tokenizer.fill("a [MASK]", ["b", "c"])
+
+
+def test_vocabulary_files(tmp_path):
+    folder = make_vocabulary(tmp_path / "vocabulary")
+    assert find_vocabulary("gpt2", folder / "merges.txt") == [folder / "vocab.json", folder / "merges.txt"]
+    (folder / "merges.txt").unlink()
+    with pytest.raises(ConversionError, match="holds no gpt2-merges.txt or merges.txt"):
+        find_vocabulary("gpt2", folder)
+    (tmp_path / "cog-pretrain.model").write_bytes(b"\x0a\xff\xff")
+    with pytest.raises(ConversionError, match="is not a chinese vocabulary"):
+        build_tokenizer("chinese", find_vocabulary("chinese", tmp_path), True)
+
+
+def test_saved_tokenizer_loads_through_auto_in_a_fresh_process(tokenizer, tmp_path):
+    """From the files of the converter, and from what the library saves again."""
+    import glm_transformers.tokenization_glm as module
+
+    for source in ("converter", "library"):
+        folder = tmp_path / source
+        if source == "converter":
+            folder.mkdir()
+            save_tokenizer(tokenizer, folder, 64)
+            shutil.copy(module.__file__, folder)
+        else:
+            program = "import sys; from transformers import AutoTokenizer as A; A.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])"
+            subprocess.run([sys.executable, "-c", program, tmp_path / "converter", folder], check=True, capture_output=True)
+        program = (
+            "import sys; from transformers import AutoTokenizer\n"
+            "t = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+            "print(type(t).__name__, t('in [gMASK]').input_ids, t.padding_side, t.gmask_token_id, t.pad_token_id)"
+        )
+        run = subprocess.run([sys.executable, "-c", program, folder], cwd=tmp_path, capture_output=True, text=True, check=True)
+        expected = f"GLMTokenizerFast {tokenizer('in [gMASK]').input_ids} left {tokenizer.gmask_token_id} {tokenizer.pad_token_id}"
+        assert run.stdout.strip().splitlines()[-1] == expected
