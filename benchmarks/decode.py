@@ -25,22 +25,21 @@ MASK, START, END = VOCABULARY - 1, VOCABULARY - 2, VOCABULARY - 3
 
 def import_glm():
     """The package of this checkout, installed or not."""
-    if "glm_transformers" not in sys.modules:
-        root = Path(__file__).resolve().parents[1]
-        spec = importlib.util.spec_from_file_location("glm_transformers", root / "__init__.py")
-        package = sys.modules["glm_transformers"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(package)
-    return importlib.import_module("glm_transformers.modeling_glm")
+    root = Path(__file__).resolve().parents[1]
+    spec = importlib.util.spec_from_file_location("glm_transformers", root / "__init__.py")
+    package = sys.modules["glm_transformers"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    return package
 
 
 def build_models(attention: str):
     """GLM and GPT-2 with random weights."""
-    modeling = import_glm()
+    package = import_glm()
     special = {"sop_token_id": START, "eop_token_id": END, "mask_token_ids": [MASK]}
     # Both configs know these names; GPT-2 maps them to its own.
     sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     common = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "attn_implementation": attention, **sizes}
-    glm = modeling.GLMForConditionalGeneration(modeling.GLMConfig(**common, **special))
+    glm = package.GLMForConditionalGeneration(package.GLMConfig(**common, **special))
     return glm.eval(), GPT2LMHeadModel(GPT2Config(**common)).eval()
 
 
@@ -110,19 +109,21 @@ def main():
     parser.add_argument("--context", type=int, nargs="+", default=[64, 256, 512])
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="for both models")
     parser.add_argument("--phase", nargs="+", choices=list(CALLS), default=list(CALLS))
-    parser.add_argument("--padding", action="store_true", help="give both models an attention mask (all ones)")
+    parser.add_argument("--padding", action="store_true", help="give both an attention mask of ones")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     glm, gpt2 = build_models(args.attention)
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, {args.attention}\n")
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{versions}, {args.threads} threads, float32, {args.attention} attention\n")
     print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
     print("|---" + "|---:" * 7 + "|")
     for phase in args.phase:
         for batch in args.batch:
             for context in args.context:
-                ours, theirs, floor = measure(CALLS[phase], glm, gpt2, batch, context, args.padding, repeats=args.repeats)
+                setting = (glm, gpt2, batch, context, args.padding)
+                ours, theirs, floor = measure(CALLS[phase], *setting, repeats=args.repeats)
                 row = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
                 print(f"| {phase} | {batch} | {context} | {row} |", flush=True)
 
