@@ -36,7 +36,6 @@ def build_models(attention: str):
     """GLM and GPT-2 with random weights."""
     package = import_glm()
     special = {"sop_token_id": START, "eop_token_id": END, "mask_token_ids": [MASK]}
-    # Both configs know these names; GPT-2 maps them to its own.
     sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     common = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "attn_implementation": attention, **sizes}
     glm = package.GLMForConditionalGeneration(package.GLMConfig(**common, **special))
@@ -89,11 +88,11 @@ CALLS = {"step": step_calls, "prefill": prefill_calls}
 
 
 @torch.no_grad()
-def measure(make_calls, *args, repeats: int) -> list[float]:
-    """Median milliseconds of each call; the calls take turns and the first two rounds are not counted."""
+def measure(make_calls, *args, n: int) -> list[float]:
+    """Median milliseconds of each of n calls; the calls take turns and the first two rounds are not counted."""
     calls = make_calls(*args)
     times = [[] for _ in calls]
-    for _ in range(repeats + 2):
+    for _ in range(n + 2):
         for call, seconds in zip(calls, times, strict=True):
             start = time.perf_counter()
             call()
@@ -115,15 +114,13 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     glm, gpt2 = build_models(args.attention)
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"{versions}, {args.threads} threads, float32, {args.attention} attention\n")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, float32\n")
     print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
     print("|---" + "|---:" * 7 + "|")
     for phase in args.phase:
         for batch in args.batch:
             for context in args.context:
-                setting = (glm, gpt2, batch, context, args.padding)
-                ours, theirs, floor = measure(CALLS[phase], *setting, repeats=args.repeats)
+                ours, theirs, floor = measure(CALLS[phase], glm, gpt2, batch, context, args.padding, n=args.repeats)
                 row = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
                 print(f"| {phase} | {batch} | {context} | {row} |", flush=True)
 
