@@ -18,23 +18,18 @@ class GLMConfig(PretrainedConfig):
     """Shape and special ids of a GLM network. The field names are those of the released configurations.
 
     Args:
-        vocab_size: rows of the word embedding, padded to a multiple of 128 in the released models.
-        hidden_size: width H of the network.
-        num_layers: number of transformer layers L (`num_hidden_layers` is the same field).
-        num_attention_heads: attention heads A; must divide `hidden_size`.
-        max_sequence_length: P. Position tables have P + 1 rows, or P in a model without block positions
-            (`max_position_embeddings` is the same field).
+        vocab_size, hidden_size, num_attention_heads: V, padded to a multiple of 128 in the released models; H; A.
+        num_layers: L (`num_hidden_layers` is the same field).
+        max_sequence_length: P, see `position_rows` (`max_position_embeddings` is the same field).
         block_position_encoding: whether there is a second table for the position within a piece.
-        attention_scale: factor s that keeps half-precision scores small before the softmax; it does not
-            change the result.
+        attention_scale: keeps half-precision scores small before the softmax; it does not change the result.
         embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: dropout on the embedding sum, on the
             attention probabilities, and on the two outputs that each layer adds to the residual stream.
         classifier_dropout: dropout before the last layer of the pooled classifier.
         initializer_range: standard deviation of the initial matrices.
         hidden_act: "gelu_pytorch_tanh" is what GLM was trained with; "gelu" is the erf form.
-        pool_token: which position the classifier reads: "cls" the first, "start" `<|startofpiece|>`, "pad" the one
-            before it.
-        sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>` and the masks the model was
+        pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`, "pad" the one before it.
+        sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the masks the model was
             trained with. Positions and the bidirectional context are derived from them.
         pad_token_id, eos_token_id, bos_token_id: as everywhere in Transformers; `<|endoftext|>` also ends a piece.
 
@@ -93,7 +88,7 @@ class GLMConfig(PretrainedConfig):
 
         for option, default in UNSUPPORTED_OPTIONS.items():
             if kwargs.pop(option, default) != default:
-                raise ValueError(f"{option} is not supported: no released GLM checkpoint uses it; remove it from the config.")
+                raise ValueError(f"{option} is not supported, no released GLM uses it; remove it from the config.")
         kwargs.setdefault("tie_word_embeddings", True)  # the output head is the word embedding itself
         super().__init__(pad_token_id=pad_token_id, eos_token_id=eos_token_id, bos_token_id=bos_token_id, **kwargs)
         # Transformers 5 leaves these to the model's own class.
@@ -107,6 +102,45 @@ class GLMConfig(PretrainedConfig):
         if config_dict.get("model_type") == "glm":
             config_dict["model_type"] = cls.model_type
         return config_dict, kwargs
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the position tables: P + 1 with block positions, P without, as in the original."""
+        return self.max_sequence_length + 1 if self.block_position_encoding else self.max_sequence_length
+
+    @property
+    def start_token_ids(self) -> list[int]:
+        return [] if self.sop_token_id is None else [self.sop_token_id]
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """The ids that end a piece: end of piece, end of text."""
+        eos = self.eos_token_id if isinstance(self.eos_token_id, (list, tuple)) else [self.eos_token_id]
+        return [id for id in (self.eop_token_id, *eos) if id is not None]
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ends, start and masks, in this order."""
+        return [*self.end_token_ids, *self.start_token_ids, *(self.mask_token_ids or [])]
+
+    def check_inputs(self, input_ids, position_ids):
+        """Raise a ValueError for ids (B, T) outside the vocabulary, positions of a wrong shape or beyond the table."""
+        if input_ids is not None and input_ids.numel():
+            lowest, highest = int(input_ids.min()), int(input_ids.max())
+            if lowest < 0 or highest >= self.vocab_size:
+                raise ValueError(
+                    f"input_ids hold {lowest} to {highest}, but this model's vocabulary is 0 to {self.vocab_size - 1}; "
+                    "use the tokenizer that belongs to the model."
+                )
+        two_rows = self.block_position_encoding
+        if position_ids.dim() != 2 + two_rows or (two_rows and position_ids.shape[1] != 2):
+            needed = "(batch, 2, tokens)" if two_rows else "(batch, tokens)"
+            raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs {needed}.")
+        if position_ids.numel() and position_ids.max() >= self.position_rows:
+            raise ValueError(
+                f"The text takes {int(position_ids.max()) + 1} positions, but this model has {self.position_rows}; "
+                "shorten it, for example with truncation=True and max_length in the tokenizer."
+            )
 
     def _check_values(self):
         if self.hidden_size % self.num_attention_heads:

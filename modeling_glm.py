@@ -4,7 +4,8 @@ A sequence is a bidirectional context with blanks, then the pieces that fill the
 
     [CLS] Ng is a professor at [MASK] . <|endoftext|>   <|startofpiece|> Stanford <|endofpiece|>
 
-Shapes: B batch, T tokens in this call, N tokens so far, K keys, H hidden size, A heads, D head size, V vocabulary, L layers.
+Shapes: B batch, T tokens in this call, N tokens so far, S tokens of the prompt, K keys, H hidden size, A heads, D head
+size, V vocabulary rows, L layers, P longest position, C choices.
 """
 
 import inspect
@@ -34,21 +35,15 @@ if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the othe
     from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 
 # --- Where Transformers 5 and 4.57 differ -----------------------------------------------------------------------------
-
 try:  # 5: initialisers that leave loaded weights alone
     from transformers import initialization as init
 except ImportError:
     from torch.nn import init
 
 # What one version or the other hands to prepare_inputs_for_generation and forward does not take.
-STEP_ARGUMENTS = ("cache_position", "next_sequence_length", "is_first_iteration", "position_ids", "token_type_ids", "labels")
+STEP_ARGUMENTS = ("cache_position", "next_sequence_length", "is_first_iteration", "position_ids", "token_type_ids")
 
 _MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
-
-
-def _number_of_keys(cache: Cache, cache_position: torch.Tensor) -> int:
-    """How many keys attention sees once the tokens at `cache_position` (T,) are in the cache."""
-    return cache.get_mask_sizes(len(cache_position) if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
 
 
 def _attention_function(self: "GLMSelfAttention"):
@@ -73,8 +68,8 @@ class BlankLayout:
     """Where the context, the blanks and the pieces of each sequence are; each field is (B, N).
 
     in_context is the bidirectional part, everything before the first `<|startofpiece|>`; is_mask the blanks in it; sops
-    the `<|startofpiece|>` tokens; starts the first token of each piece. An end token in the answer starts the next piece:
-    GLM never reads end tokens, what it reads in their place is the `<|startofpiece|>` of the next blank.
+    the `<|startofpiece|>` tokens; starts the first token of each piece. An end token starts the next piece: GLM never
+    reads end tokens, what it reads in their place is the `<|startofpiece|>` of the next blank.
     """
 
     in_context: torch.BoolTensor
@@ -89,10 +84,10 @@ class BlankLayout:
         In training every `<|startofpiece|>` starts a piece. When `generated`, only the first one does: a later one was
         chosen by the model and is a token of its answer, as in the original.
         """
-        sops = is_any_of(ids, as_list(config.sop_token_id)) & visible
+        sops = is_any_of(ids, config.start_token_ids) & visible
         in_context = sops.cumsum(-1) == 0
-        is_mask = is_any_of(ids, as_list(config.mask_token_ids)) & in_context
-        ends = is_any_of(ids, end_token_ids(config)) & ~in_context & visible
+        is_mask = is_any_of(ids, config.mask_token_ids or []) & in_context
+        ends = is_any_of(ids, config.end_token_ids) & ~in_context & visible
         if generated:
             sops = sops & (sops.cumsum(-1) == 1)
         return cls(in_context, is_mask, sops, starts=sops | ends)
@@ -118,18 +113,9 @@ class BlankLayout:
         return torch.stack([torch.where(self.in_context, context_positions, of_blank), self.block_positions()], dim=1)
 
 
-def as_list(ids: int | list[int] | None) -> list[int]:
-    return list(ids) if isinstance(ids, (list, tuple)) else [] if ids is None else [int(ids)]
-
-
-def end_token_ids(config) -> list[int]:
-    """The ids that end a piece: end of piece, end of text."""
-    return as_list(config.eop_token_id) + as_list(config.eos_token_id)
-
-
-def count_positions(visible: torch.BoolTensor) -> torch.LongTensor:
+def count_positions(visible: torch.Tensor) -> torch.LongTensor:
     """(B, N): 0, 1, 2, ... over the tokens that are not padding."""
-    return (visible.cumsum(-1) - 1).clamp(min=0)
+    return (visible.bool().cumsum(-1) - 1).clamp(min=0)
 
 
 # --- Network ----------------------------------------------------------------------------------------------------------
@@ -138,8 +124,9 @@ def count_positions(visible: torch.BoolTensor) -> torch.LongTensor:
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
     """Attention written out. query (B, A, T, D), key and value (B, A, K, D), mask added to the scores (B, 1, T, K)."""
     # attention_scale keeps half-precision products small; the softmax runs in float32 at the full scale.
-    scores = torch.matmul(query * (scaling / module.attention_scale), key.transpose(2, 3))  # (B, A, T, K)
-    scores = scores.float() * module.attention_scale if module.attention_scale != 1.0 else scores.float()
+    scores = torch.matmul(query * (scaling / module.attention_scale), key.transpose(2, 3)).float()  # (B, A, T, K)
+    if module.attention_scale != 1.0:
+        scores = scores * module.attention_scale
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(-1).to(value.dtype)
@@ -202,10 +189,8 @@ class GLMLayer(GradientCheckpointingLayer):
         self.mlp = GLMMLP(config)
         self.dropout = nn.Dropout(config.output_dropout_prob)
 
-    def forward(self, hidden_states, attention_mask=None, past_key_values=None, cache_position=None, **kwargs):
-        attended, weights = self.attention(
-            self.input_layernorm(hidden_states), attention_mask, past_key_values, cache_position, **kwargs
-        )
+    def forward(self, hidden_states, **kwargs):
+        attended, weights = self.attention(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         hidden_states = hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
         return hidden_states, weights
@@ -216,22 +201,17 @@ class GLMTransformer(nn.Module):
 
     def __init__(self, config: GLMConfig):
         super().__init__()
-        self.position_embeddings = nn.Embedding(position_rows(config), config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
         if config.block_position_encoding:
-            self.block_position_embeddings = nn.Embedding(position_rows(config), config.hidden_size)
+            self.block_position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
         self.layers = nn.ModuleList(GLMLayer(config, layer_idx) for layer_idx in range(config.num_layers))
         self.final_layernorm = nn.LayerNorm(config.hidden_size)
 
     def embed_positions(self, position_ids: torch.LongTensor) -> torch.Tensor:
         """(B, 2, T), or (B, T) without block positions -> (B, T, H)."""
-        if not hasattr(self, "block_position_embeddings"):
+        if position_ids.dim() == 2:
             return self.position_embeddings(position_ids)
         return self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])
-
-
-def position_rows(config) -> int:
-    """Rows of the position tables: P + 1 with block positions, P without."""
-    return config.max_sequence_length + 1 if config.block_position_encoding else config.max_sequence_length
 
 
 class GLMPreTrainedModel(PreTrainedModel):
@@ -252,7 +232,7 @@ class GLMPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def _init_weights(self, module):
-        """The original's initialisation: N(0, 0.02), and 0.02 / sqrt(2 L) where a layer writes to the residual stream."""
+        """The original's: N(0, 0.02), and 0.02 / sqrt(2 L) where a layer writes to the residual stream."""
         std = self.config.initializer_range
         if isinstance(module, GLMResidualProjection):
             std = std / math.sqrt(2 * self.config.num_layers)
@@ -292,8 +272,7 @@ class GLMModel(GLMPreTrainedModel):
                 positions (B, T) are those of the context, and the pieces take the positions of their blanks.
 
         Returns:
-            last_hidden_state (B, T, H) after the final norm; hidden_states, if asked for, are the embedding sum and the
-            output of each layer (before the final norm), each (B, T, H).
+            last_hidden_state (B, T, H) after the final norm; hidden_states, the embedding sum and the output of each layer.
 
         Raises:
             ValueError: for ids or positions outside their tables, and for more pieces than blanks.
@@ -311,35 +290,35 @@ class GLMModel(GLMPreTrainedModel):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         cache_position = torch.arange(length, device=ids.device) + past  # (T,)
         rank = 0 if attention_mask is None else attention_mask.dim()
-        layout = None
+        in_context = None
         visible = attention_mask[:, -length:].bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
         derive = position_ids is None or (position_ids.dim() == 2 and config.block_position_encoding)
         if derive or (rank in (0, 2) and length > 1):
             layout = BlankLayout.of(ids, config, visible)
+            in_context = layout.in_context
         if derive:
             if past > 0:
-                raise ValueError("Positions cannot be derived from the new tokens alone; with a filled cache pass position_ids.")
+                raise ValueError("New tokens alone do not tell their positions; with a filled cache pass position_ids.")
             if not torch.compiler.is_compiling() and (layout.sops.sum(-1) > layout.is_mask.sum(-1)).any():
-                raise ValueError("A text has more <|startofpiece|> than mask tokens; give every piece a mask, or pass position_ids.")
+                raise ValueError("A text has more <|startofpiece|> than mask tokens; give every piece a mask.")
             position_ids = layout.positions(count_positions(visible) if position_ids is None else position_ids)
             if not config.block_position_encoding:
                 if layout.sops.any():
-                    raise ValueError("Without block positions a sequence with pieces needs position_ids: the room left for each blank.")
+                    raise ValueError("Without block positions a text with pieces needs position_ids.")
                 position_ids = position_ids[:, 0]
             if input_ids is not None:
                 input_ids = torch.where(layout.starts, config.sop_token_id or 0, input_ids)
-        check_inputs(config, input_ids, position_ids)
+        if not torch.compiler.is_compiling():
+            config.check_inputs(input_ids, position_ids)
 
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
-        in_context = layout.in_context if layout is not None else None
         mask = self.scores_mask(attention_mask, in_context, inputs_embeds, cache_position, past_key_values)
         hidden_states = self.embedding_dropout(inputs_embeds + self.transformer.embed_positions(position_ids))
         all_hidden_states, all_attentions = [hidden_states], []
+        kwargs |= {"attention_mask": mask, "past_key_values": past_key_values, "cache_position": cache_position}
         for layer in self.transformer.layers:
-            hidden_states, weights = layer(
-                hidden_states, mask, past_key_values=past_key_values, cache_position=cache_position, **kwargs
-            )
+            hidden_states, weights = layer(hidden_states, **kwargs)
             all_hidden_states.append(hidden_states)
             all_attentions.append(weights)
         keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -353,10 +332,8 @@ class GLMModel(GLMPreTrainedModel):
 
     def recognise_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
         """(B, T, H) -> (B, T): ids of the mask, start and end tokens, known by their embedding; -1 elsewhere."""
-        config = self.config
-        special = end_token_ids(config) + as_list(config.sop_token_id) + as_list(config.mask_token_ids)
         ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
-        for id in special:  # masks last: glm-10b-chinese gives [gMASK] and the end of piece the same row
+        for id in self.config.special_ids:  # masks last: glm-10b-chinese gives [gMASK] and the end of piece the same row
             ids[(inputs_embeds == self.word_embeddings.weight[id]).all(-1)] = id
         return ids
 
@@ -370,7 +347,9 @@ class GLMModel(GLMPreTrainedModel):
         (B, T). None where every key is visible; flex attention has a form of its own.
         """
         batch, length, kernel = len(inputs_embeds), len(cache_position), self.config._attn_implementation
-        keys = length if past_key_values is None else _number_of_keys(past_key_values, cache_position)
+        keys = length
+        if past_key_values is not None:
+            keys = past_key_values.get_mask_sizes(length if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
         rank = 0 if attention_mask is None else attention_mask.dim()
         if rank == 0 and length == 1 and not (past_key_values is not None and past_key_values.is_compileable):
             return None  # one new token sees all keys
@@ -393,54 +372,33 @@ class GLMModel(GLMPreTrainedModel):
                 visible = visible | in_context[:, None, None]
             if rank == 2:
                 if attention_mask.shape[1] > keys:
-                    raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {keys} tokens; pass one for each.")
+                    raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {keys} tokens.")
                 not_padding = F.pad(attention_mask.bool(), (0, keys - attention_mask.shape[1]))  # (B, K)
-                itself = columns == cache_position[:, None]  # (T, K): a padding row that saw nothing would not be a number
+                itself = columns == cache_position[:, None]  # (T, K): padding sees itself, not nothing
                 visible = visible & not_padding[:, None, None] | itself
         if kernel == "flex_attention":
             visible = visible.expand(batch, -1, -1, -1)
             return create_block_mask(lambda b, h, q, k: visible[b, 0, q, k], batch, None, length, keys, visible.device)
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
-
-
-def check_inputs(config, input_ids: torch.LongTensor | None, position_ids: torch.LongTensor):
-    """Raise a ValueError before any work: an id outside the vocabulary, positions of a wrong shape or beyond the table."""
-    if torch.compiler.is_compiling() or not position_ids.numel():
-        return
-    if input_ids is not None and not 0 <= input_ids.min() <= input_ids.max() < config.vocab_size:
-        raise ValueError(
-            f"input_ids hold {input_ids.min()} to {input_ids.max()}, but this model's vocabulary is 0 to "
-            f"{config.vocab_size - 1}; use the tokenizer that belongs to the model."
-        )
-    if config.block_position_encoding and (position_ids.dim() != 3 or position_ids.shape[1] != 2):
-        raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs (batch, 2, tokens).")
-    if not config.block_position_encoding and position_ids.dim() != 2:
-        raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs (batch, tokens).")
-    if position_ids.max() >= position_rows(config):
-        raise ValueError(
-            f"The text takes {position_ids.max() + 1} positions, but this model has {position_rows(config)}; shorten it, "
-            "for example with truncation=True and max_length in the tokenizer."
-        )
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill(~visible, torch.finfo(dtype).min)
 
 
 # --- Heads ------------------------------------------------------------------------------------------------------------
 
 
 class AllBlanksFilled(EosTokenCriteria):
-    """Stops a row when it has as many ends as blanks. A subclass of the library's criterion, which generation looks for."""
+    """Stops a row when it has as many ends as blanks. Generation looks for the library's criterion or a subclass."""
 
     def __init__(self, eos_token_id: torch.Tensor, config):
         super().__init__(eos_token_id)
-        self.config = config
+        self.config, ends = config, set(eos_token_id.tolist())
+        self.stop_at_once = sorted(ends - set(config.end_token_ids))  # ids that the caller added
+        self.stop_at_ends = not ends.isdisjoint(config.end_token_ids)
 
     def __call__(self, input_ids, scores, **kwargs):
-        wanted = self.eos_token_id.tolist()
-        others = [id for id in wanted if id not in end_token_ids(self.config)]  # these stop a row at once
-        done = is_any_of(input_ids[:, -1], others)
-        if len(others) < len(wanted):
-            layout = BlankLayout.of(input_ids, self.config, generated=True)
-            done = done | ((layout.starts & ~layout.sops).sum(-1) >= layout.is_mask.sum(-1))
-        return done
+        layout = BlankLayout.of(input_ids, self.config, generated=True)
+        filled = (layout.starts & ~layout.sops).sum(-1) >= layout.is_mask.sum(-1)  # (B,)
+        return is_any_of(input_ids[:, -1], self.stop_at_once) | (filled & self.stop_at_ends)
 
 
 class PieceLength(LogitsProcessor):
@@ -483,6 +441,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             >>> inputs = tokenizer("Ng is an adjunct professor at [MASK].", return_tensors="pt")
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """
+        labels = kwargs.pop("shift_labels", labels)  # what the library calls labels that are aligned
         outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = F.linear(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)  # (B, T or kept, V)
@@ -501,7 +460,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         logits_processor: LogitsProcessorList | None = None, *args, max_piece_length: int | None = None,
         position_ids: torch.LongTensor | None = None, generation_attention_mask: torch.Tensor | None = None, **kwargs,
     ):  # fmt: skip
-        """Fill every blank of every row in one call: the library's `generate`, for prompts that hold mask tokens.
+        """Fill every blank of every row: the library's `generate`, for prompts that hold mask tokens.
 
         Args:
             inputs (B, S): contexts padded on either side, as the tokenizer makes them. Pieces that are there already
@@ -511,8 +470,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             generation_attention_mask (B, 1, N, N): the padding, in the form of the old Hub port.
 
         Returns:
-            ids (B, N): prompt, `<|startofpiece|>`, then the pieces, each with its end token: see `decode_pieces` of the
-            tokenizer. With `return_dict_in_generate`, the library's output object.
+            ids (B, N): prompt, `<|startofpiece|>`, then the pieces, each with its end token; the tokenizer's
+            `decode_pieces` makes text of them. With `return_dict_in_generate`, the library's output object.
 
         Raises:
             ValueError: if a prompt has no blank to fill or is too long, and for ways of generating that would read the
@@ -534,24 +493,25 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             mask = generation_attention_mask[:, 0, ids.shape[1] - 1, : ids.shape[1]]
         mask = torch.ones_like(ids) if mask is None else mask
         if mask.shape != ids.shape:
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; generation needs that of input_ids, {tuple(ids.shape)}.")
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; generation needs {tuple(ids.shape)}.")
         context_positions = kwargs.pop("context_positions", position_ids)
         if context_positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
             context_positions = context_positions.view(len(ids), -1, context_positions.shape[-1])[:, 0, : ids.shape[1]]
         if kwargs.get("max_length") is not None:  # the caller's limit wins over the one in generation_config.json
             kwargs.setdefault("max_new_tokens", None)
-        stop_ids = as_list(kwargs.get("eos_token_id", settings.eos_token_id))
-        self._check_prompt(ids, mask.bool(), stops_at_ends=not set(stop_ids).isdisjoint(end_token_ids(config)))
-        positions = count_positions(mask.bool()) if context_positions is None else context_positions
+        stop_ids = kwargs.get("eos_token_id", settings.eos_token_id)
+        stop_ids = stop_ids if isinstance(stop_ids, (list, tuple)) else [stop_ids]
+        self._check_prompt(ids, mask.bool(), stops_at_ends=not set(config.end_token_ids).isdisjoint(stop_ids))
+        positions = count_positions(mask) if context_positions is None else context_positions
         if config.block_position_encoding:
             max_piece_length = min(max_piece_length or config.max_sequence_length, config.max_sequence_length)
-            check_inputs(config, None, torch.stack([positions, torch.zeros_like(positions)], dim=1))
+            config.check_inputs(None, torch.stack([positions, torch.zeros_like(positions)], dim=1))
         else:  # each blank reserves max_piece_length positions behind it, as the original does
             max_piece_length = max_piece_length or kwargs.get("max_new_tokens", settings.max_new_tokens)
             if max_piece_length is None:
-                raise ValueError("A model without block positions needs max_piece_length, the room to leave for each blank.")
+                raise ValueError("A model without block positions needs max_piece_length.")
             blanks = BlankLayout.of(ids, config).is_mask.sum(-1, keepdim=True)  # (B, 1)
-            check_inputs(config, None, positions + max_piece_length * blanks)
+            config.check_inputs(None, positions + max_piece_length * blanks)
 
         if not (ids == config.sop_token_id).any():
             ids, mask = F.pad(ids, (0, 1), value=config.sop_token_id), F.pad(mask, (0, 1), value=1)
@@ -563,27 +523,27 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             ids, generation_config, processors, *args, attention_mask=mask,
             max_piece_length=max_piece_length, context_positions=context_positions, **kwargs,
         )  # fmt: skip
-        if no_ids and torch.is_tensor(output):  # as everywhere in Transformers, there is no prompt to return then
-            output = output[:, ids.shape[1] :]
-        elif no_ids:
-            output.sequences = output.sequences[:, ids.shape[1] :]
+        prompt = ids.shape[1] if no_ids else 0  # as everywhere in Transformers, embeddings are not returned
+        if torch.is_tensor(output):
+            return output[:, prompt:]
+        output.sequences = output.sequences[:, prompt:]
         return output
 
     def _check_prompt(self, ids: torch.LongTensor, visible: torch.BoolTensor, stops_at_ends: bool):
         """Raise a ValueError for a prompt (B, S) that cannot be filled."""
         config = self.config
         if config.sop_token_id is None or config.eop_token_id is None or not config.mask_token_ids:
-            raise ValueError("Special ids are unknown; pass sop_token_id, eop_token_id and mask_token_ids to from_pretrained.")
+            raise ValueError("Special ids are unknown; give from_pretrained sop_token_id, eop_token_id, mask_token_ids.")
         layout = BlankLayout.of(ids, config, visible, generated=True)
         blanks, started = layout.is_mask.sum(-1), layout.sops.any(-1)  # (B,)
         if (blanks == 0).any():
-            raise ValueError(f"Prompt {int(blanks.argmin())} has no mask token; write one where text is to be generated.")
+            raise ValueError(f"Prompt {int(blanks.argmin())} has no mask token; write one where text is missing.")
         if stops_at_ends and (layout.starts.sum(-1) > blanks).any():
             raise ValueError("A prompt has as many pieces as masks already; there is nothing left to generate.")
         if started.any() != started.all():
             raise ValueError("Some prompts contain <|startofpiece|>, others do not; append it to all or to none.")
         if (~layout.in_context & ~visible).any():
-            raise ValueError("There is padding after <|startofpiece|>; pad prompts that have begun a piece on the left.")
+            raise ValueError("There is padding after <|startofpiece|>; pad prompts with a piece on the left.")
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.LongTensor, past_key_values: Cache | None = None,
@@ -594,18 +554,18 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         config, length = self.config, input_ids.shape[1]
         layout = BlankLayout.of(input_ids, config, generated=True)
         if context_positions is None:
-            visible = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            context_positions = count_positions(visible.bool())
+            context_positions = count_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         else:
             context_positions = F.pad(context_positions, (0, length - context_positions.shape[1]))
         if not config.block_position_encoding:
-            context_positions = context_positions + max_piece_length * (layout.is_mask.cumsum(-1) - layout.is_mask.long())
+            masks_before = layout.is_mask.cumsum(-1) - layout.is_mask.long()  # (B, N)
+            context_positions = context_positions + max_piece_length * masks_before
         positions = layout.positions(context_positions)  # (B, 2, N)
         if max_piece_length is not None and length > max_piece_length:
             # The original never reads the last token of a piece that reached its limit: hide it from all that follows.
             attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             attention_mask = attention_mask.masked_fill(positions[:, 1] > max_piece_length, 0)
-            positions = positions.clamp(max=position_rows(config) - 1)
+            positions = positions.clamp(max=config.position_rows - 1)
         if not config.block_position_encoding:
             positions = torch.where(layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1)  # (B, N)
 
@@ -622,8 +582,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
         }
-        if inputs_embeds is not None and inputs_embeds.shape[1] == length and past == 0:
-            model_inputs |= {"input_ids": None, "inputs_embeds": inputs_embeds}
+        if inputs_embeds is not None and inputs_embeds.shape[1] == length:  # the prompt itself
+            model_inputs |= {"input_ids": None, "inputs_embeds": inputs_embeds[:, past:]}
         return {**{name: value for name, value in kwargs.items() if name not in STEP_ARGUMENTS}, **model_inputs}
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
@@ -631,13 +591,13 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
 
     def _get_stopping_criteria(self, *args, **kwargs):
         criteria = super()._get_stopping_criteria(*args, **kwargs)
-        ends = [i for i, criterion in enumerate(criteria) if isinstance(criterion, EosTokenCriteria)]
-        for i in ends:
-            criteria[i] = AllBlanksFilled(criteria[i].eos_token_id, self.config)
+        for i, criterion in enumerate(criteria):
+            if isinstance(criterion, EosTokenCriteria):
+                criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
         return criteria
 
     def generate_batch(self, *args, **kwargs):
-        raise NotImplementedError("Continuous batching is causal only and cannot read a bidirectional context; use generate.")
+        raise NotImplementedError("Continuous batching is causal only; use generate.")
 
     init_continuous_batching = continuous_batching_context_manager = generate_batch
 
@@ -727,14 +687,14 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             in_context = (columns < attention_mask[:, None]).expand_as(ids)
         else:
             in_context = BlankLayout.of(ids, self.config, visible).in_context  # (B, T)
-        if self.config.pool_token == "cls":
-            pooled_column = (in_context & visible).int().argmax(-1)  # (B,)
-        elif self.config.pool_token == "pad":
-            pooled_column = torch.where(in_context & visible, columns, 0).max(-1).values
-        else:
-            pooled_column = in_context.sum(-1)
-            if (pooled_column == ids.shape[1]).any():
-                raise ValueError('pool_token "start" reads <|startofpiece|>; append it to every text.')
+        pooled_columns = {
+            "cls": (in_context & visible).int().argmax(-1),  # (B,)
+            "start": in_context.sum(-1),
+            "pad": torch.where(in_context & visible, columns, 0).max(-1).values,
+        }
+        pooled_column = pooled_columns[self.config.pool_token]
+        if (pooled_column == ids.shape[1]).any():
+            raise ValueError('pool_token "start" reads <|startofpiece|>; append it to every text.')
         pooled = outputs.last_hidden_state[torch.arange(len(ids), device=ids.device), pooled_column]  # (B, H)
         logits = self.multichoice_head(self.dropout(torch.tanh(self.pool_layer(pooled))))  # (B, num_labels)
         loss = None

@@ -15,7 +15,7 @@ setup(
     packages=["glm_transformers", "glm_transformers.conversion"],
     package_dir={"glm_transformers": ".", "glm_transformers.conversion": "conversion"},
     install_requires=[
-        "transformers>=4.57",
+        "transformers>=4.57,<6",
         "torch>=2.6",
         "tokenizers",
         "accelerate",

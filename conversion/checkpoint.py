@@ -4,6 +4,7 @@ Shapes: V vocabulary rows, H hidden size, P positions, n ranks.
 """
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy
@@ -56,7 +57,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         name = sorted(set(ranks[0]).symmetric_difference(*ranks[1:]))[0]
         raise ConversionError(f"The model-parallel ranks of {path} disagree: {name} is not in all of them.")
     merged = {name: merge(name, [rank[name] for rank in ranks]) for name in ranks[0]}
-    check_names(merged)
+    check_shapes(merged)
     return merged
 
 
@@ -70,7 +71,7 @@ def find_rank_files(path: Path) -> list[Path]:
             return [path]
     else:
         trackers = [path / name for name in TRACKERS if (path / name).is_file()]
-        folder = path / trackers[0].read_text().strip() if trackers else path
+        folder = path / trackers[0].read_text(errors="replace").strip() if trackers else path
     files = {int(match[1]): file for file in folder.glob("mp_rank_*") if (match := RANK_FILE.fullmatch(file.name))}
     if not files:
         raise ConversionError(f"{folder} holds no mp_rank_00_model_states.pt; pass the folder that does, or the one with its tracker file.")
@@ -84,7 +85,8 @@ def load_rank(file: Path) -> dict[str, torch.Tensor]:
     """The parameters in one file. Nothing in it is executed: only tensors and plain values are read."""
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS + RENAMED_GLOBALS):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            # Mapped, so that the optimizer's state is never read; files of the time before zip cannot be.
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConversionError(f"{file} cannot be read as a checkpoint of tensors: {reason}") from error
@@ -119,17 +121,35 @@ def merge(name: str, parts: list[torch.Tensor]) -> torch.Tensor:
         raise ConversionError(f"The parts of {name} do not fit together: {[list(part.shape) for part in parts]}.") from error
 
 
-def check_names(parameters: dict[str, torch.Tensor]):
-    """Raise if a parameter is missing, by the layers that are there."""
+def check_shapes(parameters: dict[str, torch.Tensor]):
+    """Raise if a parameter is missing or has a wrong shape, by the tables and the layers that are there."""
+    tables = ("word_embeddings.weight", "transformer.position_embeddings.weight")
+    shapes = {name: tuple(parameters[name].shape) if name in parameters else (0, 0) for name in tables}  # (V, H), (P + 1 or P, H)
+    hidden = shapes["word_embeddings.weight"][-1]  # H
+    shapes["transformer.position_embeddings.weight"] = (shapes["transformer.position_embeddings.weight"][0], hidden)
+    if "transformer.block_position_embeddings.weight" in parameters:
+        shapes["transformer.block_position_embeddings.weight"] = shapes["transformer.position_embeddings.weight"]
+    modules = {"transformer.final_layernorm": (hidden,)}  # shape of the weight; the bias has its rows
     layers = [int(match[1]) for name in parameters if (match := re.match(r"transformer\.layers\.(\d+)\.", name))]
-    expected = {"word_embeddings.weight", "transformer.position_embeddings.weight"}
-    expected |= {f"transformer.final_layernorm.{kind}" for kind in ("weight", "bias")}
     for layer in range(max(layers, default=0) + 1):
-        modules = ("input_layernorm", "attention.query_key_value", "attention.dense")
-        modules += ("post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
-        expected |= {f"transformer.layers.{layer}.{module}.{kind}" for module in modules for kind in ("weight", "bias")}
+        modules |= {
+            f"transformer.layers.{layer}.input_layernorm": (hidden,),
+            f"transformer.layers.{layer}.attention.query_key_value": (3 * hidden, hidden),
+            f"transformer.layers.{layer}.attention.dense": (hidden, hidden),
+            f"transformer.layers.{layer}.post_attention_layernorm": (hidden,),
+            f"transformer.layers.{layer}.mlp.dense_h_to_4h": (4 * hidden, hidden),
+            f"transformer.layers.{layer}.mlp.dense_4h_to_h": (hidden, 4 * hidden),
+        }
     if any(name.startswith(("pool_layer", "multichoice_head")) for name in parameters):
-        expected |= {f"{module}.{kind}" for module in ("pool_layer", "multichoice_head") for kind in ("weight", "bias")}
-    missing = sorted(expected - set(parameters))
+        classes = len(parameters.get("multichoice_head.weight", ()))  # C
+        modules |= {"pool_layer": (hidden, hidden), "multichoice_head": (classes, hidden)}
+    for module, shape in modules.items():
+        shapes |= {f"{module}.weight": shape, f"{module}.bias": shape[:1]}
+    missing = sorted(set(shapes) - set(parameters))
     if missing:
         raise ConversionError(f"The checkpoint lacks {missing[0]}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; it is incomplete.")
+    for name, shape in shapes.items():
+        if tuple(parameters[name].shape) != shape:
+            raise ConversionError(
+                f"{name} has shape {list(parameters[name].shape)} where {list(shape)} is needed; are all model-parallel ranks there?"
+            )

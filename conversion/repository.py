@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import save_torch_state_dict, split_torch_state_dict_into_shards
 from tqdm import tqdm
 
 from ..configuration_glm import GLMConfig
@@ -86,12 +86,20 @@ def convert_checkpoint(
         raise ConversionError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
     if output.exists() and not overwrite:
         raise ConversionError(f"{output} exists already; choose another place, or pass --overwrite.")
-    find_rank_files(checkpoint)  # whatever is missing is said before any work
+    try:
+        split_torch_state_dict_into_shards({}, max_shard_size=max_shard_size)
+    except ValueError as error:
+        raise ConversionError(f"max_shard_size {max_shard_size} is not a size; pass one such as 5GB or 500MB.") from error
+    # Whatever is missing is said before any work, and the source is never replaced.
+    if any(file.resolve().is_relative_to(output.resolve()) for file in find_rank_files(checkpoint)):
+        raise ConversionError(f"{output} holds the checkpoint itself; choose another place.")
     glm_tokenizer = None if family == "none" else build_tokenizer(family, find_vocabulary(family, vocab), masks)
 
     parameters = read_checkpoint(checkpoint)
     for source, target in released.copied_rows if released else ():
-        rows = parameters["word_embeddings.weight"].clone()
+        rows = parameters["word_embeddings.weight"].clone()  # (V, H)
+        if len(rows) <= max(source, target):
+            raise ConversionError(f"{model} copies row {source} to {target} and the checkpoint's vocabulary has {len(rows)} rows; pass the --model it is.")
         rows[target] = rows[source]
         parameters["word_embeddings.weight"] = rows
     if dtype is not None:
@@ -119,7 +127,7 @@ def find_released(model: str | None) -> Released | None:
 def read_config(parameters: dict[str, torch.Tensor], heads: int, tokenizer) -> GLMConfig:
     """The configuration: sizes from the tensors, special ids from the tokenizer."""
     vocabulary, hidden_size = parameters["word_embeddings.weight"].shape  # (V, H)
-    if hidden_size % heads:
+    if heads < 1 or hidden_size % heads:
         raise ConversionError(f"{heads} attention heads do not divide the hidden size {hidden_size}; pass --num-attention-heads.")
     block_positions = "transformer.block_position_embeddings.weight" in parameters
     rows = len(parameters["transformer.position_embeddings.weight"])  # P + 1 with block positions, else P
@@ -176,8 +184,14 @@ def write_repository(folder: Path, config: GLMConfig, parameters: dict, tokenize
 
     heads = ("pool_layer", "multichoice_head")
     named = {name if name.startswith(heads) else f"glm.{name}": tensor for name, tensor in sorted(parameters.items())}
-    contiguous = {name: tensor.contiguous() for name, tensor in tqdm(named.items(), desc="Writing weights", leave=False)}
-    save_torch_state_dict(contiguous, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
+    owned = {name: own_storage(tensor) for name, tensor in tqdm(named.items(), desc="Writing weights", leave=False)}
+    save_torch_state_dict(owned, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
+
+
+def own_storage(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor alone in its memory: DeepSpeed may save views of one flat buffer, which cannot be sharded."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def write_json(file: Path, content: dict):

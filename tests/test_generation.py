@@ -192,7 +192,7 @@ def test_inputs_embeds_generate_the_same(tiny_model):
         ([1, MASK, EOS], dict(prefill_chunk_size=2), "prefill_chunk_size cuts the bidirectional context"),
         ([1, MASK, EOS], dict(cache_implementation="paged"), "causal only"),
         ([1, MASK, EOS], dict(generation_config=GenerationConfig(cache_implementation="static", prefill_chunk_size=2)), "cuts"),
-        ([1, MASK, EOS], dict(attention_mask=torch.tensor([2])), "generation needs that of input_ids"),
+        ([1, MASK, EOS], dict(attention_mask=torch.tensor([2])), "generation needs \\(1, 3\\)"),
     ],
 )
 def test_prompts_that_cannot_be_filled(tiny_model, ids, options, message):
