@@ -2,7 +2,6 @@
 
 from transformers import PretrainedConfig
 
-
 # What the original code could also do and no released checkpoint does, with the value that means "not asked for".
 UNSUPPORTED_OPTIONS = {
     "relative_encoding": False,
@@ -28,9 +27,9 @@ class GLMConfig(PretrainedConfig):
         classifier_dropout: dropout before the last layer of the pooled classifier.
         initializer_range: standard deviation of the initial matrices.
         hidden_act: "gelu_pytorch_tanh" is what GLM was trained with; "gelu" is the erf form.
-        pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`, "pad" the one before it.
-        sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the masks the model was
-            trained with. Positions and the bidirectional context are derived from them.
+        pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`, "pad" the one before.
+        sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the masks the model knows.
+            Positions and the bidirectional context are derived from them.
         pad_token_id, eos_token_id, bos_token_id: as everywhere in Transformers; `<|endoftext|>` also ends a piece.
 
     Raises:
@@ -93,7 +92,13 @@ class GLMConfig(PretrainedConfig):
         super().__init__(pad_token_id=pad_token_id, eos_token_id=eos_token_id, bos_token_id=bos_token_id, **kwargs)
         # Transformers 5 leaves these to the model's own class.
         self.pad_token_id, self.eos_token_id, self.bos_token_id = pad_token_id, eos_token_id, bos_token_id
-        self._check_values()
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
+                "set num_attention_heads to the number the model was trained with."
+            )
+        if self.pool_token not in ("cls", "start", "pad"):
+            raise ValueError(f'pool_token is "{self.pool_token}"; choose "cls", "start" or "pad".')
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -141,12 +146,3 @@ class GLMConfig(PretrainedConfig):
                 f"The text takes {int(position_ids.max()) + 1} positions, but this model has {self.position_rows}; "
                 "shorten it, for example with truncation=True and max_length in the tokenizer."
             )
-
-    def _check_values(self):
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
-                "set num_attention_heads to the number the model was trained with."
-            )
-        if self.pool_token not in ("cls", "start", "pad"):
-            raise ValueError(f'pool_token is "{self.pool_token}"; choose "cls", "start" or "pad".')

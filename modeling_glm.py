@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.activations import ACT2FN
@@ -126,11 +126,10 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     # attention_scale keeps half-precision products small; the softmax runs in float32 at the full scale.
     scores = torch.matmul(query * (scaling / module.attention_scale), key.transpose(2, 3)).float()  # (B, A, T, K)
     if module.attention_scale != 1.0:
-        scores = scores * module.attention_scale
+        scores *= module.attention_scale
     if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(-1).to(value.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
+        scores += attention_mask  # in place: the largest tensor of the network
+    weights = F.dropout(scores.softmax(-1).to(value.dtype), p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2), weights  # (B, T, A, D)
 
 
@@ -224,10 +223,8 @@ class GLMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GLMLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
+    _supports_sdpa = True  # flash attention is not: its kernels have no mask for a bidirectional context
     _supports_flex_attn = True
-    _supports_flash_attn = False  # its kernels cannot see a bidirectional context and causal pieces in one call
-    _supports_attention_backend = False
     _supports_context_parallel = False
     _can_compile_fullgraph = True
 
@@ -267,12 +264,12 @@ class GLMModel(GLMPreTrainedModel):
             input_ids (B, T), or inputs_embeds (B, T, H).
             attention_mask: told apart by its rank. None: nothing is padding. (B,) or (1,): lengths of the bidirectional
                 contexts, counted from the first token of this call. (B, T), or (B, N) with a cache: 0 marks padding.
-                (B, 1, T, K): explicit; integers and booleans mark what is visible, floating point is added to the scores.
+                (B, 1, T, K): explicit; integers and booleans mark what is visible, floats are added to the scores.
             position_ids (B, 2, T), or (B, T) without block positions. Derived from the ids when absent; with block
                 positions (B, T) are those of the context, and the pieces take the positions of their blanks.
 
         Returns:
-            last_hidden_state (B, T, H) after the final norm; hidden_states, the embedding sum and the output of each layer.
+            last_hidden_state (B, T, H) after the final norm; hidden_states: the embedding sum, each layer's output.
 
         Raises:
             ValueError: for ids or positions outside their tables, and for more pieces than blanks.
@@ -290,13 +287,9 @@ class GLMModel(GLMPreTrainedModel):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         cache_position = torch.arange(length, device=ids.device) + past  # (T,)
         rank = 0 if attention_mask is None else attention_mask.dim()
-        in_context = None
         visible = attention_mask[:, -length:].bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
-        derive = position_ids is None or (position_ids.dim() == 2 and config.block_position_encoding)
-        if derive or (rank in (0, 2) and length > 1):
-            layout = BlankLayout.of(ids, config, visible)
-            in_context = layout.in_context
-        if derive:
+        layout = BlankLayout.of(ids, config, visible)
+        if position_ids is None or (position_ids.dim() == 2 and config.block_position_encoding):
             if past > 0:
                 raise ValueError("New tokens alone do not tell their positions; with a filled cache pass position_ids.")
             if not torch.compiler.is_compiling() and (layout.sops.sum(-1) > layout.is_mask.sum(-1)).any():
@@ -313,32 +306,32 @@ class GLMModel(GLMPreTrainedModel):
 
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
-        mask = self.scores_mask(attention_mask, in_context, inputs_embeds, cache_position, past_key_values)
+        mask = self.scores_mask(attention_mask, layout.in_context, inputs_embeds, cache_position, past_key_values)
         hidden_states = self.embedding_dropout(inputs_embeds + self.transformer.embed_positions(position_ids))
-        all_hidden_states, all_attentions = [hidden_states], []
+        keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_attentions = config.output_attentions if output_attentions is None else output_attentions
+        all_hidden_states, all_attentions = (hidden_states,), ()
         kwargs |= {"attention_mask": mask, "past_key_values": past_key_values, "cache_position": cache_position}
         for layer in self.transformer.layers:
             hidden_states, weights = layer(hidden_states, **kwargs)
-            all_hidden_states.append(hidden_states)
-            all_attentions.append(weights)
-        keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        keep_attentions = config.output_attentions if output_attentions is None else output_attentions
+            all_hidden_states += (hidden_states,) if keep_states else ()
+            all_attentions += (weights,) if keep_attentions else ()
         return BaseModelOutputWithPast(
             last_hidden_state=self.transformer.final_layernorm(hidden_states),
             past_key_values=past_key_values if use_cache else None,
-            hidden_states=tuple(all_hidden_states) if keep_states else None,
-            attentions=tuple(all_attentions) if keep_attentions else None,
+            hidden_states=all_hidden_states if keep_states else None,
+            attentions=all_attentions if keep_attentions else None,
         )
 
     def recognise_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
         """(B, T, H) -> (B, T): ids of the mask, start and end tokens, known by their embedding; -1 elsewhere."""
         ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
-        for id in self.config.special_ids:  # masks last: glm-10b-chinese gives [gMASK] and the end of piece the same row
+        for id in self.config.special_ids:  # masks last: in glm-10b-chinese [gMASK] and the end of piece share a row
             ids[(inputs_embeds == self.word_embeddings.weight[id]).all(-1)] = id
         return ids
 
     def scores_mask(
-        self, attention_mask: torch.Tensor | None, in_context: torch.BoolTensor | None, inputs_embeds: torch.Tensor,
+        self, attention_mask: torch.Tensor | None, in_context: torch.BoolTensor, inputs_embeds: torch.Tensor,
         cache_position: torch.LongTensor, past_key_values: Cache | None = None,
     ) -> torch.Tensor | BlockMask | None:  # fmt: skip
         """What is added to the attention scores, (B, 1, T, K): 0 where a key is visible, the lowest number elsewhere.
@@ -346,7 +339,7 @@ class GLMModel(GLMPreTrainedModel):
         Context keys are visible to all, the others to themselves and to what follows (paper, figure 2). `in_context` is
         (B, T). None where every key is visible; flex attention has a form of its own.
         """
-        batch, length, kernel = len(inputs_embeds), len(cache_position), self.config._attn_implementation
+        length, kernel = len(cache_position), self.config._attn_implementation
         keys = length
         if past_key_values is not None:
             keys = past_key_values.get_mask_sizes(length if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
@@ -367,7 +360,7 @@ class GLMModel(GLMPreTrainedModel):
             visible = (columns <= cache_position[:, None])[None, None]  # (1, 1, T, K)
             if rank == 1:  # context lengths count from the first token of this call
                 visible = visible | (columns - cache_position[0] < attention_mask[:, None])[:, None, None]
-            elif in_context is not None and length > 1:
+            elif length > 1:
                 in_context = F.pad(in_context & (cache_position[0] == 0), (0, keys - length))  # (B, K)
                 visible = visible | in_context[:, None, None]
             if rank == 2:
@@ -377,13 +370,25 @@ class GLMModel(GLMPreTrainedModel):
                 itself = columns == cache_position[:, None]  # (T, K): padding sees itself, not nothing
                 visible = visible & not_padding[:, None, None] | itself
         if kernel == "flex_attention":
-            visible = visible.expand(batch, -1, -1, -1)
-            return create_block_mask(lambda b, h, q, k: visible[b, 0, q, k], batch, None, length, keys, visible.device)
+            seen = visible.expand(len(inputs_embeds), 1, length, keys)
+            return create_block_mask(lambda b, _, q, k: seen[b, 0, q, k], len(seen), None, length, keys, seen.device)
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill(~visible, torch.finfo(dtype).min)
 
 
 # --- Heads ------------------------------------------------------------------------------------------------------------
+
+
+def project_to_vocabulary(states: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+    """Logits: states (..., H), embedding (V, H) -> (..., V)."""
+    rows = states.reshape(-1, states.shape[-1])  # (R, H)
+    # A step of generation reads the whole table for a few rows. CPUs do that up to four times faster as the product of
+    # the table with 2 to 8 columns than as that of 1 to 8 rows with the table: see benchmarks/decode.py.
+    if states.device.type != "cpu" or states.dtype != torch.float32 or not 0 < len(rows) <= 8:
+        return F.linear(states, embedding)
+    columns = rows if len(rows) > 1 else rows.repeat(2, 1)  # copied: a row of stride 0 is slow
+    logits = F.linear(embedding, columns)[:, : len(rows)].t()  # (V, 2 or R) -> (R, V)
+    return logits.reshape(*states.shape[:-1], -1)
 
 
 class AllBlanksFilled(EosTokenCriteria):
@@ -444,12 +449,11 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         labels = kwargs.pop("shift_labels", labels)  # what the library calls labels that are aligned
         outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = F.linear(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)  # (B, T or kept, V)
-        loss = None
+        # (B, T or kept, V)
+        logits = project_to_vocabulary(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)
+        loss, count = None, num_items_in_batch
         if labels is not None:
-            loss = self.loss_function(
-                logits, None, self.config.vocab_size, num_items_in_batch=num_items_in_batch, shift_labels=labels
-            )
+            loss = self.loss_function(logits, None, logits.shape[-1], num_items_in_batch=count, shift_labels=labels)
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
 
     # --- Generation: nothing of GLM travels from step to step, all is read from the ids ---
@@ -533,7 +537,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         """Raise a ValueError for a prompt (B, S) that cannot be filled."""
         config = self.config
         if config.sop_token_id is None or config.eop_token_id is None or not config.mask_token_ids:
-            raise ValueError("Special ids are unknown; give from_pretrained sop_token_id, eop_token_id, mask_token_ids.")
+            raise ValueError("Ids are unknown; pass sop_token_id, eop_token_id, mask_token_ids to from_pretrained.")
         layout = BlankLayout.of(ids, config, visible, generated=True)
         blanks, started = layout.is_mask.sum(-1), layout.sops.any(-1)  # (B,)
         if (blanks == 0).any():
@@ -553,18 +557,15 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         """The inputs of one step, from all ids so far (B, N)."""
         config, length = self.config, input_ids.shape[1]
         layout = BlankLayout.of(input_ids, config, generated=True)
-        if context_positions is None:
-            context_positions = count_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
-        else:
-            context_positions = F.pad(context_positions, (0, length - context_positions.shape[1]))
+        real, given = torch.ones_like(input_ids) if attention_mask is None else attention_mask, context_positions
+        context_positions = count_positions(real) if given is None else F.pad(given, (0, length - given.shape[1]))
         if not config.block_position_encoding:
             masks_before = layout.is_mask.cumsum(-1) - layout.is_mask.long()  # (B, N)
             context_positions = context_positions + max_piece_length * masks_before
         positions = layout.positions(context_positions)  # (B, 2, N)
         if max_piece_length is not None and length > max_piece_length:
             # The original never reads the last token of a piece that reached its limit: hide it from all that follows.
-            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            attention_mask = attention_mask.masked_fill(positions[:, 1] > max_piece_length, 0)
+            attention_mask = real.masked_fill(positions[:, 1] > max_piece_length, 0)
             positions = positions.clamp(max=config.position_rows - 1)
         if not config.block_position_encoding:
             positions = torch.where(layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1)  # (B, N)
@@ -619,7 +620,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         """Inputs as `build_inputs_for_multiple_choice` of the tokenizer makes them.
 
         Args:
-            choice_ids, choice_indices: for each row and choice its tokens and the columns of the logits that predict them.
+            choice_ids, choice_indices: for each row and choice its tokens, and the columns that predict them.
             labels (B,): the right choice.
 
         Returns:
@@ -630,7 +631,8 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
             raise ValueError("Pass a list of choice_ids and a list of choice_indices for every row.")
         rows = []
         for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices):
-            logits = F.linear(states[torch.cat(tuple(columns))], self.glm.word_embeddings.weight)  # (tokens of all choices, V)
+            states = states[torch.cat(tuple(columns))]  # (tokens of all choices, H)
+            logits = project_to_vocabulary(states, self.glm.word_embeddings.weight)  # (tokens of all choices, V)
             log_probs = logits.float().log_softmax(-1).gather(1, torch.cat(tuple(choices))[:, None])[:, 0]
             rows.append(torch.stack([choice.sum() for choice in log_probs.split([len(choice) for choice in choices])]))
         logits = pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
@@ -683,21 +685,15 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **{**kwargs, "use_cache": False}
         )
         columns = torch.arange(ids.shape[1], device=ids.device)
+        in_context = BlankLayout.of(ids, self.config, visible).in_context  # (B, T)
         if rank == 1:
             in_context = (columns < attention_mask[:, None]).expand_as(ids)
-        else:
-            in_context = BlankLayout.of(ids, self.config, visible).in_context  # (B, T)
-        pooled_columns = {
-            "cls": (in_context & visible).int().argmax(-1),  # (B,)
-            "start": in_context.sum(-1),
-            "pad": torch.where(in_context & visible, columns, 0).max(-1).values,
-        }
-        pooled_column = pooled_columns[self.config.pool_token]
+        first = (in_context & visible).int().argmax(-1)  # (B,)
+        last = torch.where(in_context & visible, columns, 0).max(-1).values  # (B,)
+        pooled_column = {"cls": first, "start": in_context.sum(-1), "pad": last}[self.config.pool_token]
         if (pooled_column == ids.shape[1]).any():
             raise ValueError('pool_token "start" reads <|startofpiece|>; append it to every text.')
         pooled = outputs.last_hidden_state[torch.arange(len(ids), device=ids.device), pooled_column]  # (B, H)
         logits = self.multichoice_head(self.dropout(torch.tanh(self.pool_layer(pooled))))  # (B, num_labels)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)

@@ -18,7 +18,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
     returned sequence, a list of strings gives a list of these (flat, if there is one for each).
 
     A text without a mask is continued: `[gMASK]` is appended, or `[MASK]` for a model that was not trained with it, as
-    the original does (FACTS section 5). Other arguments go to `generate`.
+    the original does. Other arguments go to `generate`.
 
     Example:
         >>> fill = pipeline("text2text-generation", model=repository, trust_remote_code=True)

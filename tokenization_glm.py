@@ -13,7 +13,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
-
 # Tokens that only GLM has, by the name of the attribute; with `_id` it is the id.
 GLM_TOKENS = {
     "sop_token": "<|startofpiece|>",
@@ -43,7 +42,9 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             return super().__getattr__(name)
         id = self._tokenizer.token_to_id(surface)
         if id is None:
-            raise AttributeError(f"This model has no {surface}; the masks it was trained with: {', '.join(self.masks)}.")
+            raise AttributeError(
+                f"This model has no {surface}; the masks it was trained with: {', '.join(self.masks)}."
+            )
         return id if name.endswith("_id") else surface
 
     @property
@@ -142,16 +143,16 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         for row, row_answers in enumerate(answers):
             of_token, masks = self._context_positions(context[row], real[row])
             if len(row_answers) > len(masks):
-                raise ValueError(f"Text {row} has {len(masks)} masks and {len(row_answers)} answers; give each answer a mask.")
+                raise ValueError(
+                    f"Text {row} has {len(masks)} masks and {len(row_answers)} answers; give each answer a mask."
+                )
             read = [token for answer in row_answers for token in [self.sop_token_id, *answer[:-1]]]
             missing = length - len(read)
             ids.append(read + [self.pad_token_id] * missing)
             labels.append([token for answer in row_answers for token in answer] + [-100] * missing)
             of_blank = [of_token[mask] for mask, answer in zip(masks, row_answers) for _ in answer]
             in_block = [i + 1 for answer in row_answers for i in range(len(answer))]
-            positions.append(
-                [of_token + of_blank + [0] * missing, [0] * len(of_token) + in_block + [0] * missing]
-            )
+            positions.append([of_token + of_blank + [0] * missing, [0] * len(of_token) + in_block + [0] * missing])
         answer_ids, position_ids = torch.tensor(ids), torch.tensor(positions)  # (B, G), (B, 2, T)
         causal = torch.ones(length, length, dtype=torch.long).tril().expand(len(context), -1, -1)  # (B, G, G)
         nothing = torch.zeros(len(context), context.shape[1], length, dtype=torch.long)
@@ -196,7 +197,8 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             in_block = [i + 1 for choice in tokens for i in range(len(choice))]
             lengths = [len(choice) for choice in tokens]
             visible = torch.block_diag(
-                real.new_zeros(len(of_token), len(of_token)), *(real.new_ones(length, length).tril() for length in lengths)
+                real.new_zeros(len(of_token), len(of_token)),
+                *(real.new_ones(length, length).tril() for length in lengths),
             )  # (T, T)
             visible[:, : len(of_token)] = real[row]
             built["input_ids"].append(torch.tensor(ids))
@@ -206,7 +208,10 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             built["choice_indices"].append(list(torch.arange(len(of_token), len(ids)).split(lengths)))
         length = max(len(ids) for ids in built["input_ids"])
         built["attention_mask"] = torch.stack(
-            [torch.nn.functional.pad(mask, (0, length - len(mask), 0, length - len(mask))) for mask in built["attention_mask"]]
+            [
+                torch.nn.functional.pad(mask, (0, length - len(mask), 0, length - len(mask)))
+                for mask in built["attention_mask"]
+            ]
         )[:, None]  # (B, 1, T, T)
         built["input_ids"] = pad_sequence(built["input_ids"], batch_first=True, padding_value=self.pad_token_id)
         built["position_ids"] = pad_sequence(built["position_ids"], batch_first=True).transpose(1, 2)  # (B, 2, T)

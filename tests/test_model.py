@@ -353,7 +353,7 @@ def test_standard_and_released_names_are_one_field():
 def test_special_ids_can_be_given_to_from_pretrained(tiny_model, tmp_path):
     model = tiny_model(sop_token_id=None, eop_token_id=None, mask_token_ids=None, eos_token_id=None, pad_token_id=None)
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="give from_pretrained sop_token_id, eop_token_id, mask_token_ids"):
+    with pytest.raises(ValueError, match="pass sop_token_id, eop_token_id, mask_token_ids"):
         model.generate(TEXT[:, :6])
     ids = dict(sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS)
     loaded = GLMForConditionalGeneration.from_pretrained(tmp_path, **ids).eval()
