@@ -12,6 +12,7 @@ import unicodedata
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
 # Tokens that only GLM has, by the name of the attribute; with `_id` it is the id.
 GLM_TOKENS = {
@@ -80,22 +81,26 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         continued = [isinstance(row, str) and row.endswith("[gMASK]") for row in rows]
         if not any(continued) or not kwargs.get("add_special_tokens", True) or "[gMASK]" not in self.masks:
             encoded = encode(texts, **kwargs)
-            self._check_truncation(encoded)
+            self._check_truncation(encoded, **kwargs)
             return encoded
-        padding = {name: kwargs.pop(name, None) for name in ("pad_to_multiple_of", "padding_side", "return_tensors")}
-        padding |= {"padding": kwargs.pop("padding_strategy", False), "max_length": kwargs.get("max_length")}
+        tensors = kwargs.pop("return_tensors", None)
+        strategy = kwargs.pop("padding_strategy", PaddingStrategy.DO_NOT_PAD)
+        padding = {name: kwargs.pop(name, None) for name in ("pad_to_multiple_of", "padding_side")}
         encoded = encode(list(rows), **kwargs)
-        self._check_truncation(encoded)
+        self._check_truncation(encoded, **kwargs)
         for values in encoded.values():
             for row in (row for row, open_end in enumerate(continued) if open_end):
                 values[row] = values[row][:-1] if isinstance(values[row], list) else values[row] - 1
-        if isinstance(texts, str) and padding["return_tensors"] is None:
+        if isinstance(texts, str) and tensors is None:
             encoded = {name: values[0] for name, values in encoded.items()}
+        if strategy == PaddingStrategy.DO_NOT_PAD:
+            return BatchEncoding(dict(encoded), tensor_type=tensors)
+        padding |= {"padding": strategy, "max_length": kwargs.get("max_length"), "return_tensors": tensors}
         return self.pad(encoded, return_attention_mask="attention_mask" in encoded, **padding)
 
-    def _check_truncation(self, encoded: BatchEncoding):
-        masks = set(self.mask_token_ids)
-        for encoding in encoded.encodings or []:
+    def _check_truncation(self, encoded: BatchEncoding, truncation_strategy=None, **kwargs):
+        masks = set(self.mask_token_ids) if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE else ()
+        for encoding in encoded.encodings if masks else ():
             if any(masks.intersection(cut.ids) for cut in encoding.overflowing):
                 raise ValueError(
                     "Truncation would cut a mask away; raise max_length, shorten the text, or set truncation_side to the "
