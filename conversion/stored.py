@@ -59,6 +59,10 @@ class StoredTensor:
     stride: tuple[int, ...]
     checksum: int | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def read(self) -> torch.Tensor:
         """The tensor, alone in fresh memory: mapped pages would add up to the whole file."""
         numbers = torch.empty(spanned(self.shape, self.stride), dtype=self.dtype)
