@@ -1,11 +1,9 @@
 """Writes a complete Hub repository: configuration, weights, tokenizer, the code that runs them, a model card."""
 
-import errno
 import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassifica
 from .checkpoint import Parameter, find_rank_files, read_checkpoint
 from .errors import ConversionError
 from .hub_port import HubPort, find_hub_port
+from .output import new_folder, prepare, synchronize
 from .released import RELEASED, Released
 from .tokenizers import BUILDERS, build_tokenizer, find_vocabulary, save_tokenizer
 from .weights import PROMPT_WEIGHTS, check_names, find_weights, fingerprint, plan_shards, verify_weights, write_safetensors, write_weights
@@ -24,8 +23,8 @@ from .weights import PROMPT_WEIGHTS, check_names, find_weights, fingerprint, pla
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED_FILES = ("configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py")
-# What the weights and the tokenizer were when they were converted, see `glm verify`.
-FINGERPRINTS = "conversion.json"
+# What the weights, the tokenizer and the code were when they were converted: `glm verify` compares.
+RECORD = "conversion.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # Which class answers each of the library's Auto classes.
@@ -102,49 +101,39 @@ def convert_checkpoint(
     if dtype is not None and dtype not in DTYPES:
         raise ConversionError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
     plan_shards({}, max_shard_size)
-    try:
-        clean_leftovers(output)
-        if os.path.lexists(output) and not overwrite:
-            raise ConversionError(f"{output} exists already; choose another place, or pass --overwrite.")
-        # Whatever is missing is said before any work, and the source is never replaced.
-        sources = port.files if port else find_rank_files(checkpoint)
-        if any(file.resolve().is_relative_to(output.resolve()) for file in sources):
-            raise ConversionError(f"{output} holds the checkpoint itself; choose another place.")
-        vocab = first_of(vocab, port and port.family == family and port.folder or None)
-        glm_tokenizer = None if family == "none" else build_tokenizer(family, find_vocabulary(family, vocab), masks)
-        if port and glm_tokenizer is not None:
-            port.check_tokenizer(glm_tokenizer)
+    # Whatever is missing is said before any work, and the source is never replaced.
+    prepare(output, port.files if port else find_rank_files(checkpoint), overwrite)
+    vocab = first_of(vocab, port and port.family == family and port.folder or None)
+    glm_tokenizer = None if family == "none" else build_tokenizer(family, find_vocabulary(family, vocab), masks)
+    if port and glm_tokenizer is not None:
+        port.check_tokenizer(glm_tokenizer)
 
-        parameters = port.read_parameters() if port else read_checkpoint(checkpoint)
-        prompt = {name: parameters.pop(name) for name in list(parameters) if name.startswith("prompt_spell.")}
-        config = read_config(parameters, heads, glm_tokenizer, port)
-        if released and num_attention_heads is None:
-            check_sizes(model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config)
-        network = build_network(config)
-        named = {name if name.startswith(("pool_layer", "multichoice_head")) else f"glm.{name}": p for name, p in parameters.items()}
-        check_names(network, named)
-        # In the network's order, so that a file does not depend on how the checkpoint was cut.
-        named = {name: named[name] for name in network.state_dict()}
-        if released and not port:  # the port's repositories have the copy
-            named["glm.word_embeddings.weight"] = copy_rows(named["glm.word_embeddings.weight"], model, released)
-        if dtype is not None:
-            named = {name: replace(parameter, dtype=DTYPES[dtype]) for name, parameter in named.items()}
+    parameters = port.read_parameters() if port else read_checkpoint(checkpoint)
+    prompt = {name: parameters.pop(name) for name in list(parameters) if is_prompt(name)}
+    config = read_config(parameters, heads, glm_tokenizer, port)
+    if released and num_attention_heads is None:
+        check_sizes(model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config)
+    copied_rows = released.copied_rows if released and not port else ()  # the port's repositories have the copy
+    named = repository_names(parameters, copied_rows, DTYPES.get(dtype))
+    network = build_network(config)
+    check_names(network, named)
+    # In the network's order, so that a file does not depend on how the checkpoint was cut.
+    named = {name: named[name] for name in network.state_dict()}
 
-        output.parent.mkdir(parents=True, exist_ok=True)
-        needed, free = sum(parameter.nbytes for parameter in named.values()), shutil.disk_usage(output.parent).free
-        if needed > free:
-            raise ConversionError(f"{output.parent} has {free / 1e9:.1f} GB free and the weights take {needed / 1e9:.1f} GB; make room or choose another place.")
-        unfinished = output.with_name(f"{incomplete_prefix(output)}{secrets.token_hex(4)}")
-        try:
-            unfinished.mkdir()
-            write_repository(unfinished, config, network, named, prompt, glm_tokenizer, max_shard_size)
-            take_name(unfinished, output)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ConversionError(f"The disk of {output.parent} is full; make room or choose another place.") from error
-        raise ConversionError(f"{error.filename or output} cannot be used: {error.strerror or error}.") from error
+    with new_folder(output, sum(parameter.nbytes for parameter in (*named.values(), *prompt.values()))) as folder:
+        digests = write_weights(folder, named, max_shard_size)
+        if prompt:  # a continuous prompt is no part of Transformers' GLM; its weights are kept
+            write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
+        record = {"weights": fingerprint(named, digests), "copied_rows": copied_rows}
+        write_files(folder, config, glm_tokenizer, record)
+        if verify_weights(network, find_weights(folder)) != digests:
+            raise ConversionError(f"What was read back from {output.parent} is not what was written; is the disk damaged?")
+        for file in folder.iterdir():
+            synchronize(file)
+        # config.json comes last: without it no library takes the folder for a model.
+        write_config(folder / "config.json", config, named["glm.word_embeddings.weight"].dtype)
+        synchronize(folder / "config.json")
+        synchronize(folder)
     return output
 
 
@@ -226,13 +215,25 @@ def check_sizes(source: str, sizes: dict[str, int], config: GLMConfig):
             )
 
 
-def copy_rows(embeddings: Parameter, model: str, released: Released) -> Parameter:
-    for rows in released.copied_rows:
-        if embeddings.shape[0] <= max(rows):
-            raise ConversionError(
-                f"{model} copies row {rows[0]} to {rows[1]} and the checkpoint's vocabulary has {embeddings.shape[0]} rows; pass the --model it is."
-            )
-    return replace(embeddings, copied_rows=released.copied_rows)
+def is_prompt(name: str) -> bool:
+    return name.startswith("prompt_spell.")
+
+
+def repository_names(
+    parameters: dict[str, Parameter], copied_rows: tuple[tuple[int, int], ...] = (), dtype: torch.dtype | None = None
+) -> dict[str, Parameter]:
+    """The parameters as a repository has them: the network's named `glm.`, with copied rows, in `dtype` if it is given."""
+    named = {}
+    for name, parameter in parameters.items():
+        rows = copied_rows if name == "word_embeddings.weight" else ()
+        for source, target in rows:
+            if parameter.shape[0] <= max(source, target):
+                raise ConversionError(
+                    f"Row {source} is to be copied to {target} and the checkpoint's vocabulary has {parameter.shape[0]} rows; pass the --model it is."
+                )
+        parameter = replace(parameter, copied_rows=rows, dtype=dtype or parameter.dtype)
+        named[name if name.startswith(("pool_layer.", "multichoice_head.")) else f"glm.{name}"] = parameter
+    return named
 
 
 def build_network(config: GLMConfig) -> torch.nn.Module:
@@ -245,38 +246,29 @@ def build_network(config: GLMConfig) -> torch.nn.Module:
 # --- What is written --------------------------------------------------------------------------------------------------
 
 
-def write_repository(folder: Path, config: GLMConfig, network, parameters: dict, prompt: dict, tokenizer, max_shard_size: str):
-    """Write all files and read the weights back. config.json comes last: without it no library takes the folder for a model."""
-    digests = write_weights(folder, parameters, max_shard_size)
-    if prompt:  # a continuous prompt is no part of Transformers' GLM; its weights are kept
-        write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
+def write_files(folder: Path, config: GLMConfig, tokenizer, record: dict):
+    """Write everything but the weights and config.json; `record` and the hashes of these files go into conversion.json."""
     generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, config.max_sequence_length)}
-    fingerprints = {"weights": fingerprint(parameters, digests)}
+    for file in SHIPPED_FILES:
+        shutil.copyfile(PACKAGE / file, folder / file)
+    record["files"] = {file: hash_file(folder / file) for file in SHIPPED_FILES}
     if tokenizer is not None:
         generation |= {
             "eos_token_id": [tokenizer.eop_token_id, tokenizer.eos_token_id],
             "pad_token_id": tokenizer.pad_token_id,
         }
         save_tokenizer(tokenizer, folder, model_max_length=config.max_sequence_length)
-        fingerprints["tokenizer"] = hash_file(folder / "tokenizer.json")
+        record["files"]["tokenizer.json"] = hash_file(folder / "tokenizer.json")
     write_json(folder / "generation_config.json", generation)
-    write_json(folder / FINGERPRINTS, fingerprints)
-    for file in SHIPPED_FILES:
-        shutil.copyfile(PACKAGE / file, folder / file)
+    write_json(folder / RECORD, record)
     (folder / "requirements.txt").write_text("torch>=2.6\ntransformers>=4.57\n")
     (folder / "README.md").write_text(model_card(config, tokenizer))
 
-    written = find_weights(folder)
-    if verify_weights(network, written) != digests:
-        raise ConversionError(f"What was read back from {folder.parent} is not what was written; is the disk damaged?")
+
+def write_config(file: Path, config: GLMConfig, dtype: torch.dtype):
     # `torch_dtype` is the name that both Transformers 5 and 4.57 read.
-    dtype = str(parameters["glm.word_embeddings.weight"].dtype).removeprefix("torch.")
     values = {name: value for name, value in config.to_dict().items() if name not in ("dtype", "transformers_version")}
-    for file in folder.iterdir():
-        synchronize(file)
-    write_json(folder / "config.json", {**values, "torch_dtype": dtype})
-    synchronize(folder / "config.json")
-    synchronize(folder)
+    write_json(file, {**values, "torch_dtype": str(dtype).removeprefix("torch.")})
 
 
 def write_json(file: Path, content: dict):
@@ -285,56 +277,6 @@ def write_json(file: Path, content: dict):
 
 def hash_file(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def synchronize(path: Path):
-    """Wait until the disk has it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def incomplete_prefix(output: Path) -> str:
-    return f".{output.name}.incomplete-"
-
-
-def aside(output: Path) -> Path:
-    """Where an existing repository is while a new one takes its name."""
-    return output.with_name(f".{output.name}.replaced")
-
-
-def take_name(unfinished: Path, output: Path):
-    """Give a complete repository its name; what has that name is kept if that fails."""
-    if os.path.lexists(output):
-        output.rename(aside(output))
-    try:
-        unfinished.rename(output)
-    except OSError:
-        if os.path.lexists(aside(output)):
-            aside(output).rename(output)
-        raise
-    synchronize(output.parent)
-    remove(aside(output))
-
-
-def clean_leftovers(output: Path):
-    """Remove what killed runs left beside `output`, and undo a replacement that did not come to its end."""
-    if os.path.lexists(aside(output)) and not os.path.lexists(output):
-        aside(output).rename(output)
-    remove(aside(output))
-    if output.parent.is_dir():
-        for leftover in output.parent.iterdir():
-            if leftover.name.startswith(incomplete_prefix(output)):
-                remove(leftover)
-
-
-def remove(path: Path):
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def model_card(config: GLMConfig, tokenizer) -> str:
