@@ -17,8 +17,10 @@ from .errors import ConversionError
 from .hub_port import HubPort, find_hub_port
 from .output import new_folder, prepare, synchronize
 from .released import RELEASED, Released
+from .stored import read_safetensors
 from .tokenizers import BUILDERS, build_tokenizer, find_vocabulary, save_tokenizer
-from .weights import PROMPT_WEIGHTS, check_names, find_weights, fingerprint, plan_shards, verify_weights, write_safetensors, write_weights
+from .weights import PROMPT_WEIGHTS, check_names, digest, find_weights, fingerprint, plan_shards
+from .weights import verify_weights, write_safetensors, write_weights
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -122,11 +124,15 @@ def convert_checkpoint(
 
     with new_folder(output, sum(parameter.nbytes for parameter in (*named.values(), *prompt.values()))) as folder:
         digests = write_weights(folder, named, max_shard_size)
+        written = digests
         if prompt:  # a continuous prompt is no part of Transformers' GLM; its weights are kept
-            write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
+            written = digests | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
         record = {"weights": fingerprint(named, digests), "copied_rows": copied_rows}
         write_files(folder, config, glm_tokenizer, record)
-        if verify_weights(network, find_weights(folder)) != digests:
+        read_back = verify_weights(network, find_weights(folder))
+        if prompt:
+            read_back |= {name: digest(tensor.read()) for name, tensor in read_safetensors(folder / PROMPT_WEIGHTS).items()}
+        if read_back != written:
             raise ConversionError(f"What was read back from {output.parent} is not what was written; is the disk damaged?")
         for file in folder.iterdir():
             synchronize(file)
@@ -203,6 +209,19 @@ def read_config(parameters: dict[str, Parameter], heads: int, tokenizer, port: H
     if port:
         check_sizes(str(port.folder / "config.json"), {name: port.config[name] for name in sizes if name in port.config}, config)
     return config
+
+
+def read_repository_config(repository: Path) -> GLMConfig:
+    """The configuration of a converted repository."""
+    try:
+        values = json.loads((repository / "config.json").read_text(encoding="utf-8"))
+        if values.get("model_type") != GLMConfig.model_type:
+            raise ConversionError(f'{repository} has model type "{values.get("model_type")}"; convert it first.')
+        return GLMConfig(**values)
+    except OSError as error:
+        raise ConversionError(f"{repository} is no repository: {error.strerror}: {error.filename}.") from error
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ConversionError(f"{repository / 'config.json'} is no configuration of GLM: {error}.") from error
 
 
 def check_sizes(source: str, sizes: dict[str, int], config: GLMConfig):
