@@ -21,6 +21,7 @@ setup(
         "accelerate",
         "huggingface_hub",
         "numpy",
+        "rich",
         "safetensors",
         "tqdm",
         "typer",

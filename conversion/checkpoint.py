@@ -1,20 +1,42 @@
-"""Reads a Megatron checkpoint: finds its files, loads them without running anything, merges the model-parallel ranks.
+"""Reads a Megatron checkpoint: finds its files, and says how the model-parallel ranks make up each parameter.
 
-Shapes: V vocabulary rows, H hidden size, P positions, n ranks.
+Shapes: V vocabulary rows, H hidden size, n ranks.
 """
 
+import math
 import re
-import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
 import torch
 
 from .errors import ConversionError
+from .stored import PickledTensor, StoredTensor, TorchFile, read_torch_file
 
 
-# How each kind of parameter is cut over model-parallel ranks; this is all there is to merging.
-ROWS, COLUMNS, COPIED, QUERY_KEY_VALUE = "rows", "columns", "copied", "query, key and value"
+@dataclass(frozen=True)
+class Split:
+    """How a parameter is cut over the ranks: along `dimension`, which is made of `blocks` that are each cut in n."""
+
+    dimension: int
+    blocks: int = 1
+
+    def of_rank(self, merged: torch.Tensor, ranks: int, rank: int) -> torch.Tensor:
+        """The view of a merged parameter that one rank holds; it has the rank's numbers in their order.
+
+        Rows:                 (R, ...)  -> (1, n, R/n, ...) -> (1, R/n, ...)
+        Columns:              (R, C)    -> (R, 1, n, C/n)   -> (R, 1, C/n)
+        Query, key and value: (3H, ...) -> (3, n, H/n, ...) -> (3, H/n, ...), for a rank has [Q_r ; K_r ; V_r]
+        """
+        return merged.unflatten(self.dimension, (self.blocks, ranks, -1)).select(self.dimension + 1, rank)
+
+    def shape(self, shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
+        return tuple(size * factor if at == self.dimension else size for at, size in enumerate(shape))
+
+
+ROWS, COLUMNS, QUERY_KEY_VALUE, COPIED = Split(0), Split(1), Split(0, blocks=3), None
+
+# How each kind of parameter is cut over model-parallel ranks; merging and cutting both follow this table.
 SPLITS = {
     r"word_embeddings\.weight": ROWS,
     r"transformer\.(position|block_position)_embeddings\.weight": COPIED,
@@ -27,38 +49,93 @@ SPLITS = {
     r"transformer\.layers\.\d+\.mlp\.dense_4h_to_h\.bias": COPIED,
     r"transformer\.final_layernorm\.(weight|bias)": COPIED,
     r"(pool_layer|multichoice_head)\.(weight|bias)": COPIED,
+    r"prompt_spell\..+": COPIED,
 }
 
 TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
-RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
-
-# Every checkpoint holds the state of numpy's random generator, a tuple with an array: the only thing in it besides tensors
-# and plain Python values. Old files name the module as numpy 1 did.
-SAFE_GLOBALS = [
-    numpy.ndarray,
-    numpy.dtype,
-    numpy.dtypes.UInt32DType,
-    (numpy.core.multiarray._reconstruct if not hasattr(numpy, "_core") else numpy._core.multiarray._reconstruct),
-]
-RENAMED_GLOBALS = [(SAFE_GLOBALS[-1], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+RANK_FILE = re.compile(r"mp_rank_(\d{2,4})_model_states\.pt")
+# Under these names a file keeps its parameters, one inside the other; a file may also be nothing but the parameters.
+WRAPPERS = ("module", "model", "state_dict")
+# What wrappers put before the names: the fast cloze wrapper and the classifier `model.`, data parallelism `module.`, the Hub
+# port `glm.`.
+PREFIXES = re.compile(r"^((module|model|glm)\.)+")
+# What all ranks of one checkpoint say alike.
+SHARED_ENTRIES = ("iteration", "global_steps", "mp_world_size")
 
 
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The parameters of a checkpoint, merged, under their released names.
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter, to be put together from the ranks' parts when it is read.
+
+    copied_rows: pairs (from, to) of rows, copied after merging.
+    """
+
+    name: str
+    parts: tuple[StoredTensor, ...]
+    dtype: torch.dtype
+    copied_rows: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        split, shape = find_split(self.name), self.parts[0].shape
+        return shape if split is COPIED else split.shape(shape, len(self.parts))
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> torch.Tensor:
+        """The merged tensor.
+
+        Raises:
+            ConversionError: if copies differ between the ranks, or a number is not finite.
+        """
+        split, ranks = find_split(self.name), len(self.parts)
+        if split is COPIED or ranks == 1:
+            merged = self.parts[0].read()
+            for part in self.parts[1:]:
+                if not torch.equal(part.read().view(torch.uint8), merged.view(torch.uint8)):
+                    raise ConversionError(f"{self.name} should be the same on all model-parallel ranks and is not; the ranks do not belong together.")
+        else:
+            merged = torch.empty(self.shape, dtype=self.parts[0].dtype)
+            for rank, part in enumerate(self.parts):
+                view = split.of_rank(merged, ranks, rank)
+                view.copy_(part.read().view(view.shape))
+        for source, target in self.copied_rows:
+            merged[target] = merged[source]
+        check_finite(self.name, merged)
+        if merged.dtype != self.dtype:
+            merged = merged.to(self.dtype)
+            check_finite(f"{self.name} as {str(self.dtype).removeprefix('torch.')}", merged)
+        return merged
+
+
+def check_finite(name: str, tensor: torch.Tensor):
+    # The extremes are not finite if one number is not, and finding them takes no memory.
+    if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+        raise ConversionError(f"{name} holds numbers that are not finite; use a checkpoint from before training diverged, or a wider --dtype.")
+
+
+def find_split(name: str) -> Split | None:
+    for pattern, split in SPLITS.items():
+        if re.fullmatch(pattern, name):
+            return split
+    raise ConversionError(f"The checkpoint holds {name}, which is no parameter of GLM; is it a GLM checkpoint?")
+
+
+def read_checkpoint(path: Path) -> dict[str, Parameter]:
+    """The parameters of a checkpoint under their released names; no tensor is read yet.
 
     Args:
         path: a folder with a tracker file, an iteration folder, or the file of the first rank.
 
     Raises:
-        ConversionError: if there is no checkpoint, or if it is incomplete or holds what no rule covers.
+        ConversionError: if there is no checkpoint, or its ranks do not belong together, or it holds what no rule covers.
     """
-    ranks = [load_rank(file) for file in find_rank_files(path)]
-    if len({frozenset(rank) for rank in ranks}) > 1:
-        name = sorted(set(ranks[0]).symmetric_difference(*ranks[1:]))[0]
-        raise ConversionError(f"The model-parallel ranks of {path} disagree: {name} is not in all of them.")
-    merged = {name: merge(name, [rank[name] for rank in ranks]) for name in ranks[0]}
-    check_shapes(merged)
-    return merged
+    files = find_rank_files(path)
+    ranks = [read_torch_file(file) for file in files]
+    check_entries(path, ranks)
+    return merge_ranks([find_module(rank) for rank in ranks])
 
 
 def find_rank_files(path: Path) -> list[Path]:
@@ -70,86 +147,87 @@ def find_rank_files(path: Path) -> list[Path]:
         if not RANK_FILE.fullmatch(path.name):
             return [path]
     else:
-        trackers = [path / name for name in TRACKERS if (path / name).is_file()]
-        folder = path / trackers[0].read_text(errors="replace").strip() if trackers else path
-    files = {int(match[1]): file for file in folder.glob("mp_rank_*") if (match := RANK_FILE.fullmatch(file.name))}
+        folder = path / read_tracker(path)
+    try:
+        files = {int(match[1]): file for file in folder.iterdir() if (match := RANK_FILE.fullmatch(file.name))}
+    except OSError as error:
+        raise ConversionError(f"{folder}, which the tracker file of {path} names, cannot be opened: {error.strerror}.") from error
     if not files:
         raise ConversionError(f"{folder} holds no mp_rank_00_model_states.pt; pass the folder that does, or the one with its tracker file.")
-    missing = sorted(set(range(max(files) + 1)) - set(files))
-    if missing:
-        raise ConversionError(f"{folder} lacks mp_rank_{missing[0]:02d}_model_states.pt; all model-parallel ranks are needed.")
+    missing = next((rank for rank in range(len(files)) if rank not in files), None)
+    if missing is not None:
+        raise ConversionError(f"{folder} lacks mp_rank_{missing:02d}_model_states.pt; all model-parallel ranks are needed.")
     return [files[rank] for rank in sorted(files)]
 
 
-def load_rank(file: Path) -> dict[str, torch.Tensor]:
-    """The parameters in one file. Nothing in it is executed: only tensors and plain values are read."""
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS + RENAMED_GLOBALS):
-            # Mapped, so that the optimizer's state is never read; files of the time before zip cannot be.
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConversionError(f"{file} cannot be read as a checkpoint of tensors: {reason}") from error
-    module = content.get("module", content) if isinstance(content, dict) else None
-    if not isinstance(module, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in module.values()):
-        raise ConversionError(f"{file} holds no `module` with parameters; is it a GLM checkpoint?")
-    # The fast cloze wrapper and the classifier save the network as `model`.
-    return {name.removeprefix("model."): tensor for name, tensor in module.items()}
+def read_tracker(folder: Path) -> str:
+    """The name of the iteration folder, "." if there is no tracker file."""
+    for tracker in (folder / name for name in TRACKERS):
+        if tracker.is_file():
+            with open(tracker, errors="replace") as file:
+                tag = file.read(256).strip()  # longer than any file name
+            if tag in ("", ".", "..") or "/" in tag or "\\" in tag or "\0" in tag:
+                raise ConversionError(f"{tracker} should name a folder beside it and says {tag!r}; correct it, or pass the iteration folder.")
+            return tag
+    return "."
 
 
-def merge(name: str, parts: list[torch.Tensor]) -> torch.Tensor:
-    """Put the ranks' parts of one parameter together."""
-    if name.startswith("prompt_spell."):
-        raise ConversionError(f"{name} belongs to a continuous prompt, which Transformers' GLM cannot hold; fine-tune without one.")
-    kind = next((kind for pattern, kind in SPLITS.items() if re.fullmatch(pattern, name)), None)
-    if kind is None:
-        raise ConversionError(f"The checkpoint holds {name}, which is no parameter of GLM; is it a GLM checkpoint?")
-    if len(parts) == 1:
-        return parts[0]
-    if kind == COPIED:
-        if not all(torch.equal(part, parts[0]) for part in parts[1:]):
-            raise ConversionError(f"{name} should be the same on all model-parallel ranks and is not; the ranks do not belong together.")
-        return parts[0]
-    try:
-        if kind == COLUMNS:
-            return torch.cat(parts, dim=1)
-        if kind == ROWS:
-            return torch.cat(parts, dim=0)
-        # Each rank holds its heads' [Q_r ; K_r ; V_r], of 3H/n rows: [Q_0 K_0 V_0], [Q_1 K_1 V_1] -> [Q_0 Q_1 K_0 K_1 V_0 V_1].
-        return torch.cat([torch.cat(third) for third in zip(*(part.chunk(3) for part in parts))])
-    except RuntimeError as error:
-        raise ConversionError(f"The parts of {name} do not fit together: {[list(part.shape) for part in parts]}.") from error
+def check_entries(path: Path, ranks: list[TorchFile]):
+    """Raise if the files are not the ranks of one checkpoint, all of them and in their order."""
+    contents = [rank.content if isinstance(rank.content, dict) else {} for rank in ranks]
+    for entry in SHARED_ENTRIES:
+        values = [content.get(entry) for content in contents]
+        if any(value != values[0] for value in values):
+            raise ConversionError(f"The model-parallel ranks of {path} disagree: their {entry} are {', '.join(map(str, values))}.")
+    size = contents[0].get("mp_world_size")
+    if isinstance(size, int) and size != len(ranks):
+        raise ConversionError(f"{path} has {len(ranks)} rank files and was written by {size} model-parallel ranks; all are needed, and no more.")
+    for rank in ranks:
+        # torch keeps the name that a file had when it was written.
+        written = rank.name and RANK_FILE.fullmatch(f"{rank.name}.pt")
+        if written and RANK_FILE.fullmatch(rank.file.name) and written[0] != rank.file.name:
+            raise ConversionError(f"{rank.file} was written as {written[0]}; give the ranks their own names back.")
 
 
-def check_shapes(parameters: dict[str, torch.Tensor]):
-    """Raise if a parameter is missing or has a wrong shape, by the tables and the layers that are there."""
-    tables = ("word_embeddings.weight", "transformer.position_embeddings.weight")
-    shapes = {name: tuple(parameters[name].shape) if name in parameters else (0, 0) for name in tables}  # (V, H), (P + 1 or P, H)
-    hidden = shapes["word_embeddings.weight"][-1]  # H
-    shapes["transformer.position_embeddings.weight"] = (shapes["transformer.position_embeddings.weight"][0], hidden)
-    if "transformer.block_position_embeddings.weight" in parameters:
-        shapes["transformer.block_position_embeddings.weight"] = shapes["transformer.position_embeddings.weight"]
-    modules = {"transformer.final_layernorm": (hidden,)}  # shape of the weight; the bias has its rows
-    layers = [int(match[1]) for name in parameters if (match := re.match(r"transformer\.layers\.(\d+)\.", name))]
-    for layer in range(max(layers, default=0) + 1):
-        modules |= {
-            f"transformer.layers.{layer}.input_layernorm": (hidden,),
-            f"transformer.layers.{layer}.attention.query_key_value": (3 * hidden, hidden),
-            f"transformer.layers.{layer}.attention.dense": (hidden, hidden),
-            f"transformer.layers.{layer}.post_attention_layernorm": (hidden,),
-            f"transformer.layers.{layer}.mlp.dense_h_to_4h": (4 * hidden, hidden),
-            f"transformer.layers.{layer}.mlp.dense_4h_to_h": (hidden, 4 * hidden),
-        }
-    if any(name.startswith(("pool_layer", "multichoice_head")) for name in parameters):
-        classes = len(parameters.get("multichoice_head.weight", ()))  # C
-        modules |= {"pool_layer": (hidden, hidden), "multichoice_head": (classes, hidden)}
-    for module, shape in modules.items():
-        shapes |= {f"{module}.weight": shape, f"{module}.bias": shape[:1]}
-    missing = sorted(set(shapes) - set(parameters))
-    if missing:
-        raise ConversionError(f"The checkpoint lacks {missing[0]}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; it is incomplete.")
-    for name, shape in shapes.items():
-        if tuple(parameters[name].shape) != shape:
-            raise ConversionError(
-                f"{name} has shape {list(parameters[name].shape)} where {list(shape)} is needed; are all model-parallel ranks there?"
-            )
+def find_module(rank: TorchFile) -> dict[str, StoredTensor]:
+    """The parameters in one file, without the prefixes of wrappers."""
+    module = rank.content
+    while isinstance(module, dict) and (inner := next((module[key] for key in WRAPPERS if isinstance(module.get(key), dict)), None)):
+        module = inner
+    if not isinstance(module, dict) or not module or not all(isinstance(name, str) for name in module):
+        raise ConversionError(f"{rank.file} holds no `module` with parameters; is it a GLM checkpoint?")
+    found = {}
+    for name, tensor in module.items():
+        if not isinstance(tensor, PickledTensor):
+            raise ConversionError(f"{rank.file} holds {name} among its parameters, which is no tensor; is it a GLM checkpoint?")
+        add_parameter(found, name, rank.locate(tensor))
+    return found
+
+
+def add_parameter(found: dict[str, StoredTensor], name: str, tensor: StoredTensor):
+    released = PREFIXES.sub("", name)
+    if released in found:
+        raise ConversionError(f"The checkpoint holds {released} twice, with and without a prefix; keep one.")
+    if not tensor.dtype.is_floating_point:
+        raise ConversionError(f"{name} has dtype {str(tensor.dtype).removeprefix('torch.')}, but parameters are floating point; is it quantized?")
+    found[released] = tensor
+
+
+def merge_ranks(ranks: list[dict[str, StoredTensor]]) -> dict[str, Parameter]:
+    """The parameters that the ranks' tensors make up; raises if the tensors do not fit together."""
+    everywhere = set(ranks[0]).intersection(*ranks)
+    for rank in ranks:
+        for name in rank:
+            if name not in everywhere:
+                raise ConversionError(f"The model-parallel ranks disagree: {name} is not in all of them.")
+    parameters = {}
+    for name in ranks[0]:
+        parts, split = tuple(rank[name] for rank in ranks), find_split(name)
+        if len({part.dtype for part in parts}) > 1:
+            raise ConversionError(f"The parts of {name} have different dtypes on the model-parallel ranks; the ranks do not belong together.")
+        shape = parts[0].shape
+        fits = split is COPIED or (len(shape) > split.dimension and shape[split.dimension] % split.blocks == 0)
+        if not fits or any(part.shape != shape for part in parts):
+            raise ConversionError(f"The parts of {name} do not fit together: {[list(part.shape) for part in parts]}.")
+        parameters[name] = Parameter(name, parts, parts[0].dtype)
+    return parameters

@@ -1,4 +1,4 @@
-"""The ten released checkpoints: what their tensors cannot tell."""
+"""The ten released checkpoints: what their tensors cannot tell, and the sizes by which they are known."""
 
 from dataclasses import dataclass
 
@@ -6,28 +6,33 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Released:
     """
-    num_attention_heads: the tensors are the same for any number that divides the width.
+    layers, hidden_size, num_attention_heads, positions, vocabulary: L, H, A, P, and V, padded to a multiple of 128. The
+        tensors are the same for any number of heads that divides the hidden size.
     tokenizer: family of the vocabulary.
     task_mask: whether the model was trained with `[gMASK]` and `[sMASK]`.
-    copied_rows: word embedding rows to copy, {from: to}. glm-10b-chinese was trained with one id, 50007, for the end of
+    copied_rows: word embedding rows to copy, (from, to). glm-10b-chinese was trained with one id, 50007, for the end of
         piece and for `[gMASK]`; the copy gives `[gMASK]` the id 50009 that it has in glm-large-chinese.
     """
 
+    layers: int
+    hidden_size: int
     num_attention_heads: int
+    positions: int
+    vocabulary: int
     tokenizer: str
     task_mask: bool = False
     copied_rows: tuple[tuple[int, int], ...] = ()
 
 
 RELEASED = {
-    "glm-base": Released(12, "bert"),
-    "glm-large": Released(16, "bert"),
-    "glm-large-chinese": Released(16, "chinese", task_mask=True),
-    "glm-doc": Released(16, "bert"),
-    "glm-410m": Released(16, "bert"),
-    "glm-515m": Released(18, "bert"),
-    "glm-roberta-large": Released(16, "roberta"),
-    "glm-2b": Released(32, "gpt2", task_mask=True),
-    "glm-10b": Released(64, "gpt2", task_mask=True),
-    "glm-10b-chinese": Released(64, "chinese", task_mask=True, copied_rows=((50007, 50009),)),
+    "glm-base": Released(12, 768, 12, 512, 30592, "bert"),
+    "glm-large": Released(24, 1024, 16, 512, 30592, "bert"),
+    "glm-large-chinese": Released(24, 1024, 16, 1024, 50048, "chinese", task_mask=True),
+    "glm-doc": Released(24, 1024, 16, 512, 30592, "bert"),
+    "glm-410m": Released(30, 1024, 16, 512, 30592, "bert"),
+    "glm-515m": Released(30, 1152, 18, 512, 30592, "bert"),
+    "glm-roberta-large": Released(24, 1024, 16, 512, 50304, "roberta"),
+    "glm-2b": Released(36, 2048, 32, 1024, 50304, "gpt2", task_mask=True),
+    "glm-10b": Released(48, 4096, 64, 1024, 50304, "gpt2", task_mask=True),
+    "glm-10b-chinese": Released(48, 4096, 64, 1024, 50048, "chinese", task_mask=True, copied_rows=((50007, 50009),)),
 }

@@ -1,23 +1,32 @@
 """Writes a complete Hub repository: configuration, weights, tokenizer, the code that runs them, a model card."""
 
+import hashlib
 import json
+import os
+import re
 import shutil
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict, split_torch_state_dict_into_shards
-from tqdm import tqdm
 
 from ..configuration_glm import GLMConfig
-from .checkpoint import find_rank_files, read_checkpoint
+from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
+from .checkpoint import Parameter, find_rank_files, read_checkpoint
 from .errors import ConversionError
+from .hub_port import HubPort, find_hub_port
+from .output import new_folder, prepare, synchronize
 from .released import RELEASED, Released
+from .stored import read_safetensors
 from .tokenizers import BUILDERS, build_tokenizer, find_vocabulary, save_tokenizer
+from .weights import PROMPT_WEIGHTS, check_names, digest, find_weights, fingerprint, plan_shards
+from .weights import verify_weights, write_safetensors, write_weights
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED_FILES = ("configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py")
+# What the weights, the tokenizer and the code were when they were converted: `glm verify` compares.
+RECORD = "conversion.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # Which class answers each of the library's Auto classes.
@@ -40,6 +49,10 @@ PIPELINES = {
 DEFAULT_NEW_TOKENS = 512
 
 
+# The original pads a vocabulary to a multiple of this.
+VOCABULARY_MULTIPLE = 128
+
+
 def convert_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
@@ -53,12 +66,16 @@ def convert_checkpoint(
     max_shard_size: str = "5GB",
     overwrite: bool = False,
 ) -> Path:
-    """Convert a Megatron checkpoint to a Hub repository that Transformers loads with `trust_remote_code=True`.
+    """Convert a checkpoint to a Hub repository that Transformers loads with `trust_remote_code=True`.
+
+    The repository is written beside its final name, read back and run, and moved there when it is right.
 
     Args:
-        checkpoint: a folder with a tracker file, an iteration folder, or the file of the first model-parallel rank.
+        checkpoint: a folder with a tracker file, an iteration folder, the file of the first model-parallel rank, or a
+            repository of the old Hub port.
         output: the repository to write.
-        model: name of the released checkpoint, which says what the tensors cannot; the arguments below win over it.
+        model: name of the released checkpoint, which says what the tensors cannot; the arguments below win over it, and it
+            over what a repository of the old port says.
         vocab: folder, file or Hub name of the vocabulary.
         num_attention_heads: heads of the network.
         tokenizer: "gpt2", "roberta", "bert", "chinese", or "none" for a repository without a tokenizer.
@@ -73,49 +90,62 @@ def convert_checkpoint(
     Raises:
         ConversionError: one sentence; nothing is written then.
     """
-    checkpoint, output = Path(checkpoint), Path(output)
+    checkpoint, output = Path(checkpoint), Path(os.path.abspath(output))
     released = find_released(model)
-    family = tokenizer if tokenizer is not None else released and released.tokenizer
-    heads = num_attention_heads if num_attention_heads is not None else released and released.num_attention_heads
-    masks = task_mask if task_mask is not None else bool(released and released.task_mask)
-    if heads is None:
+    port = find_hub_port(checkpoint)
+    family = first_of(tokenizer, released and released.tokenizer, port and port.family)
+    heads = first_of(num_attention_heads, released and released.num_attention_heads, port and port.config.get("num_attention_heads"))
+    masks = first_of(task_mask, released and released.task_mask, port and port.task_mask, False)
+    if not isinstance(heads, int):
         raise ConversionError("The tensors do not tell the number of heads; pass --model or --num-attention-heads.")
     if family is None or family not in (*BUILDERS, "none"):
         raise ConversionError(f"Pass --model, or --tokenizer with one of {', '.join(BUILDERS)}, none.")
     if dtype is not None and dtype not in DTYPES:
         raise ConversionError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
-    if output.exists() and not overwrite:
-        raise ConversionError(f"{output} exists already; choose another place, or pass --overwrite.")
-    try:
-        split_torch_state_dict_into_shards({}, max_shard_size=max_shard_size)
-    except ValueError as error:
-        raise ConversionError(f"max_shard_size {max_shard_size} is not a size; pass one such as 5GB or 500MB.") from error
+    plan_shards({}, max_shard_size)
     # Whatever is missing is said before any work, and the source is never replaced.
-    if any(file.resolve().is_relative_to(output.resolve()) for file in find_rank_files(checkpoint)):
-        raise ConversionError(f"{output} holds the checkpoint itself; choose another place.")
+    prepare(output, port.files if port else find_rank_files(checkpoint), overwrite)
+    vocab = first_of(vocab, port and port.family == family and port.folder or None)
     glm_tokenizer = None if family == "none" else build_tokenizer(family, find_vocabulary(family, vocab), masks)
+    if port and glm_tokenizer is not None:
+        port.check_tokenizer(glm_tokenizer)
 
-    parameters = read_checkpoint(checkpoint)
-    for source, target in released.copied_rows if released else ():
-        rows = parameters["word_embeddings.weight"].clone()  # (V, H)
-        if len(rows) <= max(source, target):
-            raise ConversionError(f"{model} copies row {source} to {target} and the checkpoint's vocabulary has {len(rows)} rows; pass the --model it is.")
-        rows[target] = rows[source]
-        parameters["word_embeddings.weight"] = rows
-    if dtype is not None:
-        parameters = {name: tensor.to(DTYPES[dtype]) for name, tensor in parameters.items()}
-    config = read_config(parameters, heads, glm_tokenizer)
+    parameters = port.read_parameters() if port else read_checkpoint(checkpoint)
+    prompt = {name: parameters.pop(name) for name in list(parameters) if is_prompt(name)}
+    config = read_config(parameters, heads, glm_tokenizer, port)
+    if released and num_attention_heads is None:
+        check_sizes(model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config)
+    copied_rows = released.copied_rows if released and not port else ()  # the port's repositories have the copy
+    named = repository_names(parameters, copied_rows, DTYPES.get(dtype))
+    network = build_network(config)
+    check_names(network, named)
+    # In the network's order, so that a file does not depend on how the checkpoint was cut.
+    named = {name: named[name] for name in network.state_dict()}
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its final name and moved there when complete: there is never half a repository.
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
-        unfinished = Path(temporary) / output.name
-        unfinished.mkdir()
-        write_repository(unfinished, config, parameters, glm_tokenizer, max_shard_size)
-        if output.exists():
-            output.rename(Path(temporary) / "replaced")
-        unfinished.rename(output)
+    with new_folder(output, sum(parameter.nbytes for parameter in (*named.values(), *prompt.values()))) as folder:
+        digests = write_weights(folder, named, max_shard_size)
+        written = digests
+        if prompt:  # a continuous prompt is no part of Transformers' GLM; its weights are kept
+            written = digests | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
+        record = {"weights": fingerprint(named, digests), "copied_rows": copied_rows}
+        write_files(folder, config, glm_tokenizer, record)
+        read_back = verify_weights(network, find_weights(folder))
+        if prompt:
+            read_back |= {name: digest(tensor.read()) for name, tensor in read_safetensors(folder / PROMPT_WEIGHTS).items()}
+        if read_back != written:
+            raise ConversionError(f"What was read back from {output.parent} is not what was written; is the disk damaged?")
+        for file in folder.iterdir():
+            synchronize(file)
+        # config.json comes last: without it no library takes the folder for a model.
+        write_config(folder / "config.json", config, named["glm.word_embeddings.weight"].dtype)
+        synchronize(folder / "config.json")
+        synchronize(folder)
     return output
+
+
+def first_of(*values):
+    """The first value that is said."""
+    return next((value for value in values if value is not None), None)
 
 
 def find_released(model: str | None) -> Released | None:
@@ -124,22 +154,39 @@ def find_released(model: str | None) -> Released | None:
     return RELEASED[model] if model is not None else None
 
 
-def read_config(parameters: dict[str, torch.Tensor], heads: int, tokenizer) -> GLMConfig:
-    """The configuration: sizes from the tensors, special ids from the tokenizer."""
+# --- What the tensors say ---------------------------------------------------------------------------------------------
+
+
+def read_config(parameters: dict[str, Parameter], heads: int, tokenizer, port: HubPort | None) -> GLMConfig:
+    """The configuration: sizes from the tensors, special ids from the tokenizer, the rest from the old port's if there is one."""
+    for table in ("word_embeddings.weight", "transformer.position_embeddings.weight"):
+        if table not in parameters:
+            raise ConversionError(f"The checkpoint lacks {table}; it is incomplete.")
+        if len(parameters[table].shape) != 2 or 0 in parameters[table].shape:
+            raise ConversionError(f"{table} has shape {list(parameters[table].shape)} where rows and columns are needed; is it a GLM checkpoint?")
     vocabulary, hidden_size = parameters["word_embeddings.weight"].shape  # (V, H)
     if heads < 1 or hidden_size % heads:
         raise ConversionError(f"{heads} attention heads do not divide the hidden size {hidden_size}; pass --num-attention-heads.")
     block_positions = "transformer.block_position_embeddings.weight" in parameters
-    rows = len(parameters["transformer.position_embeddings.weight"])  # P + 1 with block positions, else P
-    layers = {name.split(".")[2] for name in parameters if name.startswith("transformer.layers.")}
-    options = {}
-    if "multichoice_head.weight" in parameters:
-        options = dict(num_labels=len(parameters["multichoice_head.weight"]), architectures=["GLMForSequenceClassification"])
+    rows = parameters["transformer.position_embeddings.weight"].shape[0]  # P + 1 with block positions, else P
+    layers = {int(match[1]) for name in parameters if (match := re.match(r"transformer\.layers\.(\d+)\.", name))}
+    absent = next((layer for layer in range(len(layers) or 1) if layer not in layers), None)
+    if absent is not None:
+        raise ConversionError(f"The checkpoint lacks transformer.layers.{absent}; it is incomplete.")
+    options = dict(port.options) if port else {}
+    options |= dict(architectures=["GLMForConditionalGeneration"])
+    if any(name.startswith(("pool_layer.", "multichoice_head.")) for name in parameters):
+        head = parameters.get("multichoice_head.weight")
+        if head is None or not head.shape or head.shape[0] < 1:
+            raise ConversionError("The checkpoint lacks multichoice_head.weight, the last layer of its classifier; it is incomplete.")
+        options |= dict(architectures=["GLMForSequenceClassification"], num_labels=head.shape[0])
+        if len(options.get("id2label", ())) != head.shape[0]:  # not names of these labels
+            options = {name: value for name, value in options.items() if name not in ("id2label", "label2id")}
     if tokenizer is not None:
-        if len(tokenizer) > vocabulary:
+        if not len(tokenizer) <= vocabulary < len(tokenizer) + VOCABULARY_MULTIPLE:
             raise ConversionError(
-                f"The tokenizer has {len(tokenizer)} tokens and the checkpoint's vocabulary {vocabulary} rows; pass the "
-                "--model or --tokenizer that belongs to the checkpoint."
+                f"The tokenizer has {len(tokenizer)} tokens and the checkpoint's vocabulary {vocabulary} rows, which do not belong "
+                "together; pass the --model or --tokenizer of the checkpoint, or --tokenizer none."
             )
         options |= dict(
             sop_token_id=tokenizer.sop_token_id,
@@ -148,54 +195,107 @@ def read_config(parameters: dict[str, torch.Tensor], heads: int, tokenizer) -> G
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-    return GLMConfig(
-        **{
-            "architectures": ["GLMForConditionalGeneration"],
-            "vocab_size": vocabulary,
-            "hidden_size": hidden_size,
-            "num_layers": len(layers),
-            "num_attention_heads": heads,
-            "max_sequence_length": rows - 1 if block_positions else rows,
-            "block_position_encoding": block_positions,
-            "auto_map": AUTO_MAP,
-            "custom_pipelines": PIPELINES,
-            **options,
-        }
-    )
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden_size,
+        "num_layers": len(layers),
+        "max_sequence_length": rows - 1 if block_positions else rows,
+        "block_position_encoding": block_positions,
+    }
+    try:
+        config = GLMConfig(**{**options, **sizes, "num_attention_heads": heads, "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES})
+    except (ValueError, TypeError) as error:
+        raise ConversionError(f"No GLM can have this configuration: {error}") from error
+    if port:
+        check_sizes(str(port.folder / "config.json"), {name: port.config[name] for name in sizes if name in port.config}, config)
+    return config
 
 
-def write_repository(folder: Path, config: GLMConfig, parameters: dict, tokenizer, max_shard_size: str):
-    dtype = str(parameters["word_embeddings.weight"].dtype).removeprefix("torch.")
-    # `torch_dtype` is the name that both Transformers 5 and 4.57 read.
-    values = {name: value for name, value in config.to_dict().items() if name not in ("dtype", "transformers_version")}
-    write_json(folder / "config.json", {**values, "torch_dtype": dtype})
+def read_repository_config(repository: Path) -> GLMConfig:
+    """The configuration of a converted repository."""
+    try:
+        values = json.loads((repository / "config.json").read_text(encoding="utf-8"))
+        if values.get("model_type") != GLMConfig.model_type:
+            raise ConversionError(f'{repository} has model type "{values.get("model_type")}"; convert it first.')
+        return GLMConfig(**values)
+    except OSError as error:
+        raise ConversionError(f"{repository} is no repository: {error.strerror}: {error.filename}.") from error
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ConversionError(f"{repository / 'config.json'} is no configuration of GLM: {error}.") from error
+
+
+def check_sizes(source: str, sizes: dict[str, int], config: GLMConfig):
+    """Raise if the tensors are of other sizes than `source` says."""
+    for name, size in sizes.items():
+        if getattr(config, name) != size:
+            raise ConversionError(
+                f"{source} says {name} {size} and the tensors {getattr(config, name)}; pass the --model it is, or --num-attention-heads "
+                "for a model of your own."
+            )
+
+
+def is_prompt(name: str) -> bool:
+    return name.startswith("prompt_spell.")
+
+
+def repository_names(
+    parameters: dict[str, Parameter], copied_rows: tuple[tuple[int, int], ...] = (), dtype: torch.dtype | None = None
+) -> dict[str, Parameter]:
+    """The parameters as a repository has them: the network's named `glm.`, with copied rows, in `dtype` if it is given."""
+    named = {}
+    for name, parameter in parameters.items():
+        rows = copied_rows if name == "word_embeddings.weight" else ()
+        for source, target in rows:
+            if parameter.shape[0] <= max(source, target):
+                raise ConversionError(
+                    f"Row {source} is to be copied to {target} and the checkpoint's vocabulary has {parameter.shape[0]} rows; pass the --model it is."
+                )
+        parameter = replace(parameter, copied_rows=rows, dtype=dtype or parameter.dtype)
+        named[name if name.startswith(("pool_layer.", "multichoice_head.")) else f"glm.{name}"] = parameter
+    return named
+
+
+def build_network(config: GLMConfig) -> torch.nn.Module:
+    """The network without memory for its weights: it knows their names, shapes and order."""
+    classes = {network.__name__: network for network in (GLMForConditionalGeneration, GLMForSequenceClassification)}
+    with torch.device("meta"):
+        return classes[config.architectures[0]](config)
+
+
+# --- What is written --------------------------------------------------------------------------------------------------
+
+
+def write_files(folder: Path, config: GLMConfig, tokenizer, record: dict):
+    """Write everything but the weights and config.json; `record` and the hashes of these files go into conversion.json."""
     generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, config.max_sequence_length)}
+    for file in SHIPPED_FILES:
+        shutil.copyfile(PACKAGE / file, folder / file)
+    record["files"] = {file: hash_file(folder / file) for file in SHIPPED_FILES}
     if tokenizer is not None:
         generation |= {
             "eos_token_id": [tokenizer.eop_token_id, tokenizer.eos_token_id],
             "pad_token_id": tokenizer.pad_token_id,
         }
         save_tokenizer(tokenizer, folder, model_max_length=config.max_sequence_length)
+        record["files"]["tokenizer.json"] = hash_file(folder / "tokenizer.json")
     write_json(folder / "generation_config.json", generation)
-    for file in SHIPPED_FILES:
-        shutil.copyfile(PACKAGE / file, folder / file)
+    write_json(folder / RECORD, record)
     (folder / "requirements.txt").write_text("torch>=2.6\ntransformers>=4.57\n")
     (folder / "README.md").write_text(model_card(config, tokenizer))
 
-    heads = ("pool_layer", "multichoice_head")
-    named = {name if name.startswith(heads) else f"glm.{name}": tensor for name, tensor in sorted(parameters.items())}
-    owned = {name: own_storage(tensor) for name, tensor in tqdm(named.items(), desc="Writing weights", leave=False)}
-    save_torch_state_dict(owned, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
 
-
-def own_storage(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor alone in its memory: DeepSpeed may save views of one flat buffer, which cannot be sharded."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+def write_config(file: Path, config: GLMConfig, dtype: torch.dtype):
+    # `torch_dtype` is the name that both Transformers 5 and 4.57 read.
+    values = {name: value for name, value in config.to_dict().items() if name not in ("dtype", "transformers_version")}
+    write_json(file, {**values, "torch_dtype": str(dtype).removeprefix("torch.")})
 
 
 def write_json(file: Path, content: dict):
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def hash_file(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def model_card(config: GLMConfig, tokenizer) -> str:

@@ -18,7 +18,7 @@ from .errors import ConversionError
 # The vocabulary files of each family, by the names they have in one place or another, and the Hub name that has them.
 VOCABULARIES = {
     "gpt2": ([("gpt2-vocab.json", "vocab.json"), ("gpt2-merges.txt", "merges.txt")], "openai-community/gpt2"),
-    "roberta": ([("roberta-vocab.json", "dict.json"), ("roberta-merges.txt", "merges.txt")], None),
+    "roberta": ([("roberta-vocab.json", "dict.json", "vocab.json"), ("roberta-merges.txt", "merges.txt")], "FacebookAI/roberta-large"),
     "bert": ([("bert-base-uncased-vocab.txt", "bert-large-uncased-vocab.txt", "vocab.txt")], "google-bert/bert-base-uncased"),
     "chinese": ([("cog-pretrain.model",)], "THUDM/glm-large-chinese"),
 }
@@ -37,8 +37,6 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
     """
     names, hub_name = VOCABULARIES[family]
     vocab = vocab if vocab is not None else hub_name
-    if vocab is None:
-        raise ConversionError(f"The {family} vocabulary is not on the Hub; pass --vocab with the folder that holds {names[0][0]}.")
     folder = Path(vocab)
     if folder.is_file():
         folder = folder.parent
@@ -121,8 +119,11 @@ def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
 def build_roberta(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
     # The vocabulary maps byte-level pieces straight to fairseq ids; its four special entries are GLM's command tokens, and
     # GPT-2's own end of text, which fairseq kept as a piece of text, was never used.
+    pieces = json.loads(vocabulary.read_text(encoding="utf-8"))
+    if "<mask>" not in pieces:
+        raise ValueError("it holds no <mask>")
     renamed = {"<s>": "[CLS]", "</s>": "<|endoftext|>", "<unk>": "[UNK]", "<mask>": "[MASK]", "<|endoftext|>": "<|unused|>"}
-    ids = {renamed.get(piece, piece): id for piece, id in json.loads(vocabulary.read_text(encoding="utf-8")).items()}
+    ids = {renamed.get(piece, piece): id for piece, id in pieces.items()}
     pairs = [tuple(line.split(" ")) for line in merges.read_text(encoding="utf-8").splitlines()[1:] if line]
     # GPT-2 merges can make pieces that RoBERTa has not: the original reads these as id 0, as it does all unknown ones.
     tokenizer = byte_level(models.BPE(ids, [pair for pair in pairs if "".join(pair) in ids], unk_token="[CLS]"))

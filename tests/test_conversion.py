@@ -69,10 +69,14 @@ def test_golden_ranks_give_the_same_bytes(reference, repository, tmp_path):
         assert (convert_checkpoint(source, tmp_path / ranks, **OPTIONS) / "model.safetensors").read_bytes() == single
 
 
-def test_continuous_prompts_are_refused_with_the_reason(reference, tmp_path):
-    with pytest.raises(ConversionError, match=r"prompt_spell\.\S+ belongs to a continuous prompt"):
-        convert_checkpoint(reference / "checkpoints/tiny-prompt-lstm", tmp_path / "out", **OPTIONS)
-    assert not any(tmp_path.iterdir())
+def test_continuous_prompts_are_kept_in_a_file_of_their_own(reference, tmp_path):
+    expected = json.loads((reference / "checkpoints/checkpoints.json").read_text())["tiny-prompt-lstm"]["state_dict"]
+    out = convert_checkpoint(reference / "checkpoints/tiny-prompt-lstm", tmp_path / "out", **OPTIONS)
+    prompt, network = load_file(out / "prompt_spell.safetensors"), load_file(out / "model.safetensors")
+    assert {name: digest(tensor) for name, tensor in prompt.items()} == {
+        name: facts["sha256"] for name, facts in expected.items() if name.startswith("prompt_spell.")
+    }
+    assert {name.removeprefix("glm.") for name in network} == set(expected) - set(prompt)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
