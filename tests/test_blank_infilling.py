@@ -288,6 +288,15 @@ def check_rules(text: list[int], row: Row, mode: str, length=LENGTH):
     elif mode.startswith("token"):
         assert all(b - a > 1 for a, b in zip(columns, columns[1:]))  # spans do not touch
         assert columns[-1] < context_length - 1 and not any(id in (CLS, EOS) for answer in answers.values() for id in answer)
+        if "single" not in mode:  # the share is reached with the last span, and not before
+            lengths = [len(answer) for answer in answers.values()]
+            assert sum(lengths) >= int(0.15 * len(text)) > sum(lengths) - max(lengths)
+        documents = " ".join(map(str, text[:-1])).replace(f"{CLS} ", "").split(f" {EOS} ")
+        free = [len(document.split()) for document in documents]
+        masked = [0] * len(free)
+        for column, answer in answers.items():
+            masked[row.context[:column].count(EOS)] += len(answer)
+        assert all(n <= int(0.15 * size) for n, size in zip(masked, free) if size < max(free))
     if "single" in mode or mode.startswith("document"):
         assert len(row.pieces) == 1
     if "noshuffle" in mode:
@@ -448,3 +457,29 @@ def test_texts_that_cannot_be_masked_are_left_out(made_tokenizer):
     collator = BlankInfillingCollator(made_tokenizer, Recipe(token=0, sentence=1))
     batch = collator([{"input_ids": [cls, eos, cls, eos]}, *made_samples(made_tokenizer, 2)])
     assert len(batch["input_ids"]) == 2
+
+
+# --- The loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_step_gives_the_originals_loss_and_gradients(reference, repository):
+    """Through the loss that computes logits at the targets only; dropout is off, as in the golden step."""
+    from goldens import PLAIN_IDS
+
+    from glm_transformers.training.pretrain import GLMForBlankInfilling
+
+    golden = load_file(reference / "goldens/tiny-fp32/train_step.safetensors")
+    dropouts = dict(embedding_dropout_prob=0.0, attention_dropout_prob=0.0, output_dropout_prob=0.0)
+    model = GLMForBlankInfilling.from_pretrained(repository("tiny-fp32"), dtype=torch.float32, **PLAIN_IDS, **dropouts)
+    labels = golden["labels"].masked_fill(golden["loss_mask"] == 0, -100)
+    inputs = dict(input_ids=golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"])
+    loss = model.train()(**inputs, labels=labels).loss
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), golden["loss"][0], atol=0, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        expected = golden[f"grad.{name.removeprefix('glm.')}"]
+        assert (parameter.grad - expected).norm() <= 1e-5 * expected.norm(), name
+    # Divided by the targets of a whole step, the losses of its batches add up to the mean.
+    parts = [model(**{n: t[i : i + 1] if len(t) > 1 else t for n, t in inputs.items()}, labels=labels[i : i + 1],
+                   num_items_in_batch=(labels != -100).sum()).loss for i in range(len(labels))]  # fmt: skip
+    torch.testing.assert_close(sum(parts), loss)

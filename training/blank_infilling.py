@@ -81,6 +81,14 @@ RECIPES = {
 }
 
 
+def sentence_end_table(tokenizer) -> np.ndarray:
+    """(V,): whether each token ends a sentence: its piece, as the vocabulary writes it, contains an end mark."""
+    vocabulary = tokenizer.get_vocab()
+    table = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+    table[[id for piece, id in vocabulary.items() if not SENTENCE_ENDS.isdisjoint(piece)]] = True
+    return table
+
+
 class BlankInfillingCollator:
     """Makes model inputs of texts, for `Trainer` or any `DataLoader`.
 
@@ -142,8 +150,7 @@ class BlankInfillingCollator:
         }
         vocabulary = tokenizer.get_vocab()
         self.block_mask_id = max(vocabulary.values()) + 1 if block_mask_id is None else block_mask_id
-        self.ends_sentence = np.zeros(max(vocabulary.values()) + 1, dtype=bool)  # (V,)
-        self.ends_sentence[[id for piece, id in vocabulary.items() if not SENTENCE_ENDS.isdisjoint(piece)]] = True
+        self.ends_sentence = sentence_end_table(tokenizer)
         lengths = np.arange(1, LONGEST_SPAN + 1)
         log_poisson = lengths * math.log(self.recipe.mean_span_length) - np.cumsum(np.log(lengths))
         self.length_cdf = np.cumsum(np.exp(log_poisson)) / np.exp(log_poisson).sum()  # (39,)
