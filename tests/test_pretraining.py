@@ -229,7 +229,8 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
     (tmp_path / "program.py").write_text(PROGRAM)
     root = Path(__file__).resolve().parents[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+    # The flag asks for one process each for several devices; without a GPU these are on the CPU.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
     run = subprocess.run(
         [*launch, tmp_path / "program.py", root, *command_line(two)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}

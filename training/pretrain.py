@@ -202,6 +202,8 @@ def pretrain(options: Pretraining) -> Path:
         model = GLMForBlankInfilling.from_pretrained(options.model, dtype=torch.float32)
     else:
         model = GLMForBlankInfilling(_new_config(json.loads(Path(options.config).read_text()), tokenizer))
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=options.steps,
@@ -215,10 +217,9 @@ def pretrain(options: Pretraining) -> Path:
         adam_epsilon=1e-8,
         max_grad_norm=options.max_grad_norm,
         warmup_steps=math.ceil(options.warmup * options.steps),
+        use_cpu=not torch.accelerator.is_available(),  # or processes on a CPU would not find each other
         bf16=options.precision == "bf16",
         fp16=options.precision == "fp16",
-        gradient_checkpointing=options.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
         eval_strategy="steps" if options.validation else "no",
         eval_steps=options.evaluate_every,
         save_steps=options.save_every,
