@@ -239,7 +239,8 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     assert "is complete" in run.stdout
     for name in ("loss", "eval_loss_token", "eval_loss_sentence", "eval_loss_document"):
         np.testing.assert_allclose(history(Path(two.output), name), history(one, name), rtol=2e-4)  # the log has 4 digits
-    assert_same_weights(weights(two.output), weights(one), rtol=1e-4, atol=1e-5)
+    # Sums in another order; Adam makes steps of rounding errors where a gradient is zero, as for the biases of keys.
+    assert_same_weights(weights(two.output), weights(one), rtol=1e-4, atol=1e-4)
 
 
 def test_continuing_a_converted_repository(made_repository, scratch, tmp_path):
