@@ -15,6 +15,7 @@ from .conversion.released import RELEASED
 from .conversion.repository import DTYPES
 from .conversion.tokenizers import BUILDERS
 from .conversion.weights import PROMPT_WEIGHTS
+from .training.blank_infilling import RECIPES
 
 
 app = typer.Typer(help="GLM for Transformers.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -22,14 +23,16 @@ app = typer.Typer(help="GLM for Transformers.", no_args_is_help=True, add_comple
 Model = Enum("Model", {name: name for name in RELEASED})
 Family = Enum("Family", {name: name for name in (*BUILDERS, "none")})
 DType = Enum("DType", {name: name for name in DTYPES})
+Decay = Enum("Decay", {name: name for name in ("linear", "cosine")})
+Precision = Enum("Precision", {name: name for name in ("fp32", "bf16", "fp16")})
 
 
 @contextmanager
-def clear_errors():
-    """A conversion's error as one line and exit status 1."""
+def clear_errors(*kinds: type[Exception]):
+    """What went wrong as one line, and exit status 1."""
     try:
         yield
-    except ConversionError as error:
+    except (ConversionError, *kinds) as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from error
 
@@ -100,6 +103,49 @@ def export(
     with clear_errors():
         written = export_checkpoint(repository, checkpoint, model_parallel_size=model_parallel_size)
     typer.secho(f"{written} is complete.", fg=typer.colors.GREEN)
+
+
+@app.command()
+def pretrain(
+    data: Annotated[str, typer.Argument(help="Text (a document on each line), JSON lines or parquet file, folder, or Hub dataset.")],
+    output: Annotated[str, typer.Argument(help="The Hub repository to write.")],
+    model: Annotated[Optional[str], typer.Option(help="A converted repository to continue from.")] = None,
+    config: Annotated[Optional[str], typer.Option(help="JSON file with fields of GLMConfig, to train from scratch.")] = None,
+    tokenizer: Annotated[Optional[str], typer.Option(help="Folder with the tokenizer, to train from scratch.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}.")
+    ] = "glm-base",
+    validation: Annotated[Optional[str], typer.Option(help="Documents on which the loss of each mode is evaluated.")] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Read the data while training.")] = False,
+    one_document: Annotated[bool, typer.Option("--one-document", help="One document in each text.")] = False,
+    length: Annotated[Optional[int], typer.Option(min=4, help="Longest text in tokens.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Texts for each process and forward pass.")] = 16,
+    accumulation: Annotated[int, typer.Option(help="Forward passes for each step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
+    warmup: Annotated[float, typer.Option(help="Share of the steps until the highest learning rate.")] = 0.06,
+    decay: Annotated[Decay, typer.Option(help="Form of the decay.")] = Decay.cosine,
+    decay_ratio: Annotated[float, typer.Option(help="Lowest learning rate, as a share of the highest.")] = 0.1,
+    decay_steps: Annotated[Optional[int], typer.Option(min=1, help="Step at which the decay ends; the last one by default.")] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of everything but biases and layer norms.")] = 0.1,
+    max_grad_norm: Annotated[float, typer.Option(help="Longest gradient.")] = 1.0,
+    precision: Annotated[Precision, typer.Option(help="Type of the arithmetic.")] = Precision.fp32,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 500,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    log_every: Annotated[int, typer.Option(help="Steps between log entries.")] = 50,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, order and masks.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT, with the same options.")] = False,
+):
+    """Pretrain by autoregressive blank infilling; on several processes through `accelerate launch`."""
+    options = {name: value.value if isinstance(value, Enum) else value for name, value in locals().items()}
+    from .training.pretrain import Pretraining
+    from .training.pretrain import pretrain as run
+
+    with clear_errors(ValueError):
+        repository = run(Pretraining(**options))
+    typer.secho(f"{repository} is complete.", fg=typer.colors.GREEN)
 
 
 def main():

@@ -12,8 +12,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     # The repository root is the package: the shipped files are flat because Hub repositories are.
-    packages=["glm_transformers", "glm_transformers.conversion"],
-    package_dir={"glm_transformers": ".", "glm_transformers.conversion": "conversion"},
+    packages=["glm_transformers", "glm_transformers.conversion", "glm_transformers.training"],
+    package_dir={
+        "glm_transformers": ".",
+        "glm_transformers.conversion": "conversion",
+        "glm_transformers.training": "training",
+    },
     install_requires=[
         "transformers>=4.57,<6",
         "torch>=2.6",
@@ -26,6 +30,9 @@ setup(
         "tqdm",
         "typer",
     ],
-    extras_require={"test": ["datasets", "pytest", "sentencepiece"]},
+    extras_require={
+        "train": ["datasets", "matplotlib", "tensorboard"],
+        "test": ["datasets", "matplotlib", "pytest", "sentencepiece", "tensorboard"],
+    },
     entry_points={"console_scripts": ["glm = glm_transformers.cli:main"]},
 )

@@ -12,6 +12,7 @@ import torch
 
 from ..configuration_glm import GLMConfig
 from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
+from ..tokenization_glm import GLMTokenizerFast
 from .checkpoint import Parameter, find_rank_files, read_checkpoint
 from .errors import ConversionError
 from .hub_port import HubPort, find_hub_port
@@ -117,18 +118,38 @@ def convert_checkpoint(
         check_sizes(model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config)
     copied_rows = released.copied_rows if released and not port else ()  # the port's repositories have the copy
     named = repository_names(parameters, copied_rows, DTYPES.get(dtype))
-    network = build_network(config)
-    check_names(network, named)
-    # In the network's order, so that a file does not depend on how the checkpoint was cut.
-    named = {name: named[name] for name in network.state_dict()}
+    write_repository(output, config, named, glm_tokenizer, prompt, copied_rows, max_shard_size)
+    return output
 
-    with new_folder(output, sum(parameter.nbytes for parameter in (*named.values(), *prompt.values()))) as folder:
-        digests = write_weights(folder, named, max_shard_size)
+
+def write_repository(
+    output: Path,
+    config: GLMConfig,
+    parameters: dict[str, Parameter],
+    tokenizer: GLMTokenizerFast | None,
+    prompt: dict[str, Parameter] | None = None,
+    copied_rows: tuple[tuple[int, int], ...] = (),
+    max_shard_size: str = "5GB",
+):
+    """Write a repository beside its final name, read it back and run it, and give it its name when it is right.
+
+    Args:
+        output: an absolute path; what is there is replaced.
+        parameters: those of the network, by their names there.
+        prompt: the weights of a continuous prompt, which is no part of the network: they go into a file of their own.
+        copied_rows: the rows of the word embeddings that `parameters` copy, for the record.
+    """
+    prompt, network = prompt or {}, build_network(config)
+    check_names(network, parameters)
+    # In the network's order, so that a file does not depend on how the checkpoint was cut.
+    parameters = {name: parameters[name] for name in network.state_dict()}
+    with new_folder(output, sum(parameter.nbytes for parameter in (*parameters.values(), *prompt.values()))) as folder:
+        digests = write_weights(folder, parameters, max_shard_size)
         written = digests
-        if prompt:  # a continuous prompt is no part of Transformers' GLM; its weights are kept
+        if prompt:
             written = digests | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
-        record = {"weights": fingerprint(named, digests), "copied_rows": copied_rows}
-        write_files(folder, config, glm_tokenizer, record)
+        record = {"weights": fingerprint(parameters, digests), "copied_rows": copied_rows}
+        write_files(folder, config, tokenizer, record)
         read_back = verify_weights(network, find_weights(folder))
         if prompt:
             read_back |= {name: digest(tensor.read()) for name, tensor in read_safetensors(folder / PROMPT_WEIGHTS).items()}
@@ -137,10 +158,9 @@ def convert_checkpoint(
         for file in folder.iterdir():
             synchronize(file)
         # config.json comes last: without it no library takes the folder for a model.
-        write_config(folder / "config.json", config, named["glm.word_embeddings.weight"].dtype)
+        write_config(folder / "config.json", config, parameters["glm.word_embeddings.weight"].dtype)
         synchronize(folder / "config.json")
         synchronize(folder)
-    return output
 
 
 def first_of(*values):
@@ -157,7 +177,7 @@ def find_released(model: str | None) -> Released | None:
 # --- What the tensors say ---------------------------------------------------------------------------------------------
 
 
-def read_config(parameters: dict[str, Parameter], heads: int, tokenizer, port: HubPort | None) -> GLMConfig:
+def read_config(parameters: dict[str, Parameter], heads: int, tokenizer: GLMTokenizerFast | None, port: HubPort | None) -> GLMConfig:
     """The configuration: sizes from the tensors, special ids from the tokenizer, the rest from the old port's if there is one."""
     for table in ("word_embeddings.weight", "transformer.position_embeddings.weight"):
         if table not in parameters:

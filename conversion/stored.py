@@ -83,6 +83,28 @@ class StoredTensor:
         return numbers.as_strided(self.shape, self.stride).contiguous()
 
 
+@dataclass(frozen=True)
+class HeldTensor:
+    """A tensor that is in memory, to be written like one that lies in a file."""
+
+    tensor: torch.Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+    def read(self) -> torch.Tensor:
+        return self.tensor.detach().cpu().contiguous()
+
+
 def spanned(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """How many numbers lie from a tensor's first to its last."""
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride)) if all(shape) else 0

@@ -1,0 +1,485 @@
+"""The pretraining objective: what the original code made of its inputs, in distribution; its rules, on every sample."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from glm_transformers import GLMTokenizerFast
+from glm_transformers.training import RECIPES, BlankInfillingCollator, Recipe
+
+
+# The modes of the golden samples: our recipe for each, and the tokens of a text there.
+TOKEN, SENTENCE, DOCUMENT = dict(token=1.0), dict(token=0.0, sentence=1.0), dict(token=0.0, document=1.0)
+GOLDEN_MODES = {
+    "token_default": TOKEN,
+    "token_dblock": dict(block_mask_prob=0.1, **TOKEN),
+    "token_single_span": dict(single_span_prob=1.0, **TOKEN),
+    "token_noshuffle": dict(shuffle_pieces=False, **TOKEN),
+    "token_random_position": dict(random_position=True, **TOKEN),
+    "token_noblockposition": dict(block_positions=False, **TOKEN),
+    "token_multidoc": TOKEN,
+    "sentence": SENTENCE,
+    "sentence_multidoc": SENTENCE,
+    "document_suffix": dict(suffix_prob=1.0, document_min_share=0.25, **DOCUMENT),
+    "document_infill": dict(suffix_prob=0.0, document_min_share=0.25, **DOCUMENT),
+    "document_mixed_minratio0.5": DOCUMENT,
+    "document_multidoc": dict(document_min_share=0.25, **DOCUMENT),
+}
+LENGTH = 56
+CLS, EOS, SOP, EOP, MASK, GMASK, SMASK, DBLOCK = 50259, 50256, 50257, 50258, 50260, 50263, 50264, 50265
+
+
+# --- Statistics, so that the tests need no further library ------------------------------------------------------------
+
+
+def chi_square(ours: Counter, theirs: Counter) -> float:
+    """p-value of both histograms being samples of one distribution; rare values are pooled."""
+    bins, pooled = [], np.zeros(2)
+    for value in sorted(set(ours) | set(theirs)):
+        pooled += [ours[value], theirs[value]]
+        if pooled.min() >= 8:
+            bins.append(pooled)
+            pooled = np.zeros(2)
+    if pooled.any() and bins:
+        bins[-1] = bins[-1] + pooled
+    elif pooled.any():
+        bins.append(pooled)
+    table = np.array(bins)  # (bins, 2)
+    if len(table) < 2:
+        return 1.0
+    expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
+    statistic = ((table - expected) ** 2 / expected).sum()
+    return float(torch.special.gammaincc(torch.tensor((len(table) - 1) / 2), torch.tensor(statistic / 2)))
+
+
+def kolmogorov_smirnov(ours, theirs) -> float:
+    """p-value of two samples coming from one distribution (asymptotic form)."""
+    ours, theirs = np.sort(ours), np.sort(theirs)
+    values = np.concatenate([ours, theirs])
+    gap = np.abs(
+        np.searchsorted(ours, values, side="right") / len(ours) - np.searchsorted(theirs, values, side="right") / len(theirs)
+    ).max()
+    size = math.sqrt(len(ours) * len(theirs) / (len(ours) + len(theirs)))
+    x = (size + 0.12 + 0.11 / size) * gap
+    return 1.0 if x < 0.2 else min(1.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 100)))
+
+
+def test_the_statistics_can_tell_distributions_apart():
+    random = np.random.default_rng(0)
+    a, b, c = random.poisson(3, 1500), random.poisson(3, 1500), random.poisson(3.3, 1500)
+    assert chi_square(Counter(a.tolist()), Counter(b.tolist())) > 0.001 > chi_square(Counter(a.tolist()), Counter(c.tolist()))
+    assert kolmogorov_smirnov(a, b) > 0.001 > kolmogorov_smirnov(a, random.poisson(3.6, 1500))
+
+
+# --- Reading a row ----------------------------------------------------------------------------------------------------
+
+
+class Row:
+    """One sample, ours or the original's, taken apart: context, and pieces as (column of the blank, inputs, labels)."""
+
+    def __init__(self, ids, positions, labels, context):
+        self.context, self.positions, self.ids = ids[:context], positions, ids
+        self.offset = positions[0][0]
+        starts = [i for i in range(context, len(ids)) if ids[i] == SOP] + [len(ids)]
+        self.pieces = [
+            (positions[0][start] - self.offset, ids[start:end], labels[start:end], (start, end))
+            for start, end in zip(starts, starts[1:])
+        ]
+        self.spans = [[id for id in labels if id not in (EOP, EOS)] for _, _, labels, _ in self.pieces]
+
+    def statistics(self) -> dict:
+        blanks = [blank for blank, *_ in self.pieces]
+        return {
+            "span lengths": [len(span) for span in self.spans],
+            "number of spans": [len(self.spans)],
+            "masked share": [sum(map(len, self.spans))],
+            "in text order": [blanks == sorted(blanks)] if len(blanks) > 1 else [],
+            "mask kinds": [id for id in self.context if id in (MASK, GMASK, SMASK)],
+            "last target": [self.pieces[-1][2][-1] in (EOS, EOP) and self.pieces[-1][2][-1]],
+            "block masks": [id == DBLOCK for _, inputs, _, _ in self.pieces for id in inputs[1:]],
+            "offsets": [self.offset],
+            "blanks": blanks,
+        }
+
+
+def rows_of(batch) -> list[Row]:
+    rows = []
+    for ids, positions, labels, context in zip(*(batch[n].tolist() for n in ("input_ids", "position_ids", "labels", "attention_mask"))):
+        length = max(i + 1 for i, label in enumerate(labels) if label != -100)
+        assert labels[:context] == [-100] * context and -100 not in labels[context:length]
+        assert not any(ids[length:]) and not any(positions[0][length:] + positions[1][length:])  # the padding
+        rows.append(Row(ids[:length], [p[:length] for p in positions], labels[:length], context))
+    return rows
+
+
+def golden_rows(golden, mode) -> list[Row]:
+    rows = []
+    fields = (golden[f"{mode}.{field}"].tolist() for field in ("text", "position_id", "target", "loss_mask", "sep"))
+    for ids, positions, targets, mask, context in zip(*fields):
+        length = max(i + 1 for i, used in enumerate(mask) if used)
+        rows.append(Row(ids[:length], [p[:length] for p in positions], targets[:length], context))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def tokenizer(repository):
+    return GLMTokenizerFast.from_pretrained(repository("tiny-gpt2-fp16"))
+
+
+@pytest.fixture(scope="module")
+def golden(reference):
+    return load_file(reference / "pretraining/blank_infilling_samples.safetensors")
+
+
+@pytest.fixture(scope="module")
+def statistics(reference):
+    return json.loads((reference / "pretraining/blank_infilling_statistics.json").read_text())
+
+
+def samples_of(golden, mode):
+    return [{"input_ids": text} for text in golden[f"{mode}.input_text"].tolist()]
+
+
+def our_rows(tokenizer, golden, mode, repeats=10, batch_size=1) -> list[tuple[list[int], Row]]:
+    """(text, row) for each golden input, several times; by default one text a batch, as the samples are independent."""
+    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=LENGTH, seed=1)
+    samples, found = samples_of(golden, mode), []
+    for _ in range(repeats):
+        for start in range(0, len(samples), batch_size):
+            batch = samples[start : start + batch_size]
+            found += zip((sample["input_ids"] for sample in batch), rows_of(collator(batch)), strict=True)
+    return found
+
+
+# --- Distributions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", GOLDEN_MODES)
+def test_distributions_on_the_same_texts(tokenizer, golden, mode):
+    ours, theirs = {}, {}
+    for rows, collected in ((([row for _, row in our_rows(tokenizer, golden, mode)]), ours), (golden_rows(golden, mode), theirs)):
+        for row in rows:
+            for name, values in row.statistics().items():
+                collected.setdefault(name, []).extend(values)
+    for name in theirs:
+        if name in ("span lengths", "masked share", "blanks", "offsets"):
+            assert kolmogorov_smirnov(ours[name], theirs[name]) > 0.001, name
+        assert chi_square(Counter(ours[name]), Counter(theirs[name])) > 0.001, name
+    for name in ("mask kinds", "last target"):
+        assert set(ours[name]) == set(theirs[name]), name
+
+
+def long_texts(golden, count=1500, length=256) -> list[list[int]]:
+    """Texts as the original's statistics were made of: sentences of the golden inputs, drawn to fill 256 tokens."""
+    sentences = set()
+    for text in golden["sentence.input_text"].tolist():
+        sentence = []
+        for id in text[1:-1]:
+            sentence.append(id)
+            if id in (13, 30, 0, 26, 25):  # . ? ! ; :
+                sentences.add(tuple(sentence))
+                sentence = []
+    sentences = sorted(sentences)
+    random, texts = np.random.default_rng(3), []
+    for _ in range(count):
+        ids = [CLS]
+        while len(ids) < length - 1:
+            ids += sentences[random.integers(len(sentences))]
+        texts.append(ids[: length - 1] + [EOS])
+    return texts
+
+
+@pytest.mark.parametrize("mode", [mode for mode in GOLDEN_MODES if "multidoc" not in mode])
+def test_distributions_on_1500_long_texts(tokenizer, golden, statistics, mode):
+    if "statistics_large" not in statistics["modes"].get(mode, {}):
+        pytest.skip("the original has no statistics of long texts for this mode")
+    theirs = statistics["modes"][mode]["statistics_large"]
+    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=256, seed=2)
+    rows = [row for text in long_texts(golden) for row in rows_of(collator([{"input_ids": text}]))]
+    assert len(rows) == theirs["n"]
+    spans = Counter(len(span) for row in rows for span in row.spans)
+    if mode != "sentence":  # there it depends on how often each sentence was drawn, which the golden data does not tell
+        assert chi_square(spans, histogram(theirs["span_length_histogram_excl_end_token"])) > 0.001
+        assert chi_square(Counter(len(row.spans) for row in rows), histogram(theirs["spans_per_sample_histogram"])) > 0.001
+    shares = np.array([sum(len(labels) for _, _, labels, _ in row.pieces) / 256 for row in rows])
+    shares -= [len(row.pieces) / 256 * (row.pieces[-1][2][-1] == EOP) for row in rows]
+    error = math.hypot(shares.std(), theirs["generated_fraction_std"]) / math.sqrt(1500)
+    assert abs(shares.mean() - theirs["generated_fraction_mean"]) < 3.3 * error  # p > 0.001
+    blanks = np.array([(blank + row.offset) / 256 for row in rows for blank, *_ in row.pieces])
+    error = math.hypot(blanks.std(), theirs["anchor_fraction_std"]) / math.sqrt(1500)
+    assert abs(blanks.mean() - theirs["anchor_fraction_mean"]) < 3.3 * error
+    if theirs["dblock_fraction_of_generated_inputs"] is not None:
+        hidden = Counter(id == DBLOCK for row in rows for _, inputs, _, _ in row.pieces for id in inputs[1:])
+        count = sum(hidden.values())
+        expected = round(count * theirs["dblock_fraction_of_generated_inputs"])
+        assert chi_square(hidden, Counter({True: expected, False: count - expected})) > 0.001
+
+
+def histogram(counts: dict) -> Counter:
+    return Counter({int(value): count for value, count in counts.items()})
+
+
+def test_span_lengths_follow_the_normalised_poisson_law(tokenizer, statistics):
+    law = statistics["span_length_pmf_normalised"]
+    collator = BlankInfillingCollator(tokenizer)
+    np.testing.assert_allclose(np.diff(collator.length_cdf, prepend=0), [law[str(k)] for k in range(1, 40)], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, theirs",
+    [
+        ("glm-base", "glm-base/large/roberta (bert-prob 1)"),
+        ("glm-large-chinese", "glm-large-chinese"),
+        ("glm-10b", "glm-10b stage 1 (512)"),
+        ("glm-10b-stage2", "glm-10b stage 2 (1024)"),
+        ("glm-10b-chinese", "glm-10b-chinese stage 1 (512)"),
+        ("glm-10b-chinese-stage2", "glm-10b-chinese stage 2 (1024)"),
+    ],
+)
+def test_mode_mix_of_the_released_recipes(tokenizer, golden, statistics, name, theirs):
+    mix, arguments = statistics["mode_mix"][theirs], statistics["mode_mix"][theirs]["arguments"]
+    collator = BlankInfillingCollator(tokenizer, name, max_length=512, seed=3)
+    recipe, samples, seen = RECIPES[name], samples_of(golden, "sentence")[:1], Counter()
+    for _ in range(1200):
+        batch = collator(samples)
+        kinds = {MASK: "bert", SMASK: "sentence", GMASK: "gpt"}
+        seen.update({kinds[id] for id in batch["input_ids"][0].tolist() if id in kinds})
+    expected = Counter({mode: round(share * mix["batches"]) for mode, share in mix["observed"].items()})
+    assert set(seen) == set(expected) and chi_square(seen, expected) > 0.001
+    assert arguments.get("short_seq_prob", 0) == recipe.short_sequence_prob
+    assert arguments.get("block_mask_prob", 0) == recipe.block_mask_prob
+    assert arguments.get("single_span_prob", 0) == recipe.single_span_prob
+    assert arguments.get("gpt_min_ratio", 0.5) == recipe.document_min_share
+
+
+# --- Rules that hold exactly, on every sample -------------------------------------------------------------------------
+
+
+def check_rules(text: list[int], row: Row, mode: str, length=LENGTH):
+    """Everything that must be true of one row; the original's rows are held to the same."""
+    context_length, masks = len(row.context), {"t": MASK, "s": SMASK, "d": GMASK}[mode[0]]
+    columns = [i for i, id in enumerate(row.context) if id in (MASK, GMASK, SMASK)]
+    assert {row.context[i] for i in columns} == {masks}
+    assert sorted(blank for blank, *_ in row.pieces) == columns  # every mask has one piece
+    assert row.positions[0][:context_length] == list(range(row.offset, row.offset + context_length))
+    assert row.positions[1][:context_length] == [0] * context_length
+    assert row.context[0] == CLS and row.offset + context_length <= max(length, context_length)
+    suffix = row.pieces[0][2][-1] != EOP
+    answers = {}
+    for blank, inputs, labels, (start, end) in row.pieces:
+        size = end - start
+        assert row.positions[0][start:end] == [blank + row.offset] * size
+        assert row.positions[1][start:end] == ([1] * size if "noblockposition" in mode else list(range(1, size + 1)))
+        assert inputs[0] == SOP and len(labels) == size
+        known = [(id, label) for id, label in zip(inputs[1:], labels) if id != DBLOCK or "dblock" not in mode]
+        assert all(id == label for id, label in known)  # each input is the label before it, unless it is hidden
+        if not suffix:
+            assert labels[-1] == EOP and EOP not in labels[:-1] and EOS not in labels
+        answers[blank] = labels if suffix else labels[:-1]
+    rebuilt = [id for i, token in enumerate(row.context) for id in answers.get(i, [token])]
+    assert rebuilt == text
+    if suffix:
+        assert mode.startswith("document") and columns == [context_length - 1] and EOP not in row.pieces[0][2]
+    elif mode.startswith("token"):
+        assert all(b - a > 1 for a, b in zip(columns, columns[1:]))  # spans do not touch
+        assert columns[-1] < context_length - 1 and not any(id in (CLS, EOS) for answer in answers.values() for id in answer)
+        if "single" not in mode:  # the share is reached with the last span, and not before
+            lengths = [len(answer) for answer in answers.values()]
+            assert sum(lengths) >= int(0.15 * len(text)) > sum(lengths) - max(lengths)
+        documents = " ".join(map(str, text[:-1])).replace(f"{CLS} ", "").split(f" {EOS} ")
+        free = [len(document.split()) for document in documents]
+        masked = [0] * len(free)
+        for column, answer in answers.items():
+            masked[row.context[:column].count(EOS)] += len(answer)
+        assert all(n <= int(0.15 * size) for n, size in zip(masked, free) if size < max(free))
+    if "single" in mode or mode.startswith("document"):
+        assert len(row.pieces) == 1
+    if "noshuffle" in mode:
+        assert [blank for blank, *_ in row.pieces] == columns
+    if "dblock" not in mode:
+        assert DBLOCK not in row.ids
+
+
+@pytest.mark.parametrize("mode", GOLDEN_MODES)
+def test_rules_hold_on_every_sample(tokenizer, golden, mode):
+    texts = golden[f"{mode}.input_text"].tolist()
+    for text, row in zip(texts, golden_rows(golden, mode), strict=True):
+        check_rules(text, row, mode)
+    for batch_size in (1, 8):
+        for text, row in our_rows(tokenizer, golden, mode, repeats=3, batch_size=batch_size):
+            check_rules(text, row, mode)
+
+
+def test_the_originals_sentences_are_ours(tokenizer, golden):
+    everything = Recipe(token=0, sentence=1, masked_share=1)
+    collator = BlankInfillingCollator(tokenizer, everything, max_length=LENGTH)
+    for mode in ("sentence", "sentence_multidoc"):
+        seen = {"with [CLS]": 0, "of a cut text": 0}
+        for text, theirs in zip(golden[f"{mode}.input_text"].tolist(), golden_rows(golden, mode)):
+            (ours,) = rows_of(collator([{"input_ids": text}]))
+            assert {tuple(span) for span in theirs.spans} <= {tuple(span) for span in ours.spans}
+            seen["with [CLS]"] += any(span[0] == CLS for span in theirs.spans)
+            seen["of a cut text"] += text[-1] != EOS and theirs.context[-1] == SMASK
+        assert mode == "sentence" or all(seen.values())
+
+
+def test_rules_of_short_sequences(tokenizer, golden):
+    collator = BlankInfillingCollator(tokenizer, Recipe(short_sequence_prob=1.0), max_length=256, seed=5)
+    text = long_texts(golden, count=1)[0]
+    lengths = set()
+    for _ in range(200):
+        rows = rows_of(collator([{"input_ids": text}]))
+        parts = []
+        for row in rows:
+            answers = {blank: labels[:-1] for blank, _, labels, _ in row.pieces}
+            parts.append([id for i, token in enumerate(row.context) for id in answers.get(i, [token])])
+            check_rules(parts[-1], row, "token_default", length=256)
+        (length,) = {len(part) for part in parts}
+        joined = [id for part in parts for id in part[1:]]
+        assert joined == text[1 : 1 + len(joined)] and len(text) - 1 - len(joined) < length - 1
+        lengths.add(length)
+    assert min(lengths) >= 32 and max(lengths) < 255 and len(lengths) > 80
+
+
+def test_document_length_is_shared_by_the_batch(tokenizer, golden):
+    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=256)
+    text = long_texts(golden, count=1)[0]
+    for _ in range(50):
+        short, long = rows_of(collator([{"input_ids": text[:100]}, {"input_ids": text}]))
+        wanted = len(long.pieces[0][2])
+        assert 25 <= wanted <= 254 and len(short.pieces[0][2]) == min(wanted, 98)
+
+
+def test_loss_mask_of_the_data_counts_in_the_suffix_form(tokenizer, golden):
+    text = golden["document_suffix.input_text"][0].tolist()
+    sample = {"input_ids": text, "loss_mask": [0] * 50 + [1] * 6}
+    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=LENGTH)
+    for _ in range(20):
+        labels = collator([sample])["labels"][0]
+        assert labels[labels != -100].tolist() == text[max(50, len(text) - (len(labels) - int((labels == -100).sum()))):]
+    token = BlankInfillingCollator(tokenizer, max_length=LENGTH)([sample])
+    assert (token["labels"][0] != -100).sum() == token["input_ids"].shape[1] - token["attention_mask"][0]
+
+
+def test_positions_are_those_the_model_derives(tokenizer, golden, tiny_model):
+    """In text order the model finds positions and context itself; shuffled pieces are why we hand them over."""
+    recipe = Recipe(0.4, 0.3, 0.3, shuffle_pieces=False)
+    collator = BlankInfillingCollator(tokenizer, recipe, max_length=LENGTH)
+    from glm_transformers.modeling_glm import BlankLayout, count_positions
+
+    class Ids:
+        start_token_ids, end_token_ids, mask_token_ids = [SOP], [EOP], [MASK, GMASK, SMASK]
+
+    for sample in samples_of(golden, "sentence")[:60]:
+        batch = collator([sample])
+        layout = BlankLayout.of(batch["input_ids"], Ids)
+        assert torch.equal(layout.positions(count_positions(torch.ones_like(batch["input_ids"]))), batch["position_ids"])
+        assert layout.in_context.sum() == batch["attention_mask"][0]
+
+
+# --- Seeds, workers, processes ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made_tokenizer(made_repository):
+    return GLMTokenizerFast.from_pretrained(made_repository)
+
+
+TEXTS = ["Ng is an adjunct professor at Stanford (formerly associate professor).", "Tsinghua University is located in Beijing."]
+
+
+def made_samples(tokenizer, count=8):
+    return [{"input_ids": tokenizer(" ".join(TEXTS) * 2).input_ids} for _ in range(count)]
+
+
+def same(a, b) -> bool:
+    return a["labels"].shape == b["labels"].shape and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_batches_are_a_function_of_seed_and_number(made_tokenizer):
+    samples = made_samples(made_tokenizer)
+    build = lambda **options: BlankInfillingCollator(made_tokenizer, "glm-10b", **options)  # noqa: E731
+    first, again, continued = build(), build(), build(first_batch=2)
+    batches = [first(samples) for _ in range(4)]
+    assert all(same(batch, again(samples)) for batch in batches)
+    assert same(batches[2], continued(samples)) and same(batches[3], continued(samples))
+    assert not any(same(batches[0], batch) for batch in batches[1:])
+    assert not same(build(seed=1)(samples), batches[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_and_processes_never_share_random_numbers(made_tokenizer, workers):
+    samples = made_samples(made_tokenizer, count=48)
+
+    def batches(**options):
+        collator = BlankInfillingCollator(made_tokenizer, **options)
+        return list(torch.utils.data.DataLoader(samples, batch_size=4, collate_fn=collator, num_workers=workers))
+
+    ranks = [batches(rank=rank, world_size=2) for rank in (0, 1)]
+    everything = [batch for rank in ranks for batch in rank]
+    assert not any(same(a, b) for i, a in enumerate(everything) for b in everything[:i])
+    # Neither workers nor processes change what the whole run sees: batch 2 n + rank of one process.
+    one = BlankInfillingCollator(made_tokenizer)
+    for of_rank_0, of_rank_1 in zip(*ranks):
+        assert same(of_rank_0, one(samples[:4])) and same(of_rank_1, one(samples[:4]))
+    assert all(same(a, b) for a, b in zip(batches(first_batch=12)[:2], [one.collate(samples[:4], n) for n in (12, 13)]))
+
+
+# --- Wrong input ------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_input_is_one_clear_sentence(made_tokenizer):
+    with pytest.raises(ValueError, match="choose one of glm-base"):
+        BlankInfillingCollator(made_tokenizer, "glm-2b")
+    with pytest.raises(ValueError, match="add up to 1"):
+        Recipe(token=0.5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Recipe(block_mask_prob=1.5)
+    with pytest.raises(ValueError, match="at least 34"):
+        BlankInfillingCollator(made_tokenizer, "glm-10b", max_length=32)
+    collator = BlankInfillingCollator(made_tokenizer, max_length=16)
+    cls, eos = made_tokenizer.cls_token_id, made_tokenizer.eos_token_id
+    for ids in ([cls, 5, eos], [5] * 8, [cls] + [5] * 20):
+        with pytest.raises(ValueError, match="must begin with"):
+            collator([{"input_ids": ids}])
+    no_sentence = {"input_ids": [cls, eos, cls, eos]}
+    with pytest.raises(ValueError, match="sentence mode"):
+        BlankInfillingCollator(made_tokenizer, Recipe(token=0, sentence=1))([no_sentence])
+
+
+def test_texts_that_cannot_be_masked_are_left_out(made_tokenizer):
+    cls, eos = made_tokenizer.cls_token_id, made_tokenizer.eos_token_id
+    collator = BlankInfillingCollator(made_tokenizer, Recipe(token=0, sentence=1))
+    batch = collator([{"input_ids": [cls, eos, cls, eos]}, *made_samples(made_tokenizer, 2)])
+    assert len(batch["input_ids"]) == 2
+
+
+# --- The loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_step_gives_the_originals_loss_and_gradients(reference, repository):
+    """Through the loss that computes logits at the targets only; dropout is off, as in the golden step."""
+    from goldens import PLAIN_IDS
+
+    from glm_transformers.training.pretrain import GLMForBlankInfilling
+
+    golden = load_file(reference / "goldens/tiny-fp32/train_step.safetensors")
+    dropouts = dict(embedding_dropout_prob=0.0, attention_dropout_prob=0.0, output_dropout_prob=0.0)
+    model = GLMForBlankInfilling.from_pretrained(repository("tiny-fp32"), dtype=torch.float32, **PLAIN_IDS, **dropouts)
+    labels = golden["labels"].masked_fill(golden["loss_mask"] == 0, -100)
+    inputs = dict(input_ids=golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"])
+    loss = model.train()(**inputs, labels=labels).loss
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), golden["loss"][0], atol=0, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        expected = golden[f"grad.{name.removeprefix('glm.')}"]
+        assert (parameter.grad - expected).norm() <= 1e-5 * expected.norm(), name
+    # Divided by the targets of a whole step, the losses of its batches add up to the mean.
+    parts = [model(**{n: t[i : i + 1] if len(t) > 1 else t for n, t in inputs.items()}, labels=labels[i : i + 1],
+                   num_items_in_batch=(labels != -100).sum()).loss for i in range(len(labels))]  # fmt: skip
+    torch.testing.assert_close(sum(parts), loss)

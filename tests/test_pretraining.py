@@ -1,0 +1,301 @@
+"""Pretraining: packing, and runs that can be killed, spread over processes, and loaded as a repository."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from made import SENTENCES
+
+from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
+from glm_transformers.training import BlankInfillingCollator
+from glm_transformers.training.data import load_documents, pack_documents
+from glm_transformers.training.pretrain import BlankInfillingTrainer, GLMForBlankInfilling, Pretraining, pretrain
+
+
+LENGTH = 40
+
+
+@pytest.fixture(scope="module")
+def tokenizer(made_repository):
+    return GLMTokenizerFast.from_pretrained(made_repository)
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    random = np.random.default_rng(0)
+    words = " ".join(SENTENCES).replace(".", "").split()
+    sentences = [" ".join(random.choice(words, random.integers(3, 7))) + "." for _ in range(200)]
+    return [" ".join(random.choice(sentences, random.integers(1, 10))) for _ in range(150)]
+
+
+@pytest.fixture(scope="module")
+def corpus(texts, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    file.write_text("\n".join(texts) + "\n\n   \n")
+    return file
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_source_gives_the_same_documents(texts, corpus, tmp_path):
+    lines = load_dataset("text", data_files=str(corpus), split="train")
+    lines.to_json(tmp_path / "corpus.jsonl")
+    lines.to_parquet(tmp_path / "corpus.parquet")
+    for source in (corpus, tmp_path / "corpus.jsonl", tmp_path / "corpus.parquet"):
+        for streaming in (False, True):
+            documents = [row["text"] for row in load_documents(source, streaming)]
+            assert documents[: len(texts)] == texts
+    with pytest.raises(ValueError, match="one kind"):
+        load_documents(tmp_path)
+    (tmp_path / "wrong.jsonl").write_text('{"body": "no text here"}\n')
+    with pytest.raises(ValueError, match="body"):
+        load_documents(tmp_path / "wrong.jsonl")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("one_document", [False, True])
+def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
+    documents = load_documents(corpus, streaming)
+    wanted = None if streaming else 2000
+    samples = [row["input_ids"] for row in pack_documents(documents, tokenizer, LENGTH, wanted, one_document)]
+    cls, eos = tokenizer.cls_token_id, tokenizer.eos_token_id
+    texts = [tokenizer(line, add_special_tokens=False).input_ids for line in corpus.read_text().splitlines()]
+    texts = [text for text in texts if text]
+    total = sum(map(len, texts))
+    packed = sum(map(len, samples))
+    passes = 1 if streaming else min(10, -(-2000 * LENGTH // total))
+    assert passes * total <= packed < passes * total + LENGTH
+    kinds = {"whole": 0, "cut": 0, "moved": 0, "one": 0}
+    seen = np.zeros(len(texts))
+    ends = {id for piece, id in tokenizer.get_vocab().items() if set(piece) & set(".?!;:")}
+    for sample in samples:
+        assert sample[0] == cls and len(sample) <= LENGTH
+        parts = "|".join(" ".join(map(str, sample[1:])).split(f" {eos} {cls} ")).split("|")
+        kinds["one"] += len(parts) == 1
+        for i, part in enumerate(parts):
+            ids = [int(id) for id in part.split()]
+            assert cls not in ids and eos not in ids[:-1]  # so what was cut ends its sample
+            whole = i < len(parts) - 1 or ids[-1] == eos
+            ids = ids[:-1] if ids[-1] == eos else ids
+            homes = [k for k, text in enumerate(texts) if any(text[s : s + len(ids)] == ids for s in range(len(text)))]
+            assert homes  # every part is a stretch of one document
+            if whole:
+                assert any(texts[k][-len(ids) :] == ids for k in homes)
+                kinds["whole"] += ids in texts
+            else:
+                kinds["cut"] += ids[-1] in ends
+            kinds["moved"] += ids not in [texts[k][: len(ids)] for k in homes]
+            seen[homes] += 1
+    assert all(kinds.values())
+    assert one_document == (kinds["one"] == len(samples))
+    # Drawn by length: long documents come more often than short ones.
+    lengths = np.array([len(text) for text in texts])
+    assert seen[lengths > np.median(lengths)].mean() > 1.3 * seen[lengths < np.median(lengths)].mean()
+
+
+def test_packing_is_cached(corpus, tokenizer, monkeypatch):
+    first = pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=4)
+    other = pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=5)
+    assert first["input_ids"] != other["input_ids"]
+    monkeypatch.setattr("glm_transformers.training.data._fit", None)  # a second packing would fail
+    again = pack_documents(load_documents(corpus), GLMTokenizerFast.from_pretrained(tokenizer.name_or_path), LENGTH, wanted=100, seed=4)
+    assert again["input_ids"] == first["input_ids"]
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scratch(made_repository, corpus, tmp_path_factory) -> Pretraining:
+    """A network small enough that a run takes seconds, with dropout, so that random states matter."""
+    folder = tmp_path_factory.mktemp("scratch")
+    shape = dict(hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64)
+    (folder / "config.json").write_text(json.dumps(shape))
+    (folder / "recipe.json").write_text(json.dumps(dict(token=0.5, sentence=0.3, document=0.2, block_mask_prob=0.1)))
+    return Pretraining(
+        data=str(corpus), output="", config=str(folder / "config.json"), tokenizer=str(made_repository),
+        recipe=str(folder / "recipe.json"), validation=str(corpus), length=LENGTH, steps=12, batch_size=4, accumulation=2,
+        learning_rate=1e-2, evaluate_every=6, save_every=4, log_every=1, seed=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(scratch, tmp_path_factory) -> Path:
+    return pretrain(replace(scratch, output=str(tmp_path_factory.mktemp("runs") / "finished")))
+
+
+def history(output: Path, name: str = "loss") -> list[float]:
+    states = output.with_name(f"{output.name}-checkpoints").glob("checkpoint-*/trainer_state.json")
+    state = json.loads(max(states, key=lambda file: int(file.parent.name[11:])).read_text())
+    return [entry[name] for entry in state["log_history"] if name in entry]
+
+
+def weights(output: Path) -> dict:
+    return GLMForConditionalGeneration.from_pretrained(output).state_dict()
+
+
+def assert_same_weights(a: dict, b: dict, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+def test_a_run_learns_and_writes_a_repository_that_loads_anywhere(finished, tmp_path):
+    for mode in ("token", "sentence", "document"):
+        early, late = history(finished, f"eval_loss_{mode}")
+        assert late < early < 7  # ln of the vocabulary's 512 rows is 6.2
+    assert len(history(finished)) == 12
+    assert list(finished.with_name("finished-checkpoints").rglob("events.out.tfevents*"))
+    program = """
+import sys
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(model).__name__ == "GLMForConditionalGeneration" and type(model).__module__.startswith("transformers_modules")
+ids = model.generate(**tokenizer("Ng is [MASK].", return_tensors="pt"), max_new_tokens=4)
+assert len(tokenizer.decode_pieces(ids)[0]) == 1
+print(pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True)("Ng is [MASK].", max_new_tokens=4))
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([sys.executable, "-c", program, finished], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (finished / "README.md").exists() and json.loads((finished / "config.json").read_text())["vocab_size"] % 128 == 0
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("streaming, workers", [(False, 0), (False, 2), (True, 0)])
+def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(scratch, finished, tmp_path, monkeypatch, streaming, workers):
+    options = replace(scratch, output=str(tmp_path / "run"), streaming=streaming, workers=workers)
+    uninterrupted = finished
+    if streaming:
+        uninterrupted = pretrain(replace(options, output=str(tmp_path / "uninterrupted")))
+    step, count = BlankInfillingTrainer.training_step, []
+
+    def killed(self, *args, **kwargs):
+        count.append(1)
+        if len(count) > 14:  # in the eighth of the twelve steps, after the checkpoint of the fourth
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlankInfillingTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            pretrain(options)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="--resume"):
+        pretrain(options)
+    resumed = pretrain(replace(options, resume=True))
+    assert history(resumed) == history(uninterrupted)
+    assert_same_weights(weights(resumed), weights(uninterrupted), rtol=0, atol=0)
+
+
+PROGRAM = """
+import importlib.util, sys
+from pathlib import Path
+root = Path(sys.argv.pop(1))
+spec = importlib.util.spec_from_file_location("glm_transformers", root / "__init__.py", submodule_search_locations=[str(root)])
+sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from glm_transformers.cli import app
+app()
+"""
+
+
+def command_line(options: Pretraining) -> list[str]:
+    defaults, line = asdict(Pretraining("", "")), ["pretrain", options.data, options.output]
+    for name, value in asdict(options).items():
+        if name not in ("data", "output") and value != defaults[name]:
+            line += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return line
+
+
+def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
+    """Twice the batch is two batches a step: process r of n takes batch n * i + r of the run."""
+    no_dropout = {name: 0.0 for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")}
+    shape = json.loads(Path(scratch.config).read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**shape, **no_dropout}))
+    options = replace(scratch, config=str(tmp_path / "config.json"), accumulation=2)
+    one = pretrain(replace(options, output=str(tmp_path / "one")))
+    two = replace(options, output=str(tmp_path / "two"), accumulation=1)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    root = Path(__file__).resolve().parents[1]
+    # The flag asks for one process each for several devices; without a GPU these are on the CPU.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+    run = subprocess.run(
+        [*launch, tmp_path / "program.py", root, *command_line(two)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert "is complete" in run.stdout
+    for name in ("loss", "eval_loss_token", "eval_loss_sentence", "eval_loss_document"):
+        np.testing.assert_allclose(history(Path(two.output), name), history(one, name), rtol=2e-4)  # the log has 4 digits
+    # Sums in another order; Adam makes steps of rounding errors where a gradient is zero, as for the biases of keys.
+    assert_same_weights(weights(two.output), weights(one), rtol=1e-4, atol=1e-4)
+
+
+def test_continuing_a_converted_repository(made_repository, scratch, tmp_path):
+    options = replace(
+        scratch, model=str(made_repository), config=None, tokenizer=None, recipe="glm-base", output=str(tmp_path / "more"),
+        steps=1, accumulation=1, learning_rate=0.0, validation=None, gradient_checkpointing=True,
+    )  # fmt: skip
+    assert_same_weights(weights(pretrain(options)), weights(made_repository), rtol=0, atol=0)
+
+
+def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
+    from transformers import TrainingArguments
+
+    model = tiny_model(GLMForBlankInfilling)
+
+    def trainer(**options):
+        arguments = TrainingArguments(output_dir=str(tmp_path), max_steps=100, weight_decay=0.1, learning_rate=1.0, warmup_steps=10, report_to=[])
+        options = {"decay": "linear", "decay_ratio": 0.1, "decay_steps": 80, "first_step": 0, **options}
+        return BlankInfillingTrainer(model=model, args=arguments, data_collator=BlankInfillingCollator(tokenizer), **options)
+
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {
+        names[id(p)]: group["weight_decay"] for group in trainer().create_optimizer().param_groups for p in group["params"]
+    }
+    assert len(decayed) == len(names)
+    for name, decay in decayed.items():
+        assert decay == (0.0 if name.endswith("bias") or "layernorm" in name else 0.1), name
+    for decay, middle in (("linear", 0.55), ("cosine", 0.55)):
+        run = trainer(decay=decay)
+        run.create_optimizer_and_scheduler(100)
+        rates = []
+        for _ in range(100):
+            rates.append(run.lr_scheduler.get_last_lr()[0])
+            run.optimizer.step()
+            run.lr_scheduler.step()
+        np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
+        np.testing.assert_allclose([rates[45], rates[80], rates[99]], [middle, 0.1, 0.1])
+        assert rates[20] == pytest.approx({"linear": 0.1 + 0.9 * 6 / 7, "cosine": 0.1 + 0.9 * (1 + np.cos(np.pi / 7)) / 2}[decay])
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(tokenizer=None), "--model to continue"),
+        (dict(decay="step"), "linear or cosine"),
+        (dict(precision="int8"), "fp32, bf16"),
+        (dict(steps=0), "at least 1"),
+        (dict(warmup=2.0), "between 0 and 1"),
+        (dict(recipe="glm-2b"), "JSON file"),
+        (dict(resume=True), "leave --resume out"),
+        (dict(streaming=True, workers=2), "workers 0 or 1"),
+        (dict(length=65), "longest position 64"),
+    ],
+)
+def test_wrong_options_are_one_clear_sentence(scratch, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(replace(scratch, output=str(tmp_path / "run"), **wrong))

@@ -1,0 +1,334 @@
+"""Pretraining from texts to a Hub repository, on `Trainer` and `accelerate`."""
+
+import json
+import math
+import os
+from copy import copy
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import IterableDataset
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainerState, TrainingArguments, set_seed
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..configuration_glm import GLMConfig
+from ..conversion.repository import AUTO_MAP, PIPELINES, write_repository
+from ..conversion.stored import HeldTensor
+from ..modeling_glm import GLMForConditionalGeneration
+from ..tokenization_glm import GLMTokenizerFast
+from .blank_infilling import MODES, NOT_A_TARGET, RECIPES, BlankInfillingCollator, Recipe
+from .data import load_documents, pack_documents
+
+
+VOCABULARY_MULTIPLE = 128  # to which the original rounds the rows of the vocabulary
+SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
+EVALUATION_SEED = 1_000_003  # validation texts are masked alike at every evaluation, and never as in training
+
+
+class GLMForBlankInfilling(GLMForConditionalGeneration):
+    """GLM whose loss computes logits only where there is a target: most of a batch is context."""
+
+    def forward(self, input_ids, attention_mask, position_ids, labels, num_items_in_batch=None, **kwargs):
+        """Inputs as the collator makes them.
+
+        Returns:
+            The mean over the targets, or their sum divided by `num_items_in_batch`, the targets of all batches of a step.
+        """
+        states = self.glm(input_ids, attention_mask, position_ids, use_cache=False, **kwargs).last_hidden_state  # (B, T, H)
+        targets = labels != NOT_A_TARGET  # (B, T)
+        logits = F.linear(states[targets], self.glm.word_embeddings.weight)  # (targets, V)
+        loss = F.cross_entropy(logits.float(), labels[targets], reduction="sum")
+        return CausalLMOutput(loss / (targets.sum() if num_items_in_batch is None else num_items_in_batch))
+
+
+class Shuffled(Sampler):
+    """Indices of a dataset that never ends: one shuffled pass after the other. Its state is how many were taken."""
+
+    def __init__(self, size: int, total: int, seed: int, taken: int = 0):
+        self.size, self.total, self.seed, self.taken = size, total, seed, taken
+
+    def __iter__(self):
+        position = self.taken
+        while position < self.total:
+            epoch, start = divmod(position, self.size)
+            indices = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            indices = indices[start : start + self.total - position].tolist()
+            yield from indices
+            position += len(indices)
+
+    def __len__(self):  # of the whole training, so that the Trainer counts a continued one as it counts any other
+        return self.total
+
+
+class BlankInfillingTrainer(Trainer):
+    """`Trainer` with the original's schedule, a data order that can be continued exactly, and a loss for each mode."""
+
+    def __init__(self, decay: str, decay_ratio: float, decay_steps: int, first_step: int, **kwargs):
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the targets of all processes and batches of a step
+        self._loss_shifts_labels = False
+        self.decay, self.decay_ratio, self.decay_steps, self.first_step = decay, decay_ratio, decay_steps, first_step
+
+    def get_train_dataloader(self) -> DataLoader:
+        arguments, data, sampler = self.args, self.train_dataset, None
+        batches = arguments.gradient_accumulation_steps * arguments.world_size  # in each step, of all processes
+        samples = batches * arguments.per_device_train_batch_size
+        self.data_collator.first_batch = self.first_step * arguments.gradient_accumulation_steps
+        if isinstance(data, IterableDataset):
+            data = data.shuffle(seed=arguments.seed, buffer_size=SHUFFLE_BUFFER).repeat(None).skip(self.first_step * samples)
+        else:
+            sampler = Shuffled(len(data), arguments.max_steps * samples, arguments.seed, self.first_step * samples)
+        loader = DataLoader(
+            data,
+            batch_size=arguments.per_device_train_batch_size,
+            sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=arguments.dataloader_num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # a loader takes a number from its generator; the one of dropout must not change
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Linear warmup, then linear or cosine decay to `decay_ratio` times the learning rate, which then stays."""
+        warmup = math.ceil(self.args.warmup_steps)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            done = min(1.0, (step - warmup) / max(1, self.decay_steps - warmup))
+            left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+            return self.decay_ratio + (1 - self.decay_ratio) * left
+
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """The mean loss over all targets of the validation texts, for each mode that the recipe uses."""
+        arguments, metrics = self.args, {}
+        samples = eval_dataset if eval_dataset is not None else self.eval_dataset
+        model, size = self.model_wrapped, arguments.per_device_eval_batch_size
+        was_training = model.training
+        model.eval()
+        collator = copy(self.data_collator)
+        collator.seed, batches = EVALUATION_SEED, -(-len(samples) // size)
+        for mode in (mode for mode in MODES if getattr(collator.recipe, mode) > 0):
+            total = torch.zeros(2, dtype=torch.float64, device=arguments.device)  # sum of losses, targets
+            for first in range(0, batches, arguments.world_size):  # every process makes as many calls
+                number = first + arguments.process_index
+                columns = samples[number % batches * size : (number % batches + 1) * size]
+                rows = [{"input_ids": ids} for ids in columns["input_ids"]]
+                batch = self._prepare_inputs(collator.collate(rows, number, mode))
+                loss = model(**batch, num_items_in_batch=1).loss
+                if number < batches:
+                    total += torch.stack([loss.double(), (batch["labels"] != NOT_A_TARGET).sum().double()])
+            loss, targets = self.accelerator.reduce(total).tolist()
+            metrics[f"{metric_key_prefix}_loss_{mode}"] = loss / targets
+        model.train(was_training)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(arguments, self.state, self.control, metrics)
+        return metrics
+
+
+@dataclass
+class Pretraining:
+    """What `glm pretrain` is told. The defaults of the optimiser are the original's for glm-10b.
+
+    data, validation: as `load_documents` takes them; without validation no loss is evaluated.
+    output: the Hub repository to write, which is there when the run has ended; its checkpoints and its log are in the
+        folder beside it whose name ends with `-checkpoints`.
+    model: a converted repository to continue from; or else
+    config, tokenizer: a JSON file with fields of `GLMConfig`, and a folder with a tokenizer, to train from scratch. The
+        vocabulary's size and the special ids come from the tokenizer where the file does not give them.
+    recipe: name of a released recipe, a JSON file with fields of `Recipe`, or a `Recipe`.
+    length: tokens of a text at most; the model's longest position by default.
+    batch_size, accumulation: texts for each process and forward pass; passes for each step.
+    warmup: share of the steps; decay_steps: where the decay ends, by default with the last step.
+    precision: "fp32", "bf16" or "fp16".
+    resume: continue from the last checkpoint, with the same options.
+    """
+
+    data: str
+    output: str
+    model: str | None = None
+    config: str | None = None
+    tokenizer: str | None = None
+    recipe: str | Recipe = "glm-base"
+    validation: str | None = None
+    streaming: bool = False
+    one_document: bool = False
+    length: int | None = None
+    steps: int = 1000
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rate: float = 1e-4
+    warmup: float = 0.06
+    decay: str = "cosine"
+    decay_ratio: float = 0.1
+    decay_steps: int | None = None
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    evaluate_every: int = 500
+    save_every: int = 500
+    log_every: int = 50
+    workers: int = 0
+    seed: int = 0
+    resume: bool = False
+
+
+def pretrain(options: Pretraining) -> Path:
+    """Train and write the repository.
+
+    Raises:
+        ValueError: one sentence on what is wrong with the options; nothing is trained then.
+    """
+    output = Path(os.path.abspath(options.output))
+    checkpoints = output.with_name(f"{output.name}-checkpoints")
+    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    _check(options, output, last)
+    first_step = TrainerState.load_from_json(f"{last}/trainer_state.json").global_step if last else 0
+
+    set_seed(options.seed)
+    recipe = _read_recipe(options.recipe)
+    tokenizer = GLMTokenizerFast.from_pretrained(options.tokenizer or options.model)
+    if options.model is not None:
+        model = GLMForBlankInfilling.from_pretrained(options.model, dtype=torch.float32)
+    else:
+        model = GLMForBlankInfilling(_new_config(json.loads(Path(options.config).read_text()), tokenizer))
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-8,
+        max_grad_norm=options.max_grad_norm,
+        warmup_steps=math.ceil(options.warmup * options.steps),
+        use_cpu=not torch.accelerator.is_available(),  # or processes on a CPU would not find each other
+        bf16=options.precision == "bf16",
+        fp16=options.precision == "fp16",
+        eval_strategy="steps" if options.validation else "no",
+        eval_steps=options.evaluate_every,
+        save_steps=options.save_every,
+        save_total_limit=2,
+        logging_steps=options.log_every,
+        report_to=["tensorboard"],
+        dataloader_num_workers=options.workers,
+        average_tokens_across_devices=True,
+        remove_unused_columns=False,
+        ignore_data_skip=True,  # the sampler begins where the run was killed; there is nothing to skip
+        accelerator_config={"dispatch_batches": False, "split_batches": False, "even_batches": False},
+        seed=options.seed,
+    )
+    length = options.length or model.config.max_sequence_length
+    collator = BlankInfillingCollator(
+        tokenizer, recipe, length, options.seed, rank=arguments.process_index, world_size=arguments.world_size
+    )
+    _check_model(model.config, recipe, collator, length)
+    wanted = options.steps * options.batch_size * options.accumulation * arguments.world_size
+    with arguments.main_process_first():  # the others then find its cache
+        pack = dict(tokenizer=tokenizer, length=length, one_document=options.one_document, seed=options.seed)
+        data = pack_documents(load_documents(options.data, options.streaming), wanted=wanted, **pack)
+        validation = pack_documents(load_documents(options.validation), **pack) if options.validation else None
+    trainer = BlankInfillingTrainer(
+        decay=options.decay,
+        decay_ratio=options.decay_ratio,
+        decay_steps=options.decay_steps or options.steps,
+        first_step=first_step,
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        eval_dataset=validation,
+        data_collator=collator,
+    )
+    trainer.train(resume_from_checkpoint=last)
+    if trainer.is_world_process_zero():
+        _write(output, trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    trainer.accelerator.wait_for_everyone()
+    return output
+
+
+def _check(options: Pretraining, output: Path, last: str | None):
+    if (options.model is None) == (options.config is None or options.tokenizer is None):
+        raise ValueError("Pass --model to continue a repository, or --config and --tokenizer to train from scratch.")
+    if options.decay not in ("linear", "cosine"):
+        raise ValueError(f"decay is {options.decay}; choose linear or cosine.")
+    if options.precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision is {options.precision}; choose fp32, bf16 or fp16.")
+    for name in ("steps", "batch_size", "accumulation", "evaluate_every", "save_every", "log_every"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} is {getattr(options, name)}; give at least 1.")
+    for name in ("warmup", "decay_ratio"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise ValueError(f"{name} is {getattr(options, name)}; give a value between 0 and 1.")
+    if options.streaming and options.workers > 1:
+        raise ValueError("Streamed data keeps its order with one worker at most; pass --workers 0 or 1.")
+    if os.path.lexists(output):
+        raise ValueError(f"{output} exists already; choose another place.")
+    if options.resume and last is None:
+        raise ValueError(f"{output}-checkpoints holds no checkpoint to continue from; leave --resume out.")
+    if not options.resume and last is not None:
+        raise ValueError(f"{last} is of an unfinished run; pass --resume to continue it, or choose another place.")
+
+
+def _check_model(config: GLMConfig, recipe: Recipe, collator: BlankInfillingCollator, length: int):
+    if recipe.block_mask_prob and collator.block_mask_id >= config.vocab_size:
+        raise ValueError(
+            f"[dBLOCK] needs the id {collator.block_mask_id} and the vocabulary has {config.vocab_size} rows; raise "
+            "vocab_size, or use a recipe without block_mask_prob."
+        )
+    if length > config.max_sequence_length:
+        raise ValueError(f"length is {length} and the model's longest position {config.max_sequence_length}; shorten it.")
+    if not config.block_position_encoding:
+        raise ValueError("The model has no block positions; blank infilling is trained with them.")
+
+
+def _read_recipe(recipe: str | Recipe) -> Recipe:
+    if isinstance(recipe, Recipe) or recipe in RECIPES:
+        return RECIPES.get(recipe, recipe) if isinstance(recipe, str) else recipe
+    if not Path(recipe).is_file():
+        raise ValueError(f"There is no recipe {recipe}; pass a JSON file, or one of {', '.join(RECIPES)}.")
+    values = json.loads(Path(recipe).read_text())
+    unknown = set(values) - {field.name for field in fields(Recipe)}
+    if unknown:
+        raise ValueError(f"{recipe} has the unknown fields {', '.join(sorted(unknown))}; the fields are those of Recipe.")
+    return Recipe(**values)
+
+
+def _new_config(values: dict, tokenizer: GLMTokenizerFast) -> GLMConfig:
+    """The configuration of a new model: its shape from the file, special ids from the tokenizer."""
+    rows = max(tokenizer.get_vocab().values()) + 2  # [dBLOCK] has the first free id
+    return GLMConfig(
+        **{
+            "vocab_size": -(-rows // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+            "sop_token_id": tokenizer.sop_token_id,
+            "eop_token_id": tokenizer.eop_token_id,
+            "mask_token_ids": tokenizer.mask_token_ids,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            **values,
+        }
+    )
+
+
+def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFast):
+    """The complete repository, as conversion writes it."""
+    shared = {"architectures": ["GLMForConditionalGeneration"], "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
+    config = GLMConfig(**{**model.config.to_dict(), **shared})
+    write_repository(output, config, {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()}, tokenizer)
