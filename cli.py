@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from .conversion import ConversionError, convert_checkpoint, export_checkpoint, verify_repository
+from .conversion.model_card import count, size
 from .conversion.released import RELEASED
 from .conversion.repository import DTYPES
 from .conversion.tokenizers import BUILDERS
@@ -56,8 +58,12 @@ def convert(
     dtype: Annotated[Optional[DType], typer.Option(help="Type of the weights; the checkpoint's own by default.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing repository.")] = False,
+    push_to_hub: Annotated[Optional[str], typer.Option(help="Name on the Hub to upload the repository to.")] = None,
 ):
-    """Convert an original checkpoint, or a repository of the old Hub port, to a complete Hub repository."""
+    """Convert an original checkpoint, or a repository of the old Hub port, to a complete Hub repository.
+
+    `glm models` lists what --model takes.
+    """
     with clear_errors():
         repository = convert_checkpoint(
             checkpoint,
@@ -70,11 +76,27 @@ def convert(
             dtype=dtype and dtype.value,
             max_shard_size=max_shard_size,
             overwrite=overwrite,
+            push_to_hub=push_to_hub,
         )
     typer.secho(f"{repository} is complete and verified.", fg=typer.colors.GREEN)
     if (repository / PROMPT_WEIGHTS).exists():
         typer.echo(f"The weights of its continuous prompt, which GLMConfig has no place for, are in {PROMPT_WEIGHTS}.")
+    if push_to_hub is not None:
+        typer.echo(f"It is on the Hub as {push_to_hub}.")
     typer.echo(f'Load it with AutoModelForSeq2SeqLM.from_pretrained("{repository}", trust_remote_code=True).')
+
+
+@app.command()
+def models():
+    """The ten released checkpoints, their sizes and the memory that they take."""
+    numbers = ("parameters", "layers", "hidden", "heads", "tokens", "fp16", "fp32")
+    table = Table("--model", *(Column(name, justify="right") for name in numbers), "tokenizer", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name, model in RELEASED.items():
+        sizes = (model.layers, model.hidden_size, model.num_attention_heads, model.positions)
+        memory = (size(width * model.parameters) for width in (2, 4))
+        table.add_row(f"{name} *" if model.task_mask else name, count(model.parameters), *map(str, sizes), *memory, model.tokenizer)
+    Console().print(table)
+    typer.echo("* knows [sMASK] and [gMASK] besides [MASK]; tokens: of the longest text; fp16, fp32: memory of the weights.")
 
 
 @app.command()

@@ -23,6 +23,17 @@ class Released:
     task_mask: bool = False
     copied_rows: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def masks(self) -> list[str]:
+        return ["[MASK]"] + ["[sMASK]", "[gMASK]"] * self.task_mask
+
+    @property
+    def parameters(self) -> int:
+        """How many: V * H + 2 (P + 1) H + L (12 H^2 + 13 H) + 2 H; the output layer is the word embedding."""
+        hidden = self.hidden_size
+        embeddings = self.vocabulary * hidden + 2 * (self.positions + 1) * hidden
+        return embeddings + self.layers * (12 * hidden**2 + 13 * hidden) + 2 * hidden
+
 
 RELEASED = {
     "glm-base": Released(12, 768, 12, 512, 30592, "bert"),

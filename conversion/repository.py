@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -13,9 +14,11 @@ import torch
 from ..configuration_glm import GLMConfig
 from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
 from ..tokenization_glm import GLMTokenizerFast
+from . import hub
 from .checkpoint import Parameter, find_rank_files, read_checkpoint
 from .errors import ConversionError
 from .hub_port import HubPort, find_hub_port
+from .model_card import model_card
 from .output import new_folder, prepare, synchronize
 from .released import RELEASED, Released
 from .stored import read_safetensors
@@ -26,6 +29,7 @@ from .weights import verify_weights, write_safetensors, write_weights
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED_FILES = ("configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py")
+HANDLER = Path(__file__).with_name("handler.py")
 # What the weights, the tokenizer and the code were when they were converted: `glm verify` compares.
 RECORD = "conversion.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -66,6 +70,7 @@ def convert_checkpoint(
     dtype: str | None = None,
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    push_to_hub: str | None = None,
 ) -> Path:
     """Convert a checkpoint to a Hub repository that Transformers loads with `trust_remote_code=True`.
 
@@ -84,12 +89,13 @@ def convert_checkpoint(
         dtype: "float16", "bfloat16" or "float32"; that of the checkpoint by default.
         max_shard_size: largest file of weights.
         overwrite: replace an existing repository.
+        push_to_hub: name on the Hub to upload the repository to.
 
     Returns:
         The path of the repository.
 
     Raises:
-        ConversionError: one sentence; nothing is written then.
+        ConversionError: one sentence; nothing is written then, or only the upload failed.
     """
     checkpoint, output = Path(checkpoint), Path(os.path.abspath(output))
     released = find_released(model)
@@ -104,6 +110,8 @@ def convert_checkpoint(
     if dtype is not None and dtype not in DTYPES:
         raise ConversionError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
     plan_shards({}, max_shard_size)
+    if push_to_hub is not None:
+        hub.check_upload(push_to_hub)
     # Whatever is missing is said before any work, and the source is never replaced.
     prepare(output, port.files if port else find_rank_files(checkpoint), overwrite)
     vocab = first_of(vocab, port and port.family == family and port.folder or None)
@@ -116,10 +124,32 @@ def convert_checkpoint(
     config = read_config(parameters, heads, glm_tokenizer, port)
     if released and num_attention_heads is None:
         check_sizes(model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config)
+    stored = {parameter.dtype for parameter in parameters.values()}
+    if dtype is None and len(stored) > 1:
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in stored))
+        raise ConversionError(f"The checkpoint's tensors have the dtypes {names}, and a network has one; pass --dtype.")
     copied_rows = released.copied_rows if released and not port else ()  # the port's repositories have the copy
     named = repository_names(parameters, copied_rows, DTYPES.get(dtype))
-    write_repository(output, config, named, glm_tokenizer, prompt, copied_rows, max_shard_size)
+    write_repository(
+        output,
+        config,
+        named,
+        glm_tokenizer,
+        prompt,
+        copied_rows,
+        max_shard_size,
+        name=push_to_hub,
+        released=model if released and (released.layers, released.hidden_size) == (config.num_layers, config.hidden_size) else None,
+        language={"chinese": "zh", "none": None}.get(family, "en"),
+    )
+    if push_to_hub is not None:
+        hub.push_to_hub(output, push_to_hub)
     return output
+
+
+def fills_blanks(config: GLMConfig) -> bool:
+    """Whether the network is the one that writes text, not a classifier."""
+    return config.architectures == ["GLMForConditionalGeneration"]
 
 
 def write_repository(
@@ -130,6 +160,9 @@ def write_repository(
     prompt: dict[str, Parameter] | None = None,
     copied_rows: tuple[tuple[int, int], ...] = (),
     max_shard_size: str = "5GB",
+    name: str | None = None,
+    released: str | None = None,
+    language: str | None = None,
 ):
     """Write a repository beside its final name, read it back and run it, and give it its name when it is right.
 
@@ -138,6 +171,7 @@ def write_repository(
         parameters: those of the network, by their names there.
         prompt: the weights of a continuous prompt, which is no part of the network: they go into a file of their own.
         copied_rows: the rows of the word embeddings that `parameters` copy, for the record.
+        name, released, language: for the model card, see `model_card`; the name is that of the folder by default.
     """
     prompt, network = prompt or {}, build_network(config)
     check_names(network, parameters)
@@ -149,7 +183,8 @@ def write_repository(
         if prompt:
             written = digests | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
         record = {"weights": fingerprint(parameters, digests), "copied_rows": copied_rows}
-        write_files(folder, config, tokenizer, record)
+        dtype, count = parameters["glm.word_embeddings.weight"].dtype, sum(math.prod(parameter.shape) for parameter in parameters.values())
+        write_files(folder, config, tokenizer, record, model_card(name or output.name, config, tokenizer, count, dtype, released, language))
         read_back = verify_weights(network, find_weights(folder))
         if prompt:
             read_back |= {name: digest(tensor.read()) for name, tensor in read_safetensors(folder / PROMPT_WEIGHTS).items()}
@@ -158,7 +193,7 @@ def write_repository(
         for file in folder.iterdir():
             synchronize(file)
         # config.json comes last: without it no library takes the folder for a model.
-        write_config(folder / "config.json", config, parameters["glm.word_embeddings.weight"].dtype)
+        write_config(folder / "config.json", config, dtype)
         synchronize(folder / "config.json")
         synchronize(folder)
 
@@ -285,7 +320,7 @@ def build_network(config: GLMConfig) -> torch.nn.Module:
 # --- What is written --------------------------------------------------------------------------------------------------
 
 
-def write_files(folder: Path, config: GLMConfig, tokenizer, record: dict):
+def write_files(folder: Path, config: GLMConfig, tokenizer: GLMTokenizerFast | None, record: dict, card: str):
     """Write everything but the weights and config.json; `record` and the hashes of these files go into conversion.json."""
     generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, config.max_sequence_length)}
     for file in SHIPPED_FILES:
@@ -297,11 +332,13 @@ def write_files(folder: Path, config: GLMConfig, tokenizer, record: dict):
             "pad_token_id": tokenizer.pad_token_id,
         }
         save_tokenizer(tokenizer, folder, model_max_length=config.max_sequence_length)
+        if fills_blanks(config):
+            shutil.copyfile(HANDLER, folder / HANDLER.name)
         record["files"]["tokenizer.json"] = hash_file(folder / "tokenizer.json")
     write_json(folder / "generation_config.json", generation)
     write_json(folder / RECORD, record)
     (folder / "requirements.txt").write_text("torch>=2.6\ntransformers>=4.57\n")
-    (folder / "README.md").write_text(model_card(config, tokenizer))
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_config(file: Path, config: GLMConfig, dtype: torch.dtype):
@@ -316,27 +353,3 @@ def write_json(file: Path, content: dict):
 
 def hash_file(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def model_card(config: GLMConfig, tokenizer) -> str:
-    masks = ", ".join(f"`{mask}`" for mask in tokenizer.masks) if tokenizer is not None else "unknown: no tokenizer was converted"
-    return f"""---
-library_name: transformers
-pipeline_tag: text2text-generation
-tags:
-- glm
-- custom_code
----
-
-# GLM
-
-A General Language Model (Du et al., ACL 2022), pretrained by autoregressive blank infilling: it fills the blanks of a text.
-{config.num_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} heads; its masks: {masks}.
-
-```python
-from transformers import pipeline
-
-fill = pipeline("text2text-generation", model="PATH-OR-NAME-OF-THIS-REPOSITORY", trust_remote_code=True)
-print(fill("Ng is an adjunct professor at [MASK].")[0]["filled_text"])
-```
-"""
