@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .conversion import ConversionError, convert_checkpoint, export_checkpoint, verify_repository
-from .conversion.model_card import count, size
+from .conversion.model_card import count
 from .conversion.released import RELEASED
 from .conversion.repository import DTYPES
 from .conversion.tokenizers import BUILDERS
@@ -89,14 +89,14 @@ def convert(
 @app.command()
 def models():
     """The ten released checkpoints, their sizes and the memory that they take."""
-    numbers = ("parameters", "layers", "hidden", "heads", "tokens", "fp16", "fp32")
-    table = Table("--model", *(Column(name, justify="right") for name in numbers), "tokenizer", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    numbers = ("size", "layers", "hidden", "heads", "tokens", "fp16", "fp32")
+    table = Table(Column("--model", no_wrap=True), *(Column(name, justify="right") for name in numbers), "tokenizer", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, model in RELEASED.items():
         sizes = (model.layers, model.hidden_size, model.num_attention_heads, model.positions)
-        memory = (size(width * model.parameters) for width in (2, 4))
+        memory = (f"{width * model.parameters / 1e9:.1f}" for width in (2, 4))
         table.add_row(f"{name} *" if model.task_mask else name, count(model.parameters), *map(str, sizes), *memory, model.tokenizer)
     Console().print(table)
-    typer.echo("* knows [sMASK] and [gMASK] besides [MASK]; tokens: of the longest text; fp16, fp32: memory of the weights.")
+    typer.echo("* knows [sMASK] and [gMASK] besides [MASK]; tokens: of the longest text; fp16, fp32: GB of memory for the weights.")
 
 
 @app.command()
