@@ -54,7 +54,9 @@ class Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def export_checkpoint(repository: str | Path, output: str | Path, *, model_parallel_size: int = 1) -> Path:
+def export_checkpoint(
+    repository: str | Path, output: str | Path, *, model_parallel_size: int = 1, dtype: str | None = None
+) -> Path:
     """Write the weights of a repository as the original code's checkpoint: a tracker file and an iteration folder.
 
     Row 50009 of glm-10b-chinese stays the copy that conversion made: what it was before is nowhere in the repository.
@@ -63,6 +65,7 @@ def export_checkpoint(repository: str | Path, output: str | Path, *, model_paral
         repository: a converted repository.
         output: the checkpoint folder to write.
         model_parallel_size: number of ranks, n.
+        dtype: "float16", "bfloat16" or "float32"; that of the repository by default.
 
     Returns:
         The path of the checkpoint.
