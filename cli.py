@@ -120,10 +120,11 @@ def export(
     repository: Annotated[Path, typer.Argument(help="The converted repository.")],
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")],
     model_parallel_size: Annotated[int, typer.Option(min=1, help="Number of model-parallel ranks.")] = 1,
+    dtype: Annotated[Optional[DType], typer.Option(help="Type of the weights; the repository's own by default.")] = None,
 ):
     """Write a repository's weights as a checkpoint of the original code."""
     with clear_errors():
-        written = export_checkpoint(repository, checkpoint, model_parallel_size=model_parallel_size)
+        written = export_checkpoint(repository, checkpoint, model_parallel_size=model_parallel_size, dtype=dtype and dtype.value)
     typer.secho(f"{written} is complete.", fg=typer.colors.GREEN)
 
 

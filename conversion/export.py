@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .checkpoint import COPIED, find_split
+from .checkpoint import COPIED, Parameter, find_split
 from .errors import ConversionError
 from .output import new_folder, prepare, synchronize
-from .repository import build_network, read_repository_config
-from .stored import STORAGE_TYPES, StoredTensor, read_safetensors
+from .repository import DTYPES, build_network, read_repository_config
+from .stored import STORAGE_TYPES, read_safetensors
 from .weights import PROMPT_WEIGHTS, check_names, find_weights, memory
 
 
@@ -74,31 +74,34 @@ def export_checkpoint(
         ConversionError: one sentence; nothing is written then.
     """
     repository, output = Path(repository), Path(os.path.abspath(output))
+    if dtype is not None and dtype not in DTYPES:
+        raise ConversionError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
     prepare(output, [repository / "config.json"])
     config = read_repository_config(repository)
-    tensors = find_weights(repository)
-    network = build_network(config)
+    if model_parallel_size < 1 or config.num_attention_heads % model_parallel_size:
+        raise ConversionError(
+            f"{config.num_attention_heads} attention heads cannot be shared by {model_parallel_size} model-parallel ranks; "
+            "choose a divisor."
+        )
+    tensors, network = find_weights(repository), build_network(config)
     check_names(network, tensors)
     tensors = {name: tensors[name] for name in network.state_dict()}
     if (repository / PROMPT_WEIGHTS).is_file():
         tensors |= read_safetensors(repository / PROMPT_WEIGHTS)
-    if model_parallel_size < 1 or config.num_attention_heads % model_parallel_size:
-        raise ConversionError(
-            f"{config.num_attention_heads} attention heads cannot be shared by {model_parallel_size} model-parallel ranks; choose a divisor."
-        )
-    parts = [rank_shape(name, tensor, model_parallel_size) for name, tensor in tensors.items()]
     # The wrapper of a classifier saves the network as `model`.
     prefix = "model." if hasattr(network, "pool_layer") else ""
-    names = [f"{prefix}{name.removeprefix('glm.')}" if name.startswith("glm.") else name for name in tensors]
-    module = OrderedDict(
-        (name, Pickled(str(key), tensor.dtype, shape)) for key, (name, tensor, shape) in enumerate(zip(names, tensors.values(), parts))
-    )
+    parameters, module = {}, OrderedDict()
+    for key, (name, tensor) in enumerate(tensors.items()):
+        released = name.removeprefix("glm.")
+        parameters[key] = parameter = Parameter(released, (tensor,), DTYPES.get(dtype, tensor.dtype))
+        shape = rank_shape(parameter, model_parallel_size)
+        module[f"{prefix}{released}" if name.startswith("glm.") else name] = Pickled(str(key), parameter.dtype, shape)
     entries = {
         **dict(module=module, optimizer=None, lr_scheduler=None, csr_tensor_module_names=set()),
         **dict(skipped_steps=0, global_steps=0, global_samples=0, dp_world_size=1, mp_world_size=model_parallel_size),
         **dict(iteration=0, client_lr_scheduler=None),
     }
-    size = sum(tensor.nbytes for tensor in tensors.values())
+    size = sum(parameter.nbytes for parameter in parameters.values())
     with new_folder(output, size) as folder, ExitStack() as opened:
         (folder / TAG).mkdir()
         archives = []
@@ -111,9 +114,9 @@ def export_checkpoint(
             archive.writestr(zipfile.ZipInfo(f"{root}/data.pkl"), stream.getvalue())
             archive.writestr(zipfile.ZipInfo(f"{root}/byteorder"), "little")
         with tqdm(total=size, desc="Writing ranks", unit="B", unit_scale=True, leave=False) as progress:
-            for key, (name, tensor) in enumerate(tensors.items()):
-                write_parts(archives, key, name, tensor)
-                progress.update(tensor.nbytes)
+            for key, parameter in parameters.items():
+                write_parts(archives, key, parameter)
+                progress.update(parameter.nbytes)
         for archive, root in archives:
             archive.writestr(zipfile.ZipInfo(f"{root}/version"), "3\n")  # of the format, as torch 1.6 to today write it
         opened.close()
@@ -126,20 +129,21 @@ def export_checkpoint(
     return output
 
 
-def rank_shape(name: str, tensor: StoredTensor, ranks: int) -> tuple[int, ...]:
+def rank_shape(parameter: Parameter, ranks: int) -> tuple[int, ...]:
     """The shape of one rank's part."""
-    split = find_split(name.removeprefix("glm."))
+    split, shape = find_split(parameter.name), parameter.shape
     if split is COPIED:
-        return tensor.shape
-    size = tensor.shape[split.dimension]
-    if size % (split.blocks * ranks):
-        raise ConversionError(f"{name.removeprefix('glm.')}, of shape {list(tensor.shape)}, cannot be cut over {ranks} model-parallel ranks; choose fewer.")
-    return tuple(part // ranks if at == split.dimension else part for at, part in enumerate(tensor.shape))
+        return shape
+    if shape[split.dimension] % (split.blocks * ranks):
+        raise ConversionError(
+            f"{parameter.name}, of shape {list(shape)}, cannot be cut over {ranks} model-parallel ranks; choose fewer."
+        )
+    return tuple(size // ranks if at == split.dimension else size for at, size in enumerate(shape))
 
 
-def write_parts(archives: list[tuple[zipfile.ZipFile, str]], key: int, name: str, tensor: StoredTensor):
-    """Write each rank's part of one tensor to its file."""
-    merged, split = tensor.read(), find_split(name.removeprefix("glm."))
+def write_parts(archives: list[tuple[zipfile.ZipFile, str]], key: int, parameter: Parameter):
+    """Write each rank's part of one parameter to its file."""
+    merged, split = parameter.read(), find_split(parameter.name)
     for rank, (archive, root) in enumerate(archives):
         part = merged if split is COPIED else split.of_rank(merged, len(archives), rank).contiguous()
         record = zipfile.ZipInfo(f"{root}/data/{key}")
