@@ -52,7 +52,8 @@ def new_folder(output: Path, size: int) -> Iterator[Path]:
             yield unfinished
             take_name(unfinished, output)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if unfinished.is_dir():
+                remove(unfinished)
 
 
 def incomplete_prefix(output: Path) -> str:
@@ -91,6 +92,7 @@ def clean_leftovers(output: Path):
 
 def remove(path: Path):
     if path.is_dir() and not path.is_symlink():
+        (path / "config.json").unlink(missing_ok=True)  # first: half of a repository must not look like one
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

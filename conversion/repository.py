@@ -192,9 +192,10 @@ def write_repository(
             raise ConversionError(f"What was read back from {output.parent} is not what was written; is the disk damaged?")
         for file in folder.iterdir():
             synchronize(file)
-        # config.json comes last: without it no library takes the folder for a model.
-        write_config(folder / "config.json", config, dtype)
-        synchronize(folder / "config.json")
+        # config.json comes last, and whole: without it no library takes the folder for a model.
+        write_config(folder / ".config.json", config, dtype)
+        synchronize(folder / ".config.json")
+        (folder / ".config.json").rename(folder / "config.json")
         synchronize(folder)
 
 

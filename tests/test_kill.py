@@ -1,0 +1,152 @@
+"""The converter killed at any moment: there is no repository or a complete one, and the next run puts things right."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from made import make_checkpoint, make_parameters
+from safetensors.torch import load_file
+
+from glm_transformers.conversion import ConversionError, convert_checkpoint, verify_repository
+
+
+ROOT = Path(__file__).resolve().parents[1]
+MOMENTS = 20
+OPTIONS = dict(tokenizer="none", num_attention_heads=4, max_shard_size="20KB")
+
+# Imports once, then converts in one forked process after the other. Each is killed a moment after Python says, for the
+# n-th time, that it is about to touch a file: a moment long enough that it is sometimes in the middle of writing.
+PROGRAM = f"""
+import importlib.util, json, os, signal, sys, threading
+spec = importlib.util.spec_from_file_location("glm_transformers", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
+sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from glm_transformers.conversion import convert_checkpoint
+
+def convert(folder, overwrite, moment, delay):
+    events = 0
+    def count(event, arguments):
+        nonlocal events
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir", "os.scandir"):
+            events += 1
+            if events == moment:
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    sys.addaudithook(count)
+    convert_checkpoint(folder + "/checkpoint", folder + "/out", overwrite=overwrite, **{OPTIONS})
+    return events
+
+for folder, overwrite, moment, delay in json.loads(sys.argv[2]):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, str(convert(folder, overwrite, moment, delay)).encode())
+        os._exit(0)
+    os.close(write)
+    _, status = os.wait()
+    print(os.read(read, 99).decode() or "killed" if moment == 0 else os.WIFSIGNALED(status))
+"""
+
+
+def run(jobs: list) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, ROOT, json.dumps(jobs)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.split()
+
+
+def is_complete(repository: Path) -> bool:
+    return all(check.passed is not False for check in verify_repository(repository))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_at_any_moment(tmp_path, overwrite):
+    def prepare(name):
+        make_checkpoint(tmp_path / name / "checkpoint", make_parameters())
+        if overwrite:
+            older = {parameter: tensor * 0.5 for parameter, tensor in make_parameters().items()}
+            make_checkpoint(tmp_path / name / "older", older)
+            convert_checkpoint(tmp_path / name / "older", tmp_path / name / "out", **OPTIONS)
+        return str(tmp_path / name)
+
+    (events,) = run([[prepare("whole"), overwrite, 0, 0.0]])
+    new = {file.name: file.read_bytes() for file in (tmp_path / "whole/out").glob("model*")}
+    generator, step = random.Random(9), int(events) / MOMENTS
+    moments = [max(1, int(step * (index + generator.random()))) for index in range(MOMENTS)]
+    jobs = [[prepare(str(index)), overwrite, moment, generator.random() * 0.004] for index, moment in enumerate(moments)]
+    assert "True" in run(jobs)
+
+    outcomes = set()
+    for folder, *_ in jobs:
+        folder = Path(folder)
+        source = (folder / "checkpoint/250000/mp_rank_00_model_states.pt").read_bytes()
+        repositories = [file for file in folder.iterdir() if (file / "config.json").exists()]
+        assert all(is_complete(repository) for repository in repositories)  # whatever could be loaded is whole
+        assert repositories or not overwrite  # what was there is not lost
+        outcomes.add((folder / "out").exists() and {f.name: f.read_bytes() for f in (folder / "out").glob("model*")} == new)
+        if overwrite:
+            with pytest.raises(ConversionError, match="exists already"):  # it is back in its place
+                convert_checkpoint(folder / "checkpoint", folder / "out", **OPTIONS)
+            assert is_complete(folder / "out")
+        convert_checkpoint(folder / "checkpoint", folder / "out", overwrite=True, **OPTIONS)
+        assert {f.name: f.read_bytes() for f in (folder / "out").glob("model*")} == new
+        assert {file.name for file in folder.iterdir()} - {"older"} == {"checkpoint", "out"}
+        assert (folder / "checkpoint/250000/mp_rank_00_model_states.pt").read_bytes() == source
+    assert outcomes == {False, True}  # some were killed before the end, and some after it
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """Half of the weights fit."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    program = PROGRAM.split("for folder")[0] + (
+        "import resource\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "from glm_transformers.conversion import ConversionError\n"
+        "try:\n"
+        "    convert(sys.argv[2], False, 0, 0.0)\n"
+        "except ConversionError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, ROOT, tmp_path], capture_output=True, text=True)
+    assert "cannot be used" in done.stdout and "File too large" in done.stdout, done.stderr[-2000:]
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint"}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ConversionError, match="make room or choose another place"):
+        convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint"}
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConversionError, match="cannot be used: Not a directory"):
+        convert_checkpoint(checkpoint, tmp_path / "file/out", **OPTIONS)
+    with pytest.raises(ConversionError, match="exists already"):
+        convert_checkpoint(checkpoint, tmp_path / "file", **OPTIONS)
+    with pytest.raises(ConversionError, match="holds what is to be read"):
+        convert_checkpoint(checkpoint, checkpoint, overwrite=True, **OPTIONS)
+    assert (tmp_path / "file").read_text() == "mine" and (checkpoint / "250000").is_dir()
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_kept(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mine.txt").write_text("mine")
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    convert_checkpoint(checkpoint, tmp_path / "out", overwrite=True, **OPTIONS)
+    assert not (tmp_path / "out").is_symlink() and is_complete(tmp_path / "out")
+    assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == ["mine.txt"]
+
+
+def test_an_index_does_not_lead_out_of_its_folder(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    repository = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
+    assert len(load_file(sorted(repository.glob("model-*.safetensors"))[0])) > 0
+    index = repository / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace('"model-00001', '"../out/model-00001'))
+    (check,) = [check for check in verify_repository(repository) if check.passed is False]
+    assert "names a file outside its folder" in check.detail
