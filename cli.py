@@ -129,6 +129,15 @@ def export(
 
 
 @app.command()
+def demo(output: Annotated[Path, typer.Argument(help="The Hub repository to write.")] = Path("glm-demo")):
+    """Convert, verify and run a small real model that comes with this package; needs no network."""
+    from .demo import run_demo
+
+    with clear_errors():
+        run_demo(output)
+
+
+@app.command()
 def pretrain(
     data: Annotated[str, typer.Argument(help="Text (a document on each line), JSON lines or parquet file, folder, or Hub dataset.")],
     output: Annotated[str, typer.Argument(help="The Hub repository to write.")],

@@ -18,6 +18,7 @@ setup(
         "glm_transformers.conversion": "conversion",
         "glm_transformers.training": "training",
     },
+    package_data={"glm_transformers": ["examples/demo_checkpoint/**", "examples/demo_vocabulary/*"]},
     install_requires=[
         "transformers>=4.57,<6",
         "torch>=2.6",

@@ -15,10 +15,13 @@ from typing import Annotated
 
 import typer
 from facts import TOPICS, Relation, Topic
+from glm_transformers.conversion.tokenizers import build_tokenizer, save_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
 
 DOCUMENTS, VALIDATION_DOCUMENTS = 60_000, 600
 VOCABULARY = 1200  # pieces: with these, a word of the corpus is one piece
+LONGEST = 64  # tokens of a text; the documents have at most 50
 HELD_OUT = 0.07  # share of the phrasings; a fact has at least three others
 QUESTIONS = {"[MASK]": 200, "[sMASK]": 60, "[gMASK]": 60}
 
@@ -154,8 +157,8 @@ def train_vocabulary(documents: list[str], folder: Path):
     (folder / "vocab.json").write_text(json.dumps(pieces, ensure_ascii=False), encoding="utf-8")
 
 
-def main(output: Annotated[Path, typer.Argument(help="Folder for train.txt, validation.txt, held_out.jsonl and vocabulary/.")]):
-    """Write the corpus of the demo model."""
+def main(output: Annotated[Path, typer.Argument(help="The folder to write.")]):
+    """Write train.txt, validation.txt, held_out.jsonl, and the folders vocabulary and tokenizer."""
     output.mkdir(parents=True, exist_ok=True)
     corpus = Corpus()
     documents = [corpus.document() for _ in range(DOCUMENTS + VALIDATION_DOCUMENTS)]
@@ -167,6 +170,9 @@ def main(output: Annotated[Path, typer.Argument(help="Folder for train.txt, vali
     questions = [json.dumps(question) for question in corpus.questions()]
     (output / "held_out.jsonl").write_text("\n".join(questions) + "\n", encoding="utf-8")
     train_vocabulary(documents[:DOCUMENTS], output / "vocabulary")
+    files = [output / "vocabulary" / name for name in ("vocab.json", "merges.txt")]
+    (output / "tokenizer").mkdir(exist_ok=True)
+    save_tokenizer(build_tokenizer("gpt2", files, task_mask=True), output / "tokenizer", model_max_length=LONGEST)
     typer.echo(f"{DOCUMENTS} documents and {len(questions)} held-out questions are in {output}.")
 
 
