@@ -17,7 +17,7 @@ from .conversion.released import RELEASED
 from .conversion.repository import DTYPES
 from .conversion.tokenizers import BUILDERS
 from .conversion.weights import PROMPT_WEIGHTS
-from .training.blank_infilling import RECIPES
+from .training.blank_infilling import MODES, RECIPES
 
 
 app = typer.Typer(help="GLM for Transformers.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -26,6 +26,7 @@ Model = Enum("Model", {name: name for name in RELEASED})
 Family = Enum("Family", {name: name for name in (*BUILDERS, "none")})
 DType = Enum("DType", {name: name for name in DTYPES})
 Decay = Enum("Decay", {name: name for name in ("linear", "cosine")})
+Mode = Enum("Mode", {name: name for name in MODES})
 Precision = Enum("Precision", {name: name for name in ("fp32", "bf16", "fp16")})
 
 
@@ -34,8 +35,10 @@ def clear_errors(*kinds: type[Exception]):
     """What went wrong as one line, and exit status 1."""
     try:
         yield
-    except (ConversionError, *kinds) as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
+    except (ConversionError, ModuleNotFoundError, *kinds) as error:
+        missing = isinstance(error, ModuleNotFoundError)  # what only training needs is not installed with the rest
+        message = f'{error.name} is not installed; install it with pip install ".[train]".' if missing else str(error)
+        typer.secho(message, fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from error
 
 
@@ -172,12 +175,42 @@ def pretrain(
 ):
     """Pretrain by autoregressive blank infilling; on several processes through `accelerate launch`."""
     options = {name: value.value if isinstance(value, Enum) else value for name, value in locals().items()}
-    from .training.pretrain import Pretraining
-    from .training.pretrain import pretrain as run
-
     with clear_errors(ValueError):
+        from .training.pretrain import Pretraining
+        from .training.pretrain import pretrain as run
+
         repository = run(Pretraining(**options))
     typer.secho(f"{repository} is complete.", fg=typer.colors.GREEN)
+
+
+@app.command()
+def preview(
+    repository: Annotated[str, typer.Argument(help="A converted repository, or another folder with its tokenizer.")],
+    text: Annotated[Optional[str], typer.Option(help="The text to make an example of; or else")] = None,
+    data: Annotated[Optional[str], typer.Option(help="documents, as `glm pretrain` takes them, to pack a sample of.")] = None,
+    mode: Annotated[Optional[Mode], typer.Option(help="What is masked; drawn with the recipe's probabilities by default.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}.")
+    ] = "glm-base",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another example.")] = 0,
+    length: Annotated[int, typer.Option(min=4, help="Longest text in tokens.")] = 64,
+    png: Annotated[Optional[Path], typer.Option(help="Picture to write.")] = None,
+):
+    """Show one example of pretraining: its tokens, positions and labels, and who sees whom."""
+    from .training.preview import draw, make_example, make_picture, make_table
+
+    console = Console()
+    with clear_errors(ValueError, OSError):
+        example = make_example(repository, text, data, mode and mode.value, recipe, seed, length)
+        console.print(make_table(example))
+        if len(example.tokens) <= console.width:
+            console.print("\nA token sees those in whose columns its row is filled:\n")
+            console.print(make_picture(example))
+        else:
+            console.print(f"The picture of who sees whom is {len(example.tokens)} columns wide; pass --png FILE for a file.")
+        if png is not None:
+            draw(example, png)
+            console.print(f"{png} is written.", style="green", markup=False)
 
 
 def main():

@@ -11,8 +11,10 @@ that is most of the text ("document").
 Shapes: B batch, T tokens of context and pieces, N tokens of a text, S tokens of its context, K spans, G tokens of pieces.
 """
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -79,6 +81,26 @@ RECIPES = {
     "glm-10b-chinese": Recipe(0.5, 0.3, 0.2, short_sequence_prob=0.02, **_LARGE),
     "glm-10b-chinese-stage2": Recipe(0.5, 0.3, 0.2, short_sequence_prob=0.5, **_LARGE),
 }
+
+
+def read_recipe(recipe: str | Recipe) -> Recipe:
+    """A recipe as it is given to a command: the name of a released one, or a JSON file with fields of `Recipe`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(recipe, Recipe) or recipe in RECIPES:
+        return RECIPES.get(recipe, recipe) if isinstance(recipe, str) else recipe
+    if not Path(recipe).is_file():
+        raise ValueError(f"There is no recipe {recipe}; pass a JSON file, or one of {', '.join(RECIPES)}.")
+    try:
+        values = dict(json.loads(Path(recipe).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{recipe} is no JSON file with fields of Recipe: {error}.") from error
+    unknown = set(values) - {field.name for field in fields(Recipe)}
+    if unknown:
+        raise ValueError(f"{recipe} has the unknown fields {', '.join(sorted(unknown))}; the fields are those of Recipe.")
+    return Recipe(**values)
 
 
 def sentence_end_table(tokenizer) -> np.ndarray:

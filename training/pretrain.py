@@ -4,7 +4,7 @@ import json
 import math
 import os
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..conversion.repository import AUTO_MAP, PIPELINES, write_repository
 from ..conversion.stored import HeldTensor
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
-from .blank_infilling import MODES, NOT_A_TARGET, RECIPES, BlankInfillingCollator, Recipe
+from .blank_infilling import MODES, NOT_A_TARGET, BlankInfillingCollator, Recipe, read_recipe
 from .data import load_documents, pack_documents
 
 
@@ -199,7 +199,7 @@ def pretrain(options: Pretraining) -> Path:
     first_step = TrainerState.load_from_json(f"{last}/trainer_state.json").global_step if last else 0
 
     set_seed(options.seed)
-    recipe = _read_recipe(options.recipe)
+    recipe = read_recipe(options.recipe)
     tokenizer = GLMTokenizerFast.from_pretrained(options.tokenizer or options.model)
     if options.model is not None:
         model = GLMForBlankInfilling.from_pretrained(options.model, dtype=torch.float32)
@@ -297,18 +297,6 @@ def _check_model(config: GLMConfig, recipe: Recipe, collator: BlankInfillingColl
         raise ValueError(f"length is {length} and the model's longest position {config.max_sequence_length}; shorten it.")
     if not config.block_position_encoding:
         raise ValueError("The model has no block positions; blank infilling is trained with them.")
-
-
-def _read_recipe(recipe: str | Recipe) -> Recipe:
-    if isinstance(recipe, Recipe) or recipe in RECIPES:
-        return RECIPES.get(recipe, recipe) if isinstance(recipe, str) else recipe
-    if not Path(recipe).is_file():
-        raise ValueError(f"There is no recipe {recipe}; pass a JSON file, or one of {', '.join(RECIPES)}.")
-    values = json.loads(Path(recipe).read_text())
-    unknown = set(values) - {field.name for field in fields(Recipe)}
-    if unknown:
-        raise ValueError(f"{recipe} has the unknown fields {', '.join(sorted(unknown))}; the fields are those of Recipe.")
-    return Recipe(**values)
 
 
 def _new_config(values: dict, tokenizer: GLMTokenizerFast) -> GLMConfig:
