@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 
 DOCUMENTS, VALIDATION_DOCUMENTS = 60_000, 600
-VOCABULARY = 1200  # pieces: with these, a word of the corpus is one piece
+VOCABULARY = 2000  # pieces: with these, a word of the corpus is one piece
 LONGEST = 64  # tokens of a text; the documents have at most 50
 HELD_OUT = 0.07  # share of the phrasings; a fact has at least three others
 QUESTIONS = {"[MASK]": 200, "[sMASK]": 60, "[gMASK]": 60}
@@ -53,6 +53,12 @@ def is_certain(topic: Topic, row: dict[str, str], given: set[str], wanted: str) 
     """Whether the given fields leave one value for the wanted one."""
     alike = [other for other in topic.rows if all(other.get(name) == row[name] for name in given)]
     return {other.get(wanted) for other in alike} == {row[wanted]}
+
+
+def fits_only(text: str, mask: str, sentences: list[str]) -> bool:
+    """Whether the text has one blank, and one sentence alone the words around it."""
+    before, *between, after = text.split(mask)
+    return not between and sum(sentence.startswith(before) and sentence.endswith(after) for sentence in sentences) == 1
 
 
 class Corpus:
@@ -91,9 +97,9 @@ class Corpus:
 
     def document(self) -> str:
         kind = self.random.random()
-        if kind < 0.4:
-            return " ".join(self.statement() for _ in range(self.random.randint(1, 3)))
-        if kind < 0.75:
+        if kind < 0.55:
+            return " ".join(self.statement() for _ in range(self.random.randint(1, 2)))
+        if kind < 0.8:
             return self.question_and_answer()
         return self.passage()
 
@@ -124,12 +130,13 @@ class Corpus:
         the rest of a statement from that word on, or the answer to a question.
         """
         found = {mask: [] for mask in QUESTIONS}
-        for topic, _, row, template in self.held_statements:
+        sentences = sorted({fill(template, row) for _, relation, row in self.facts() for template in relation.statements if says(template, row)})
+        for _, _, row, template in self.held_statements:
             for field in sorted(fields(template)):
-                if is_certain(topic, row, fields(template) - {field}, field):
-                    answer = row[field][0].upper() + row[field][1:] if template.startswith(f"{{{field}}}") else row[field]
-                    kind = "[gMASK]" if template.endswith(f" {{{field}}}.") and self.random.random() < 0.3 else "[MASK]"
-                    text = blank(template, row, field, kind)
+                answer = row[field][0].upper() + row[field][1:] if template.startswith(f"{{{field}}}") else row[field]
+                kind = "[gMASK]" if template.endswith(f" {{{field}}}.") and self.random.random() < 0.3 else "[MASK]"
+                text = blank(template, row, field, kind)
+                if fits_only(text, kind, sentences):
                     found[kind].append((text.removesuffix(".") if kind == "[gMASK]" else text, answer))
         for topic, relation, row, template in self.held_questions:
             said = set().union(*map(fields, relation.statements))

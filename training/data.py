@@ -69,8 +69,9 @@ def pack_documents(
     Raises:
         ValueError: if the documents hold no text.
     """
+    documents = documents.select_columns("text")  # a stream may not know which columns it has
     tokens = documents.map(
-        _encode, batched=True, remove_columns=documents.column_names, fn_kwargs={"tokenizer": tokenizer}, **_shown(documents, "Encoding")
+        _encode, batched=True, remove_columns=["text"], fn_kwargs={"tokenizer": tokenizer}, **_shown(documents, "Encoding")
     )  # fmt: skip
     passes = 1
     if isinstance(tokens, Dataset):
