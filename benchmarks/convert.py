@@ -1,0 +1,127 @@
+"""Memory and throughput of `glm convert` beside copying the same files with `cp`.
+
+    python benchmarks/convert.py FOLDER --model glm-2b --model glm-10b --ranks 1 --ranks 4
+
+Makes checkpoints of random numbers with the true shapes in FOLDER, which needs three times the model's room, converts and
+copies each, and deletes them. Both read from the disk (what the system keeps in memory is dropped before) and wait until
+the disk has what they write; the conversion also reads its result back and runs it. Memory is the peak of the converting
+process above that of one that only imports the package.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from decode import import_glm
+
+import_glm()
+
+from glm_transformers.conversion import export_checkpoint  # noqa: E402
+from glm_transformers.conversion.released import RELEASED  # noqa: E402
+from glm_transformers.conversion.repository import AUTO_MAP, build_network, write_config  # noqa: E402
+from glm_transformers.conversion.weights import write_weights  # noqa: E402
+from glm_transformers import GLMConfig  # noqa: E402
+
+
+PROGRAM = "from decode import import_glm; import_glm(); from glm_transformers.cli import main"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tensor that is made when it is read: one block of random numbers, again and again."""
+
+    shape: tuple[int, ...]
+    block: torch.Tensor
+    dtype = torch.float16
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * torch.Size(self.shape).numel()
+
+    def read(self) -> torch.Tensor:
+        numbers = torch.Size(self.shape).numel()
+        return self.block.repeat(-(-numbers // len(self.block)))[:numbers].view(self.shape)
+
+
+def make_repository(folder: Path, model: str):
+    shape = RELEASED[model]
+    config = GLMConfig(
+        num_layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        num_attention_heads=shape.num_attention_heads,
+        vocab_size=shape.vocabulary,
+        max_sequence_length=shape.positions,
+        architectures=["GLMForConditionalGeneration"],
+        auto_map=AUTO_MAP,
+    )
+    folder.mkdir()
+    block = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
+    parameters = {name: Made(tuple(tensor.shape), block) for name, tensor in build_network(config).state_dict().items()}
+    write_weights(folder, parameters, "5GB")
+    write_config(folder / "config.json", config, torch.float16)
+
+
+def forget(folder: Path):
+    """Drop the folder's files from the memory of the system."""
+    os.sync()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def run(*command: str | Path) -> tuple[float, int]:
+    """Seconds and peak bytes of a process, until the disk has what it wrote."""
+    start = time.perf_counter()
+    process = subprocess.Popen([*command], cwd=Path(__file__).parent, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    os.sync()
+    if status:
+        raise RuntimeError(f"{command} failed.")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where checkpoints are made and deleted.")],
+    model: Annotated[list[str], typer.Option(help="Names of released checkpoints.")] = ["glm-2b"],
+    ranks: Annotated[list[int], typer.Option(help="Numbers of model-parallel ranks.")] = [1, 4],
+):
+    """Print a table of memory and throughput."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    repository, checkpoint, output = folder / "repository", folder / "checkpoint", folder / "output"
+    _, imported = run(sys.executable, "-c", PROGRAM)
+    print("| model | ranks | GB | glm convert, s | cp, s | throughput, convert / cp | peak memory, MB | peak / largest file |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    for name in model:
+        make_repository(repository, name)
+        for count in ranks:
+            export_checkpoint(repository, checkpoint, model_parallel_size=count)
+            forget(folder)
+            arguments = [checkpoint, output, "--tokenizer", "none", "--model", name]
+            seconds, peak = run(sys.executable, "-c", f"{PROGRAM}; main()", "convert", *arguments)
+            largest = max(file.stat().st_size for file in output.glob("*.safetensors"))
+            shutil.rmtree(output)
+            forget(folder)
+            copy_seconds, _ = run("cp", "-r", checkpoint, output)
+            size = sum(file.stat().st_size for file in output.rglob("*.pt"))
+            print(
+                f"| {name} | {count} | {size / 1e9:.1f} | {seconds:.0f} | {copy_seconds:.0f} | {copy_seconds / seconds:.2f} | "
+                f"{(peak - imported) / 1e6:.0f} | {(peak - imported) / largest:.2f} |",
+                flush=True,
+            )
+            shutil.rmtree(output)
+            shutil.rmtree(checkpoint)
+        shutil.rmtree(repository)
+
+
+if __name__ == "__main__":
+    typer.run(main)
