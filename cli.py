@@ -20,7 +20,9 @@ from .conversion.weights import PROMPT_WEIGHTS
 from .training.blank_infilling import MODES, RECIPES
 
 
-app = typer.Typer(help="GLM for Transformers.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="GLM for Transformers.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 Model = Enum("Model", {name: name for name in RELEASED})
 Family = Enum("Family", {name: name for name in (*BUILDERS, "none")})
@@ -49,16 +51,24 @@ def main_help():
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder with a tracker file, iteration folder, file of the first rank, or old Hub repository.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with a tracker file, iteration folder, file of the first rank, or old Hub repository."
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="The Hub repository to write.")],
     model: Annotated[Optional[Model], typer.Option(help="The released checkpoint this is, or is shaped after.")] = None,
     vocab: Annotated[Optional[str], typer.Option(help="Folder, file or Hub name of the vocabulary.")] = None,
     num_attention_heads: Annotated[Optional[int], typer.Option(min=1, help="Heads; wins over --model.")] = None,
     tokenizer: Annotated[Optional[Family], typer.Option(help="Family of the tokenizer; wins over --model.")] = None,
     task_mask: Annotated[
-        Optional[bool], typer.Option("--task-mask/--no-task-mask", help="Trained with [gMASK] and [sMASK]; wins over --model.")
+        Optional[bool],
+        typer.Option("--task-mask/--no-task-mask", help="Trained with [gMASK] and [sMASK]; wins over --model."),
     ] = None,
-    dtype: Annotated[Optional[DType], typer.Option(help="Type of the weights; the checkpoint's own by default.")] = None,
+    dtype: Annotated[
+        Optional[DType], typer.Option(help="Type of the weights; the checkpoint's own by default.")
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing repository.")] = False,
     push_to_hub: Annotated[Optional[str], typer.Option(help="Name on the Hub to upload the repository to.")] = None,
@@ -93,19 +103,35 @@ def convert(
 def models():
     """The ten released checkpoints, their sizes and the memory that they take."""
     numbers = ("size", "layers", "hidden", "heads", "tokens", "fp16", "fp32")
-    table = Table(Column("--model", no_wrap=True), *(Column(name, justify="right") for name in numbers), "tokenizer", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        Column("--model", no_wrap=True),
+        *(Column(name, justify="right") for name in numbers),
+        "tokenizer",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for name, model in RELEASED.items():
         sizes = (model.layers, model.hidden_size, model.num_attention_heads, model.positions)
         memory = (f"{width * model.parameters / 1e9:.1f}" for width in (2, 4))
-        table.add_row(f"{name} *" if model.task_mask else name, count(model.parameters), *map(str, sizes), *memory, model.tokenizer)
+        table.add_row(
+            f"{name} *" if model.task_mask else name,
+            count(model.parameters),
+            *map(str, sizes),
+            *memory,
+            model.tokenizer,
+        )
     Console().print(table)
-    typer.echo("* knows [sMASK] and [gMASK] besides [MASK]; tokens: of the longest text; fp16, fp32: GB of memory for the weights.")
+    typer.echo(
+        "* knows [sMASK] and [gMASK] besides [MASK]; tokens: of the longest text; fp16, fp32: GB of memory for the weights."
+    )
 
 
 @app.command()
 def verify(
     repository: Annotated[Path, typer.Argument(help="The converted repository.")],
-    against: Annotated[Optional[Path], typer.Option(help="The checkpoint it was converted from, to compare every tensor.")] = None,
+    against: Annotated[
+        Optional[Path], typer.Option(help="The checkpoint it was converted from, to compare every tensor.")
+    ] = None,
 ):
     """Check a converted repository: files, weights, tokenizer, and one filled blank. Exit status 0 if all is right, else 1."""
     checks = verify_repository(repository, against)
@@ -123,11 +149,15 @@ def export(
     repository: Annotated[Path, typer.Argument(help="The converted repository.")],
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")],
     model_parallel_size: Annotated[int, typer.Option(min=1, help="Number of model-parallel ranks.")] = 1,
-    dtype: Annotated[Optional[DType], typer.Option(help="Type of the weights; the repository's own by default.")] = None,
+    dtype: Annotated[
+        Optional[DType], typer.Option(help="Type of the weights; the repository's own by default.")
+    ] = None,
 ):
     """Write a repository's weights as a checkpoint of the original code."""
     with clear_errors():
-        written = export_checkpoint(repository, checkpoint, model_parallel_size=model_parallel_size, dtype=dtype and dtype.value)
+        written = export_checkpoint(
+            repository, checkpoint, model_parallel_size=model_parallel_size, dtype=dtype and dtype.value
+        )
     typer.secho(f"{written} is complete.", fg=typer.colors.GREEN)
 
 
@@ -142,15 +172,21 @@ def demo(output: Annotated[Path, typer.Argument(help="The Hub repository to writ
 
 @app.command()
 def pretrain(
-    data: Annotated[str, typer.Argument(help="Text (a document on each line), JSON lines or parquet file, folder, or Hub dataset.")],
+    data: Annotated[
+        str, typer.Argument(help="Text (a document on each line), JSON lines or parquet file, folder, or Hub dataset.")
+    ],
     output: Annotated[str, typer.Argument(help="The Hub repository to write.")],
     model: Annotated[Optional[str], typer.Option(help="A converted repository to continue from.")] = None,
-    config: Annotated[Optional[str], typer.Option(help="JSON file with fields of GLMConfig, to train from scratch.")] = None,
+    config: Annotated[
+        Optional[str], typer.Option(help="JSON file with fields of GLMConfig, to train from scratch.")
+    ] = None,
     tokenizer: Annotated[Optional[str], typer.Option(help="Folder with the tokenizer, to train from scratch.")] = None,
     recipe: Annotated[
         str, typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}.")
     ] = "glm-base",
-    validation: Annotated[Optional[str], typer.Option(help="Documents on which the loss of each mode is evaluated.")] = None,
+    validation: Annotated[
+        Optional[str], typer.Option(help="Documents on which the loss of each mode is evaluated.")
+    ] = None,
     streaming: Annotated[bool, typer.Option("--streaming", help="Read the data while training.")] = False,
     one_document: Annotated[bool, typer.Option("--one-document", help="One document in each text.")] = False,
     length: Annotated[Optional[int], typer.Option(min=4, help="Longest text in tokens.")] = None,
@@ -161,17 +197,23 @@ def pretrain(
     warmup: Annotated[float, typer.Option(help="Share of the steps until the highest learning rate.")] = 0.06,
     decay: Annotated[Decay, typer.Option(help="Form of the decay.")] = Decay.cosine,
     decay_ratio: Annotated[float, typer.Option(help="Lowest learning rate, as a share of the highest.")] = 0.1,
-    decay_steps: Annotated[Optional[int], typer.Option(min=1, help="Step at which the decay ends; the last one by default.")] = None,
+    decay_steps: Annotated[
+        Optional[int], typer.Option(min=1, help="Step at which the decay ends; the last one by default.")
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of everything but biases and layer norms.")] = 0.1,
     max_grad_norm: Annotated[float, typer.Option(help="Longest gradient.")] = 1.0,
     precision: Annotated[Precision, typer.Option(help="Type of the arithmetic.")] = Precision.fp32,
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 500,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     log_every: Annotated[int, typer.Option(help="Steps between log entries.")] = 50,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 0,
     seed: Annotated[int, typer.Option(help="Of weights, order and masks.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT, with the same options.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in OUTPUT, with the same options.")
+    ] = False,
 ):
     """Pretrain by autoregressive blank infilling; on several processes through `accelerate launch`."""
     options = {name: value.value if isinstance(value, Enum) else value for name, value in locals().items()}
@@ -187,8 +229,12 @@ def pretrain(
 def preview(
     repository: Annotated[str, typer.Argument(help="A converted repository, or another folder with its tokenizer.")],
     text: Annotated[Optional[str], typer.Option(help="The text to make an example of; or else")] = None,
-    data: Annotated[Optional[str], typer.Option(help="documents, as `glm pretrain` takes them, to pack a sample of.")] = None,
-    mode: Annotated[Optional[Mode], typer.Option(help="What is masked; drawn with the recipe's probabilities by default.")] = None,
+    data: Annotated[
+        Optional[str], typer.Option(help="documents, as `glm pretrain` takes them, to pack a sample of.")
+    ] = None,
+    mode: Annotated[
+        Optional[Mode], typer.Option(help="What is masked; drawn with the recipe's probabilities by default.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}.")
     ] = "glm-base",
@@ -207,7 +253,9 @@ def preview(
             console.print("\nA token sees those in whose columns its row is filled:\n")
             console.print(make_picture(example))
         else:
-            console.print(f"The picture of who sees whom is {len(example.tokens)} columns wide; pass --png FILE for a file.")
+            console.print(
+                f"The picture of who sees whom is {len(example.tokens)} columns wide; pass --png FILE for a file."
+            )
         if png is not None:
             draw(example, png)
             console.print(f"{png} is written.", style="green", markup=False)

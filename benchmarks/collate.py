@@ -15,7 +15,15 @@ import torch
 from decode import import_glm
 
 LENGTH, BATCH, VOCABULARY = 512, 16, 30592
-SPECIAL = {"[CLS]": 101, "[MASK]": 103, "[PAD]": 0, "<|startofpiece|>": 30522, "<|endofpiece|>": 30523, "[gMASK]": 30524, "[sMASK]": 30525}
+SPECIAL = {
+    "[CLS]": 101,
+    "[MASK]": 103,
+    "[PAD]": 0,
+    "<|startofpiece|>": 30522,
+    "<|endofpiece|>": 30523,
+    "[gMASK]": 30524,
+    "[sMASK]": 30525,
+}
 
 
 class Vocabulary:
@@ -53,7 +61,9 @@ def main():
     texts = torch.randint(200, 30522, (BATCH, LENGTH)).numpy()
     texts[:, 0], texts[:, -1] = Vocabulary.cls_token_id, Vocabulary.eos_token_id
     samples = [{"input_ids": text} for text in texts]
-    print(f"{'recipe':24} {'collator':>12} {'model':>12} {'ratio':>8}   samples per second, {arguments.threads} threads")
+    print(
+        f"{'recipe':24} {'collator':>12} {'model':>12} {'ratio':>8}   samples per second, {arguments.threads} threads"
+    )
     for name in RECIPES:
         collator = BlankInfillingCollator(Vocabulary(), name, max_length=LENGTH)
         collated, read = [], []

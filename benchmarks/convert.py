@@ -99,7 +99,9 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     repository, checkpoint, output = folder / "repository", folder / "checkpoint", folder / "output"
     _, imported = run(sys.executable, "-c", PROGRAM)
-    print("| model | ranks | GB | glm convert, s | cp, s | throughput, convert / cp | peak memory, MB | peak / largest file |")
+    print(
+        "| model | ranks | GB | glm convert, s | cp, s | throughput, convert / cp | peak memory, MB | peak / largest file |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for name in model:
         make_repository(repository, name)

@@ -67,10 +67,14 @@ def main():
         found = {"targets": [], "all": []}
         for _ in range(arguments.repeats):
             for kind in found:
-                run = subprocess.run([sys.executable, __file__, "--measure", mode, kind], stdout=subprocess.PIPE, text=True, check=True)
+                run = subprocess.run(
+                    [sys.executable, __file__, "--measure", mode, kind], stdout=subprocess.PIPE, text=True, check=True
+                )
                 found[kind].append(json.loads(run.stdout.splitlines()[-1]))
         for unit in ("seconds", "MB"):
-            targets, everything = (statistics.median(entry[unit] for entry in found[kind]) for kind in ("targets", "all"))
+            targets, everything = (
+                statistics.median(entry[unit] for entry in found[kind]) for kind in ("targets", "all")
+            )
             print(f"{mode:10} {unit:8} {targets:13.2f} {everything:12.2f} {everything / targets:7.2f}")
 
 

@@ -14,7 +14,9 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-WORDS = "the of model text blank answer word sentence 2022 University, language. pretraining (general) filled in by".split()
+WORDS = (
+    "the of model text blank answer word sentence 2022 University, language. pretraining (general) filled in by".split()
+)
 WORDS += ["清华大学", "位于", "北京", "Über", "naïve"]
 
 

@@ -95,7 +95,9 @@ class Parameter:
             merged = self.parts[0].read()
             for part in self.parts[1:]:
                 if not torch.equal(part.read().view(torch.uint8), merged.view(torch.uint8)):
-                    raise ConversionError(f"{self.name} should be the same on all model-parallel ranks and is not; the ranks do not belong together.")
+                    raise ConversionError(
+                        f"{self.name} should be the same on all model-parallel ranks and is not; the ranks do not belong together."
+                    )
         else:
             merged = torch.empty(self.shape, dtype=self.parts[0].dtype)
             for rank, part in enumerate(self.parts):
@@ -113,7 +115,9 @@ class Parameter:
 def check_finite(name: str, tensor: torch.Tensor):
     # The extremes are not finite if one number is not, and finding them takes no memory.
     if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
-        raise ConversionError(f"{name} holds numbers that are not finite; use a checkpoint from before training diverged, or a wider --dtype.")
+        raise ConversionError(
+            f"{name} holds numbers that are not finite; use a checkpoint from before training diverged, or a wider --dtype."
+        )
 
 
 def find_split(name: str) -> Split | None:
@@ -151,12 +155,18 @@ def find_rank_files(path: Path) -> list[Path]:
     try:
         files = {int(match[1]): file for file in folder.iterdir() if (match := RANK_FILE.fullmatch(file.name))}
     except OSError as error:
-        raise ConversionError(f"{folder}, which the tracker file of {path} names, cannot be opened: {error.strerror}.") from error
+        raise ConversionError(
+            f"{folder}, which the tracker file of {path} names, cannot be opened: {error.strerror}."
+        ) from error
     if not files:
-        raise ConversionError(f"{folder} holds no mp_rank_00_model_states.pt; pass the folder that does, or the one with its tracker file.")
+        raise ConversionError(
+            f"{folder} holds no mp_rank_00_model_states.pt; pass the folder that does, or the one with its tracker file."
+        )
     missing = next((rank for rank in range(len(files)) if rank not in files), None)
     if missing is not None:
-        raise ConversionError(f"{folder} lacks mp_rank_{missing:02d}_model_states.pt; all model-parallel ranks are needed.")
+        raise ConversionError(
+            f"{folder} lacks mp_rank_{missing:02d}_model_states.pt; all model-parallel ranks are needed."
+        )
     return [files[rank] for rank in sorted(files)]
 
 
@@ -167,7 +177,9 @@ def read_tracker(folder: Path) -> str:
             with open(tracker, errors="replace") as file:
                 tag = file.read(256).strip()  # longer than any file name
             if tag in ("", ".", "..") or "/" in tag or "\\" in tag or "\0" in tag:
-                raise ConversionError(f"{tracker} should name a folder beside it and says {tag!r}; correct it, or pass the iteration folder.")
+                raise ConversionError(
+                    f"{tracker} should name a folder beside it and says {tag!r}; correct it, or pass the iteration folder."
+                )
             return tag
     return "."
 
@@ -178,10 +190,14 @@ def check_entries(path: Path, ranks: list[TorchFile]):
     for entry in SHARED_ENTRIES:
         values = [content.get(entry) for content in contents]
         if any(value != values[0] for value in values):
-            raise ConversionError(f"The model-parallel ranks of {path} disagree: their {entry} are {', '.join(map(str, values))}.")
+            raise ConversionError(
+                f"The model-parallel ranks of {path} disagree: their {entry} are {', '.join(map(str, values))}."
+            )
     size = contents[0].get("mp_world_size")
     if isinstance(size, int) and size != len(ranks):
-        raise ConversionError(f"{path} has {len(ranks)} rank files and was written by {size} model-parallel ranks; all are needed, and no more.")
+        raise ConversionError(
+            f"{path} has {len(ranks)} rank files and was written by {size} model-parallel ranks; all are needed, and no more."
+        )
     for rank in ranks:
         # torch keeps the name that a file had when it was written.
         written = rank.name and RANK_FILE.fullmatch(f"{rank.name}.pt")
@@ -192,14 +208,18 @@ def check_entries(path: Path, ranks: list[TorchFile]):
 def find_module(rank: TorchFile) -> dict[str, StoredTensor]:
     """The parameters in one file, without the prefixes of wrappers."""
     module = rank.content
-    while isinstance(module, dict) and (inner := next((module[key] for key in WRAPPERS if isinstance(module.get(key), dict)), None)):
+    while isinstance(module, dict) and (
+        inner := next((module[key] for key in WRAPPERS if isinstance(module.get(key), dict)), None)
+    ):
         module = inner
     if not isinstance(module, dict) or not module or not all(isinstance(name, str) for name in module):
         raise ConversionError(f"{rank.file} holds no `module` with parameters; is it a GLM checkpoint?")
     found = {}
     for name, tensor in module.items():
         if not isinstance(tensor, PickledTensor):
-            raise ConversionError(f"{rank.file} holds {name} among its parameters, which is no tensor; is it a GLM checkpoint?")
+            raise ConversionError(
+                f"{rank.file} holds {name} among its parameters, which is no tensor; is it a GLM checkpoint?"
+            )
         add_parameter(found, name, rank.locate(tensor))
     return found
 
@@ -209,7 +229,9 @@ def add_parameter(found: dict[str, StoredTensor], name: str, tensor: StoredTenso
     if released in found:
         raise ConversionError(f"The checkpoint holds {released} twice, with and without a prefix; keep one.")
     if not tensor.dtype.is_floating_point:
-        raise ConversionError(f"{name} has dtype {str(tensor.dtype).removeprefix('torch.')}, but parameters are floating point; is it quantized?")
+        raise ConversionError(
+            f"{name} has dtype {str(tensor.dtype).removeprefix('torch.')}, but parameters are floating point; is it quantized?"
+        )
     found[released] = tensor
 
 
@@ -224,7 +246,9 @@ def merge_ranks(ranks: list[dict[str, StoredTensor]]) -> dict[str, Parameter]:
     for name in ranks[0]:
         parts, split = tuple(rank[name] for rank in ranks), find_split(name)
         if len({part.dtype for part in parts}) > 1:
-            raise ConversionError(f"The parts of {name} have different dtypes on the model-parallel ranks; the ranks do not belong together.")
+            raise ConversionError(
+                f"The parts of {name} have different dtypes on the model-parallel ranks; the ranks do not belong together."
+            )
         shape = parts[0].shape
         fits = split is COPIED or (len(shape) > split.dimension and shape[split.dimension] % split.blocks == 0)
         if not fits or any(part.shape != shape for part in parts):

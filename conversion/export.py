@@ -38,7 +38,13 @@ class Storage:
     """What a pickle says in place of a tensor's memory."""
 
     def __init__(self, tensor: Pickled):
-        self.identifier = ("storage", getattr(torch, STORAGE_NAMES[tensor.dtype]), tensor.key, "cpu", torch.Size(tensor.shape).numel())
+        self.identifier = (
+            "storage",
+            getattr(torch, STORAGE_NAMES[tensor.dtype]),
+            tensor.key,
+            "cpu",
+            torch.Size(tensor.shape).numel(),
+        )
 
 
 class Pickler(pickle.Pickler):

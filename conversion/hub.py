@@ -21,7 +21,9 @@ def check_upload(name: str):
     try:
         HfApi().whoami()
     except Exception as error:  # there is no network, no token, or a wrong one: each library has its own errors
-        raise ConversionError(f"The Hub cannot be written to; log in with `hf auth login` and try again: {error}") from error
+        raise ConversionError(
+            f"The Hub cannot be written to; log in with `hf auth login` and try again: {error}"
+        ) from error
 
 
 def push_to_hub(repository: Path, name: str) -> str:
@@ -36,7 +38,11 @@ def push_to_hub(repository: Path, name: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=repository, commit_message="Convert from the original GLM checkpoint")
+        api.upload_folder(
+            repo_id=name, folder_path=repository, commit_message="Convert from the original GLM checkpoint"
+        )
     except Exception as error:
-        raise ConversionError(f"{repository} is complete, but uploading it failed; try `hf upload {name} {repository}`: {error}") from error
+        raise ConversionError(
+            f"{repository} is complete, but uploading it failed; try `hf upload {name} {repository}`: {error}"
+        ) from error
     return str(address)

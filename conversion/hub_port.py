@@ -41,7 +41,9 @@ class HubPort:
     def task_mask(self) -> bool:
         """Whether the tokenizer knows `[gMASK]`."""
         texts = [self.folder / name for name in TOKENIZER_CONFIGS]
-        return any('"[gMASK]"' in file.read_text(encoding="utf-8", errors="replace") for file in texts if file.is_file())
+        return any(
+            '"[gMASK]"' in file.read_text(encoding="utf-8", errors="replace") for file in texts if file.is_file()
+        )
 
     def read_parameters(self) -> dict[str, Parameter]:
         """The parameters under their released names; no tensor is read yet."""
@@ -58,7 +60,9 @@ class HubPort:
         for token, id in (read_json(file) if file.is_file() else {}).items():
             ours = tokenizer.convert_tokens_to_ids(token)
             if ours not in (None, tokenizer.unk_token_id, id):
-                raise ConversionError(f"{token} has id {id} in {file} and {ours} in the {self.family} tokenizer; pass --tokenizer and --vocab.")
+                raise ConversionError(
+                    f"{token} has id {id} in {file} and {ours} in the {self.family} tokenizer; pass --tokenizer and --vocab."
+                )
 
 
 def find_hub_port(folder: Path) -> HubPort | None:
@@ -88,7 +92,9 @@ def find_hub_port(folder: Path) -> HubPort | None:
 def find_family(folder: Path) -> str | None:
     """The family whose vocabulary files are there. GPT-2 and RoBERTa name theirs alike: RoBERTa's has a piece `<mask>`."""
     present = [
-        family for family, (groups, _) in VOCABULARIES.items() if all(any((folder / name).is_file() for name in group) for group in groups)
+        family
+        for family, (groups, _) in VOCABULARIES.items()
+        if all(any((folder / name).is_file() for name in group) for group in groups)
     ]
     if "gpt2" in present and (folder / "vocab.json").is_file():
         return "roberta" if "<mask>" in read_json(folder / "vocab.json") else "gpt2"

@@ -11,7 +11,11 @@ PAPER = "https://aclanthology.org/2022.acl-long.26"
 ORIGINAL = "https://github.com/THUDM/GLM"
 
 # One prompt for each mask, and what the mask stands for; the masks of the paper, section 2.2.
-BLANKS = {"[MASK]": "a few words", "[sMASK]": "one or more sentences", "[gMASK]": "the rest of the text, at the end of a prompt"}
+BLANKS = {
+    "[MASK]": "a few words",
+    "[sMASK]": "one or more sentences",
+    "[gMASK]": "the rest of the text, at the end of a prompt",
+}
 PROMPTS = {
     "en": {
         "[MASK]": "Ng is an adjunct professor at [MASK] (formerly associate professor and Director of its Stanford AI Lab).",
@@ -105,7 +109,11 @@ def model_card(
 
 
 def _description(name: str, config: GLMConfig, released: str | None, parameters: int) -> str:
-    purpose = "fills blanks in texts" if config.architectures == ["GLMForConditionalGeneration"] else f"sorts texts into {config.num_labels} classes"
+    purpose = (
+        "fills blanks in texts"
+        if config.architectures == ["GLMForConditionalGeneration"]
+        else f"sorts texts into {config.num_labels} classes"
+    )
     origin = f"It was converted from the released checkpoint [{released}]({ORIGINAL}).\n" if released else ""
     return f"""# {name.rpartition("/")[2]}
 
@@ -142,7 +150,11 @@ print(tokenizer.decode_pieces(outputs))
 
 `trust_remote_code=True` runs the Python files of this repository; read them, and pin a `revision`. They run on Transformers 4.57
 and 5. On Inference Endpoints, `handler.py` answers requests; the serverless service does not run custom code."""
-    kind = "AutoModelForSeq2SeqLM" if config.architectures == ["GLMForConditionalGeneration"] else "AutoModelForSequenceClassification"
+    kind = (
+        "AutoModelForSeq2SeqLM"
+        if config.architectures == ["GLMForConditionalGeneration"]
+        else "AutoModelForSequenceClassification"
+    )
     missing = "\nThis repository has no tokenizer; the network takes ids." if tokenizer is None else ""
     return f"""## How to use
 
@@ -182,10 +194,14 @@ def _memory(config: GLMConfig, dtype: torch.dtype, parameters: int) -> str:
 
 def count(number: int) -> str:
     """A number of parameters as people say it: 110M, 1.9B."""
-    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.0f}M" if number >= 1e7 else f"{number / 1e6:.2g}M"
+    return (
+        f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.0f}M" if number >= 1e7 else f"{number / 1e6:.2g}M"
+    )
 
 
 def size(number: int) -> str:
     """A number of bytes."""
-    unit, name = next((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= unit or name == "kB")
+    unit, name = next(
+        (unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= unit or name == "kB"
+    )
     return f"{number / unit:.1f} {name}"

@@ -101,7 +101,9 @@ def convert_checkpoint(
     released = find_released(model)
     port = find_hub_port(checkpoint)
     family = first_of(tokenizer, released and released.tokenizer, port and port.family)
-    heads = first_of(num_attention_heads, released and released.num_attention_heads, port and port.config.get("num_attention_heads"))
+    heads = first_of(
+        num_attention_heads, released and released.num_attention_heads, port and port.config.get("num_attention_heads")
+    )
     masks = first_of(task_mask, released and released.task_mask, port and port.task_mask, False)
     if not isinstance(heads, int):
         raise ConversionError("The tensors do not tell the number of heads; pass --model or --num-attention-heads.")
@@ -139,7 +141,9 @@ def convert_checkpoint(
         copied_rows,
         max_shard_size,
         name=push_to_hub,
-        released=model if released and (released.layers, released.hidden_size) == (config.num_layers, config.hidden_size) else None,
+        released=model
+        if released and (released.layers, released.hidden_size) == (config.num_layers, config.hidden_size)
+        else None,
         language={"chinese": "zh", "none": None}.get(family, "en"),
     )
     if push_to_hub is not None:
@@ -183,13 +187,26 @@ def write_repository(
         if prompt:
             written = digests | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
         record = {"weights": fingerprint(parameters, digests), "copied_rows": copied_rows}
-        dtype, count = parameters["glm.word_embeddings.weight"].dtype, sum(math.prod(parameter.shape) for parameter in parameters.values())
-        write_files(folder, config, tokenizer, record, model_card(name or output.name, config, tokenizer, count, dtype, released, language))
+        dtype, count = (
+            parameters["glm.word_embeddings.weight"].dtype,
+            sum(math.prod(parameter.shape) for parameter in parameters.values()),
+        )
+        write_files(
+            folder,
+            config,
+            tokenizer,
+            record,
+            model_card(name or output.name, config, tokenizer, count, dtype, released, language),
+        )
         read_back = verify_weights(network, find_weights(folder))
         if prompt:
-            read_back |= {name: digest(tensor.read()) for name, tensor in read_safetensors(folder / PROMPT_WEIGHTS).items()}
+            read_back |= {
+                name: digest(tensor.read()) for name, tensor in read_safetensors(folder / PROMPT_WEIGHTS).items()
+            }
         if read_back != written:
-            raise ConversionError(f"What was read back from {output.parent} is not what was written; is the disk damaged?")
+            raise ConversionError(
+                f"What was read back from {output.parent} is not what was written; is the disk damaged?"
+            )
         for file in folder.iterdir():
             synchronize(file)
         # config.json comes last, and whole: without it no library takes the folder for a model.
@@ -213,16 +230,22 @@ def find_released(model: str | None) -> Released | None:
 # --- What the tensors say ---------------------------------------------------------------------------------------------
 
 
-def read_config(parameters: dict[str, Parameter], heads: int, tokenizer: GLMTokenizerFast | None, port: HubPort | None) -> GLMConfig:
+def read_config(
+    parameters: dict[str, Parameter], heads: int, tokenizer: GLMTokenizerFast | None, port: HubPort | None
+) -> GLMConfig:
     """The configuration: sizes from the tensors, special ids from the tokenizer, the rest from the old port's if there is one."""
     for table in ("word_embeddings.weight", "transformer.position_embeddings.weight"):
         if table not in parameters:
             raise ConversionError(f"The checkpoint lacks {table}; it is incomplete.")
         if len(parameters[table].shape) != 2 or 0 in parameters[table].shape:
-            raise ConversionError(f"{table} has shape {list(parameters[table].shape)} where rows and columns are needed; is it a GLM checkpoint?")
+            raise ConversionError(
+                f"{table} has shape {list(parameters[table].shape)} where rows and columns are needed; is it a GLM checkpoint?"
+            )
     vocabulary, hidden_size = parameters["word_embeddings.weight"].shape  # (V, H)
     if heads < 1 or hidden_size % heads:
-        raise ConversionError(f"{heads} attention heads do not divide the hidden size {hidden_size}; pass --num-attention-heads.")
+        raise ConversionError(
+            f"{heads} attention heads do not divide the hidden size {hidden_size}; pass --num-attention-heads."
+        )
     block_positions = "transformer.block_position_embeddings.weight" in parameters
     rows = parameters["transformer.position_embeddings.weight"].shape[0]  # P + 1 with block positions, else P
     layers = {int(match[1]) for name in parameters if (match := re.match(r"transformer\.layers\.(\d+)\.", name))}
@@ -234,7 +257,9 @@ def read_config(parameters: dict[str, Parameter], heads: int, tokenizer: GLMToke
     if any(name.startswith(("pool_layer.", "multichoice_head.")) for name in parameters):
         head = parameters.get("multichoice_head.weight")
         if head is None or not head.shape or head.shape[0] < 1:
-            raise ConversionError("The checkpoint lacks multichoice_head.weight, the last layer of its classifier; it is incomplete.")
+            raise ConversionError(
+                "The checkpoint lacks multichoice_head.weight, the last layer of its classifier; it is incomplete."
+            )
         options |= dict(architectures=["GLMForSequenceClassification"], num_labels=head.shape[0])
         if len(options.get("id2label", ())) != head.shape[0]:  # not names of these labels
             options = {name: value for name, value in options.items() if name not in ("id2label", "label2id")}
@@ -259,11 +284,15 @@ def read_config(parameters: dict[str, Parameter], heads: int, tokenizer: GLMToke
         "block_position_encoding": block_positions,
     }
     try:
-        config = GLMConfig(**{**options, **sizes, "num_attention_heads": heads, "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES})
+        config = GLMConfig(
+            **{**options, **sizes, "num_attention_heads": heads, "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
+        )
     except (ValueError, TypeError) as error:
         raise ConversionError(f"No GLM can have this configuration: {error}") from error
     if port:
-        check_sizes(str(port.folder / "config.json"), {name: port.config[name] for name in sizes if name in port.config}, config)
+        check_sizes(
+            str(port.folder / "config.json"), {name: port.config[name] for name in sizes if name in port.config}, config
+        )
     return config
 
 

@@ -158,7 +158,11 @@ class Dictionary(dict):
 
 def rebuild_tensor(storage, offset, shape, stride, *_) -> PickledTensor:
     sizes = (offset, *shape, *stride)
-    if not isinstance(storage, Storage) or any(type(size) is not int or size < 0 for size in sizes) or len(shape) != len(stride):
+    if (
+        not isinstance(storage, Storage)
+        or any(type(size) is not int or size < 0 for size in sizes)
+        or len(shape) != len(stride)
+    ):
         raise ValueError("a tensor in it has no proper storage or shape")
     # From the smallest stride to the largest, every step leaves the room that the dimensions inside it take.
     room = 1
@@ -182,7 +186,11 @@ ALLOWED = {
     ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
     ("torch.storage", "UntypedStorage"): torch.uint8,
     **{(module, name): dtype for module in ("torch", "torch.cuda") for name, dtype in STORAGE_TYPES.items()},
-    **{(module, name): kind for module in ("builtins", "__builtin__") for name, kind in (("set", set), ("frozenset", frozenset))},
+    **{
+        (module, name): kind
+        for module in ("builtins", "__builtin__")
+        for name, kind in (("set", set), ("frozenset", frozenset))
+    },
 }
 # Random states of numpy, old and new; the types and devices of optimizers; arguments; the loss scalers of half precision.
 IGNORED = {
@@ -209,7 +217,12 @@ class Unpickler(pickle.Unpickler):
     def persistent_load(self, identifier):
         # ("storage", type, key, device, numbers); legacy files add what the storage is a view of, or None.
         kind, dtype, key, _, numbers, *view = identifier
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(numbers) is not int or view not in ([], [None]):
+        if (
+            kind != "storage"
+            or not isinstance(dtype, torch.dtype)
+            or type(numbers) is not int
+            or view not in ([], [None])
+        ):
             raise ValueError("one of its storages is of an unknown kind")
         return Storage(str(key), dtype, numbers)
 
@@ -257,7 +270,9 @@ class TorchFile:
             raise ConversionError(f"{self.file} is damaged: a storage is missing or of a wrong length; copy it again.")
         whole = tensor.offset == 0 and spanned(tensor.shape, tensor.stride) == storage.numbers
         offset = place.offset + tensor.offset * size
-        return StoredTensor(self.file, offset, storage.dtype, tensor.shape, tensor.stride, place.checksum if whole else None)
+        return StoredTensor(
+            self.file, offset, storage.dtype, tensor.shape, tensor.stride, place.checksum if whole else None
+        )
 
 
 def read_torch_file(file: Path) -> TorchFile:
@@ -329,7 +344,9 @@ def read_legacy(file: Path) -> TorchFile:
         uses = Counter(tensor.storage.key for tensor in tensors)
         for tensor in tensors:
             if uses[tensor.storage.key] == 1 and math.prod(tensor.shape) != tensor.storage.numbers:
-                raise ValueError("a tensor does not fill its storage; if that is meant, load it with torch and save it again")
+                raise ValueError(
+                    "a tensor does not fill its storage; if that is meant, load it with torch and save it again"
+                )
         places, offset = {}, stream.tell()
         for key in keys:
             opened.seek(offset)

@@ -18,8 +18,14 @@ from .errors import ConversionError
 # The vocabulary files of each family, by the names they have in one place or another, and the Hub name that has them.
 VOCABULARIES = {
     "gpt2": ([("gpt2-vocab.json", "vocab.json"), ("gpt2-merges.txt", "merges.txt")], "openai-community/gpt2"),
-    "roberta": ([("roberta-vocab.json", "dict.json", "vocab.json"), ("roberta-merges.txt", "merges.txt")], "FacebookAI/roberta-large"),
-    "bert": ([("bert-base-uncased-vocab.txt", "bert-large-uncased-vocab.txt", "vocab.txt")], "google-bert/bert-base-uncased"),
+    "roberta": (
+        [("roberta-vocab.json", "dict.json", "vocab.json"), ("roberta-merges.txt", "merges.txt")],
+        "FacebookAI/roberta-large",
+    ),
+    "bert": (
+        [("bert-base-uncased-vocab.txt", "bert-large-uncased-vocab.txt", "vocab.txt")],
+        "google-bert/bert-base-uncased",
+    ),
     "chinese": ([("cog-pretrain.model",)], "THUDM/glm-large-chinese"),
 }
 
@@ -85,7 +91,10 @@ def build_tokenizer(family: str, files: list[Path], task_mask: bool) -> GLMToken
 def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: int):
     """Write the files that both Transformers 5 and 4.57 load: what one version writes, the other does not read."""
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    special = {name: getattr(tokenizer, name) for name in ("cls_token", "mask_token", "unk_token", "sep_token", "pad_token", "eos_token")}
+    special = {
+        name: getattr(tokenizer, name)
+        for name in ("cls_token", "mask_token", "unk_token", "sep_token", "pad_token", "eos_token")
+    }
     config = {
         "tokenizer_class": "GLMTokenizerFast",
         "auto_map": {"AutoTokenizer": [None, "tokenization_glm.GLMTokenizerFast"]},
@@ -122,7 +131,13 @@ def build_roberta(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
     pieces = json.loads(vocabulary.read_text(encoding="utf-8"))
     if "<mask>" not in pieces:
         raise ValueError("it holds no <mask>")
-    renamed = {"<s>": "[CLS]", "</s>": "<|endoftext|>", "<unk>": "[UNK]", "<mask>": "[MASK]", "<|endoftext|>": "<|unused|>"}
+    renamed = {
+        "<s>": "[CLS]",
+        "</s>": "<|endoftext|>",
+        "<unk>": "[UNK]",
+        "<mask>": "[MASK]",
+        "<|endoftext|>": "<|unused|>",
+    }
     ids = {renamed.get(piece, piece): id for piece, id in pieces.items()}
     pairs = [tuple(line.split(" ")) for line in merges.read_text(encoding="utf-8").splitlines()[1:] if line]
     # GPT-2 merges can make pieces that RoBERTa has not: the original reads these as id 0, as it does all unknown ones.
@@ -177,7 +192,16 @@ def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     # Ids 50000 to 50009; 50005 was left free. glm-10b-chinese was trained with [gMASK] at 50007, where it has a row of its
     # own after conversion, so that one tokenizer serves both Chinese models.
-    surfaces = ["<|endoftext|>", "[SEP]", "[CLS]", "[MASK]", "[UNK]", "<|unused|>", "<|startofpiece|>", "<|endofpiece|>"]
+    surfaces = [
+        "<|endoftext|>",
+        "[SEP]",
+        "[CLS]",
+        "[MASK]",
+        "[UNK]",
+        "<|unused|>",
+        "<|startofpiece|>",
+        "<|endofpiece|>",
+    ]
     surfaces += ["[sMASK]", "[gMASK]"] * task_mask
     add_command_tokens(tokenizer, surfaces)
     # The original makes text of each stretch between command tokens on its own: the first space of each is dropped.

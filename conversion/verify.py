@@ -12,7 +12,16 @@ from ..configuration_glm import GLMConfig
 from .checkpoint import read_checkpoint
 from .errors import ConversionError
 from .hub_port import find_hub_port
-from .repository import PACKAGE, RECORD, SHIPPED_FILES, build_network, hash_file, is_prompt, read_repository_config, repository_names
+from .repository import (
+    PACKAGE,
+    RECORD,
+    SHIPPED_FILES,
+    build_network,
+    hash_file,
+    is_prompt,
+    read_repository_config,
+    repository_names,
+)
 from .stored import read_safetensors
 from .weights import PROMPT_WEIGHTS, digest, find_weights, fingerprint, verify_weights
 
@@ -48,7 +57,14 @@ class Verification:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConversionError(f"{RECORD} is missing or damaged; convert the checkpoint again.") from error
         tokenizer = TOKENIZER_FILES if "tokenizer.json" in recorded or self.has_tokenizer() else ()
-        for file in ("config.json", "generation_config.json", "README.md", "requirements.txt", *SHIPPED_FILES, *tokenizer):
+        for file in (
+            "config.json",
+            "generation_config.json",
+            "README.md",
+            "requirements.txt",
+            *SHIPPED_FILES,
+            *tokenizer,
+        ):
             if not (self.repository / file).is_file():
                 raise ConversionError(f"{file} is missing.")
         for file in SHIPPED_FILES:
@@ -61,7 +77,9 @@ class Verification:
         self.tensors = find_weights(self.repository)
         self.digests = verify_weights(build_network(self.config), self.tensors)
         if fingerprint(self.tensors, self.digests) != self.record.get("weights"):
-            raise ConversionError("The weights are not those that were converted; they were changed, damaged, or come from another repository.")
+            raise ConversionError(
+                "The weights are not those that were converted; they were changed, damaged, or come from another repository."
+            )
         size = sum(tensor.nbytes for tensor in self.tensors.values())
         return f"{len(self.tensors)} tensors, {size / 1e9:.2f} GB, as converted"
 
@@ -70,11 +88,15 @@ class Verification:
         if not self.has_tokenizer():
             return None
         if hash_file(self.repository / "tokenizer.json") != self.record["files"].get("tokenizer.json"):
-            raise ConversionError("tokenizer.json was not converted with these weights; put the right one back, or convert again.")
+            raise ConversionError(
+                "tokenizer.json was not converted with these weights; put the right one back, or convert again."
+            )
         with open(self.repository / "tokenizer.json", encoding="utf-8") as file:
             ids = {token["content"]: token["id"] for token in json.load(file)["added_tokens"]}
         if max(ids.values()) >= self.config.vocab_size:
-            raise ConversionError(f"The tokenizer has ids up to {max(ids.values())} and the weights {self.config.vocab_size} rows.")
+            raise ConversionError(
+                f"The tokenizer has ids up to {max(ids.values())} and the weights {self.config.vocab_size} rows."
+            )
         for token, id in (("<|startofpiece|>", self.config.sop_token_id), ("<|endofpiece|>", self.config.eop_token_id)):
             if ids.get(token) != id:
                 raise ConversionError(f"{token} has id {ids.get(token)} in tokenizer.json and {id} in config.json.")
@@ -92,7 +114,11 @@ class Verification:
         original = parameters.get("word_embeddings.weight")
         # A checkpoint may have several dtypes; a conversion with --dtype has one.
         converted = dtype if original is not None and original.dtype != dtype else None
-        expected, ours, digests = repository_names(parameters, rows, converted) | prompt, dict(self.tensors), dict(self.digests)
+        expected, ours, digests = (
+            repository_names(parameters, rows, converted) | prompt,
+            dict(self.tensors),
+            dict(self.digests),
+        )
         if (self.repository / PROMPT_WEIGHTS).is_file():
             ours |= read_safetensors(self.repository / PROMPT_WEIGHTS)
         for name in sorted(set(expected) ^ set(ours)):
@@ -108,7 +134,9 @@ class Verification:
         if not self.has_tokenizer() or self.config.architectures != ["GLMForConditionalGeneration"]:
             return None
         if any(hash_file(self.repository / file) != hash_file(PACKAGE / file) for file in SHIPPED_FILES):
-            raise ConversionError("Its code is not that of this version, and is not run; convert again to bring it up to date.")
+            raise ConversionError(
+                "Its code is not that of this version, and is not run; convert again to bring it up to date."
+            )
         needed = 4 * sum(tensor.nbytes // tensor.dtype.itemsize for tensor in self.tensors.values())  # in float32
         if 1.2 * needed > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
             return None
@@ -116,7 +144,9 @@ class Verification:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.repository, trust_remote_code=True)
-            model = AutoModelForSeq2SeqLM.from_pretrained(self.repository, trust_remote_code=True, dtype=torch.float32).eval()
+            model = AutoModelForSeq2SeqLM.from_pretrained(
+                self.repository, trust_remote_code=True, dtype=torch.float32
+            ).eval()
             inputs = tokenizer([PROMPT], return_tensors="pt")
             with torch.no_grad():
                 pieces = tokenizer.decode_pieces(model.generate(**inputs, max_new_tokens=8, do_sample=False))[0]
@@ -155,5 +185,9 @@ def verify_repository(repository: str | Path, against: str | Path | None = None)
     run("weights", verification.weights, "")
     run("tokenizer", verification.tokenizer, "the repository has none")
     run("checkpoint", verification.equality, "not asked for: pass --against")
-    run("one blank", verification.blank, "not filled: no tokenizer, no head for it, or too little memory; the network ran layer by layer")
+    run(
+        "one blank",
+        verification.blank,
+        "not filled: no tokenizer, no head for it, or too little memory; the network ran layer by layer",
+    )
     return checks

@@ -32,10 +32,15 @@ def plan_shards(sizes: dict[str, int], max_shard_size: str) -> dict[str, list[st
     """
     try:
         plan = split_state_dict_into_shards_factory(
-            sizes, get_storage_size=lambda size: size, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+            sizes,
+            get_storage_size=lambda size: size,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=max_shard_size,
         )
     except (ValueError, OverflowError) as error:
-        raise ConversionError(f"max_shard_size {max_shard_size} is not a size; pass one such as 5GB or 500MB.") from error
+        raise ConversionError(
+            f"max_shard_size {max_shard_size} is not a size; pass one such as 5GB or 500MB."
+        ) from error
     return plan.filename_to_tensors
 
 
@@ -64,7 +69,11 @@ def write_safetensors(file: Path, parameters: dict[str, Parameter], advance: Cal
     ordered = sorted(parameters.items(), key=lambda item: -item[1].dtype.itemsize)
     for name, parameter in ordered:
         start, end = end, end + parameter.nbytes
-        header[name] = {"dtype": TYPE_NAMES[parameter.dtype], "shape": list(parameter.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": TYPE_NAMES[parameter.dtype],
+            "shape": list(parameter.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digests = {}
@@ -136,7 +145,9 @@ def check_names(model: torch.nn.Module, tensors: dict[str, Parameter | StoredTen
         raise ConversionError(f"The checkpoint lacks {missing[0].removeprefix('glm.')}{more}; it is incomplete.")
     for name, tensor in tensors.items():
         if name not in expected:
-            raise ConversionError(f"The checkpoint holds {name.removeprefix('glm.')}, for which the network has no place.")
+            raise ConversionError(
+                f"The checkpoint holds {name.removeprefix('glm.')}, for which the network has no place."
+            )
         if tensor.shape != expected[name]:
             raise ConversionError(
                 f"{name.removeprefix('glm.')} has shape {list(tensor.shape)} where {list(expected[name])} is needed; "
@@ -152,7 +163,7 @@ def run_layer_by_layer(model: torch.nn.Module, read: Callable[[str], torch.Tenso
         model: a GLM with a head, on the meta device; it is there again afterwards.
         read: gives the tensor of a name; each is read once, the word embeddings twice.
     """
-    glm, transformer = model.glm, model.glm.transformer
+    transformer = model.glm.transformer
 
     @contextmanager
     def loaded(module):

@@ -250,7 +250,12 @@ ANIMALS = Topic(
         """,
     ),
     subject="animal",
-    openings=("A {animal} is an animal.", "This is about the {animal}.", "Look at the {animal}.", "Here comes a {animal}."),
+    openings=(
+        "A {animal} is an animal.",
+        "This is about the {animal}.",
+        "Look at the {animal}.",
+        "Here comes a {animal}.",
+    ),
     relations=(
         Relation(
             (
@@ -358,11 +363,7 @@ NUMBERS = Topic(
 )
 
 SUMS = Topic(
-    [
-        {"a": WORDS[a - 1], "b": WORDS[b - 1], "sum": WORDS[a + b - 1]}
-        for a in range(2, 6)
-        for b in range(2, 6)
-    ],
+    [{"a": WORDS[a - 1], "b": WORDS[b - 1], "sum": WORDS[a + b - 1]} for a in range(2, 6) for b in range(2, 6)],
     (
         Relation(
             (
@@ -450,7 +451,11 @@ MONTHS = Topic(
                 "The year has {month} as its {place} month.",
             ),
             ("It is the {place} month of the year.", "It is the {place} of the twelve months."),
-            ("Which month is the {place} of the year?", "What is the {place} month of the year?", "What place has {month} in the year?"),
+            (
+                "Which month is the {place} of the year?",
+                "What is the {place} month of the year?",
+                "What place has {month} in the year?",
+            ),
         ),
         Relation(
             (
@@ -619,7 +624,11 @@ OPPOSITES = Topic(
                 "If it is not {word}, it is {opposite}.",
             ),
             (),
-            ("What is the opposite of {word}?", "What is the contrary of {word}?", "Which word is the opposite of {word}?"),
+            (
+                "What is the opposite of {word}?",
+                "What is the contrary of {word}?",
+                "Which word is the opposite of {word}?",
+            ),
         ),
     ),
 )

@@ -41,7 +41,9 @@ def tiny_config(**options):
     from glm_transformers import GLMConfig
 
     shape = dict(vocab_size=99, hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64)
-    ids = dict(sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS, pad_token_id=EOS)
+    ids = dict(
+        sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS, pad_token_id=EOS
+    )
     return GLMConfig(**{**shape, **ids, **options})
 
 
@@ -71,7 +73,9 @@ def tiny_model():
 def reference() -> Path:
     """The golden data made by the original code."""
     if not REFERENCE.is_dir():
-        pytest.skip(f"the golden data folder {REFERENCE.parent.name}/{REFERENCE.name} does not exist beside the checkout")
+        pytest.skip(
+            f"the golden data folder {REFERENCE.parent.name}/{REFERENCE.name} does not exist beside the checkout"
+        )
     return REFERENCE
 
 

@@ -36,7 +36,10 @@ def close(actual, expected, what, atol, rtol):
 
 def check_forward(model, folder: Path, row_copy: bool):
     """Logits, hidden states, explicit masks, context lengths, and steps on a filled cache."""
-    cases, tensors = json.loads((folder / "forward.json").read_text())["cases"], load_file(folder / "forward.safetensors")
+    cases, tensors = (
+        json.loads((folder / "forward.json").read_text())["cases"],
+        load_file(folder / "forward.safetensors"),
+    )
     columns = tensors.get("logit_columns")
     caches = {}
     for name, case in cases.items():
@@ -70,7 +73,10 @@ def check_forward(model, folder: Path, row_copy: bool):
 
 def check_generation(model, tokenizer, folder: Path, row_copy: bool):
     """All blanks in one call: the tokens of the original's blank-by-blank run, and the logits of each of its steps."""
-    cases, tensors = json.loads((folder / "generation.json").read_text())["cases"], load_file(folder / "generation.safetensors")
+    cases, tensors = (
+        json.loads((folder / "generation.json").read_text())["cases"],
+        load_file(folder / "generation.safetensors"),
+    )
     columns, config = tensors["logit_columns"], model.config
     for name, case in cases.items():
         context = case["context_ids"]
@@ -138,7 +144,12 @@ def check_wrappers(name: str, repository: Path, folder: Path):
     golden = load_file(folder / "wrappers.safetensors")
     if name == "tiny-classifier":
         for pool_token in ("cls", "start", "pad"):
-            model = load(repository, AutoModelForSequenceClassification, pool_token=pool_token, problem_type="single_label_classification")
+            model = load(
+                repository,
+                AutoModelForSequenceClassification,
+                pool_token=pool_token,
+                problem_type="single_label_classification",
+            )
             output = model(
                 golden["classifier.input_ids"],
                 attention_mask=golden[f"classifier.{pool_token}.sep"],
@@ -203,7 +214,9 @@ def check_training_step(repository: Path, folder: Path):
         golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"], labels=labels
     ).loss.backward()
     with torch.no_grad():
-        loss = model(golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"], labels=labels).loss
+        loss = model(
+            golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"], labels=labels
+        ).loss
     close(loss, golden["loss"][0], "loss", atol=0, rtol=1e-5)
     for name, parameter in model.named_parameters():
         close(parameter.grad, golden[f"grad.{name.removeprefix('glm.')}"], name, atol=1e-5, rtol=1e-4)

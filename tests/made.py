@@ -23,7 +23,8 @@ def make_vocabulary(folder: Path, family: str = "gpt2") -> Path:
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         tokenizer.train_from_iterator(
-            [s.lower() for s in SENTENCES * 4], trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
+            [s.lower() for s in SENTENCES * 4],
+            trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False),
         )
         pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         (folder / "vocab.txt").write_text("\n".join(piece for piece, _ in pieces) + "\n")

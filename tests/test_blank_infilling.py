@@ -62,7 +62,8 @@ def kolmogorov_smirnov(ours, theirs) -> float:
     ours, theirs = np.sort(ours), np.sort(theirs)
     values = np.concatenate([ours, theirs])
     gap = np.abs(
-        np.searchsorted(ours, values, side="right") / len(ours) - np.searchsorted(theirs, values, side="right") / len(theirs)
+        np.searchsorted(ours, values, side="right") / len(ours)
+        - np.searchsorted(theirs, values, side="right") / len(theirs)
     ).max()
     size = math.sqrt(len(ours) * len(theirs) / (len(ours) + len(theirs)))
     x = (size + 0.12 + 0.11 / size) * gap
@@ -72,7 +73,11 @@ def kolmogorov_smirnov(ours, theirs) -> float:
 def test_the_statistics_can_tell_distributions_apart():
     random = np.random.default_rng(0)
     a, b, c = random.poisson(3, 1500), random.poisson(3, 1500), random.poisson(3.3, 1500)
-    assert chi_square(Counter(a.tolist()), Counter(b.tolist())) > 0.001 > chi_square(Counter(a.tolist()), Counter(c.tolist()))
+    assert (
+        chi_square(Counter(a.tolist()), Counter(b.tolist()))
+        > 0.001
+        > chi_square(Counter(a.tolist()), Counter(c.tolist()))
+    )
     assert kolmogorov_smirnov(a, b) > 0.001 > kolmogorov_smirnov(a, random.poisson(3.6, 1500))
 
 
@@ -109,7 +114,9 @@ class Row:
 
 def rows_of(batch) -> list[Row]:
     rows = []
-    for ids, positions, labels, context in zip(*(batch[n].tolist() for n in ("input_ids", "position_ids", "labels", "attention_mask"))):
+    for ids, positions, labels, context in zip(
+        *(batch[n].tolist() for n in ("input_ids", "position_ids", "labels", "attention_mask"))
+    ):
         length = max(i + 1 for i, label in enumerate(labels) if label != -100)
         assert labels[:context] == [-100] * context and -100 not in labels[context:length]
         assert not any(ids[length:]) and not any(positions[0][length:] + positions[1][length:])  # the padding
@@ -162,7 +169,10 @@ def our_rows(tokenizer, golden, mode, repeats=10, batch_size=1) -> list[tuple[li
 @pytest.mark.parametrize("mode", GOLDEN_MODES)
 def test_distributions_on_the_same_texts(tokenizer, golden, mode):
     ours, theirs = {}, {}
-    for rows, collected in ((([row for _, row in our_rows(tokenizer, golden, mode)]), ours), (golden_rows(golden, mode), theirs)):
+    for rows, collected in (
+        (([row for _, row in our_rows(tokenizer, golden, mode)]), ours),
+        (golden_rows(golden, mode), theirs),
+    ):
         for row in rows:
             for name, values in row.statistics().items():
                 collected.setdefault(name, []).extend(values)
@@ -205,7 +215,9 @@ def test_distributions_on_1500_long_texts(tokenizer, golden, statistics, mode):
     spans = Counter(len(span) for row in rows for span in row.spans)
     if mode != "sentence":  # there it depends on how often each sentence was drawn, which the golden data does not tell
         assert chi_square(spans, histogram(theirs["span_length_histogram_excl_end_token"])) > 0.001
-        assert chi_square(Counter(len(row.spans) for row in rows), histogram(theirs["spans_per_sample_histogram"])) > 0.001
+        assert (
+            chi_square(Counter(len(row.spans) for row in rows), histogram(theirs["spans_per_sample_histogram"])) > 0.001
+        )
     shares = np.array([sum(len(labels) for _, _, labels, _ in row.pieces) / 256 for row in rows])
     shares -= [len(row.pieces) / 256 * (row.pieces[-1][2][-1] == EOP) for row in rows]
     error = math.hypot(shares.std(), theirs["generated_fraction_std"]) / math.sqrt(1500)
@@ -287,7 +299,9 @@ def check_rules(text: list[int], row: Row, mode: str, length=LENGTH):
         assert mode.startswith("document") and columns == [context_length - 1] and EOP not in row.pieces[0][2]
     elif mode.startswith("token"):
         assert all(b - a > 1 for a, b in zip(columns, columns[1:]))  # spans do not touch
-        assert columns[-1] < context_length - 1 and not any(id in (CLS, EOS) for answer in answers.values() for id in answer)
+        assert columns[-1] < context_length - 1 and not any(
+            id in (CLS, EOS) for answer in answers.values() for id in answer
+        )
         if "single" not in mode:  # the share is reached with the last span, and not before
             lengths = [len(answer) for answer in answers.values()]
             assert sum(lengths) >= int(0.15 * len(text)) > sum(lengths) - max(lengths)
@@ -361,7 +375,9 @@ def test_loss_mask_of_the_data_counts_in_the_suffix_form(tokenizer, golden):
     collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=LENGTH)
     for _ in range(20):
         labels = collator([sample])["labels"][0]
-        assert labels[labels != -100].tolist() == text[max(50, len(text) - (len(labels) - int((labels == -100).sum()))):]
+        assert (
+            labels[labels != -100].tolist() == text[max(50, len(text) - (len(labels) - int((labels == -100).sum()))) :]
+        )
     token = BlankInfillingCollator(tokenizer, max_length=LENGTH)([sample])
     assert (token["labels"][0] != -100).sum() == token["input_ids"].shape[1] - token["attention_mask"][0]
 
@@ -378,7 +394,9 @@ def test_positions_are_those_the_model_derives(tokenizer, golden, tiny_model):
     for sample in samples_of(golden, "sentence")[:60]:
         batch = collator([sample])
         layout = BlankLayout.of(batch["input_ids"], Ids)
-        assert torch.equal(layout.positions(count_positions(torch.ones_like(batch["input_ids"]))), batch["position_ids"])
+        assert torch.equal(
+            layout.positions(count_positions(torch.ones_like(batch["input_ids"]))), batch["position_ids"]
+        )
         assert layout.in_context.sum() == batch["attention_mask"][0]
 
 
@@ -390,7 +408,10 @@ def made_tokenizer(made_repository):
     return GLMTokenizerFast.from_pretrained(made_repository)
 
 
-TEXTS = ["Ng is an adjunct professor at Stanford (formerly associate professor).", "Tsinghua University is located in Beijing."]
+TEXTS = [
+    "Ng is an adjunct professor at Stanford (formerly associate professor).",
+    "Tsinghua University is located in Beijing.",
+]
 
 
 def made_samples(tokenizer, count=8):

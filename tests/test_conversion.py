@@ -56,10 +56,14 @@ def test_every_golden_checkpoint_has_its_tensors(reference, repository, name):
 def test_legacy_file_without_tracker(reference, tmp_path):
     source = reference / "checkpoints/tiny-legacy-notracker"
     (iteration,) = [folder for folder in source.iterdir() if folder.is_dir()]
-    expected = json.loads((reference / "checkpoints/checkpoints.json").read_text())["tiny-legacy-notracker"]["state_dict"]
+    expected = json.loads((reference / "checkpoints/checkpoints.json").read_text())["tiny-legacy-notracker"][
+        "state_dict"
+    ]
     for number, path in enumerate((iteration, iteration / "mp_rank_00_model_states.pt")):
         tensors = weights(convert_checkpoint(path, tmp_path / str(number), **OPTIONS))
-        assert {name: digest(tensor) for name, tensor in tensors.items()} == {n: f["sha256"] for n, f in expected.items()}
+        assert {name: digest(tensor) for name, tensor in tensors.items()} == {
+            n: f["sha256"] for n, f in expected.items()
+        }
 
 
 def test_golden_ranks_give_the_same_bytes(reference, repository, tmp_path):
@@ -97,7 +101,9 @@ def test_tracker_files(tmp_path, tracker):
     convert_checkpoint(checkpoint / tracker / "mp_rank_00_model_states.pt", tmp_path / "file", **OPTIONS)
     (checkpoint / "latest_checkpointed_iteration.txt").rename(checkpoint / "latest")
     convert_checkpoint(checkpoint, tmp_path / "deepspeed", **OPTIONS)
-    files = {(tmp_path / way / "model.safetensors").read_bytes() for way in ("folder", "iteration", "file", "deepspeed")}
+    files = {
+        (tmp_path / way / "model.safetensors").read_bytes() for way in ("folder", "iteration", "file", "deepspeed")
+    }
     assert len(files) == 1
 
 

@@ -95,13 +95,23 @@ def test_the_last_token_of_a_full_piece_is_never_read(tiny_model):
     """What follows does not depend on it: the original goes to the next blank without feeding it."""
     model = tiny_model()
     prompt = PROMPTS[1] + [SOP, 60, 61, 62]
-    rows = [prompt + [EOP], prompt[:-1] + [63, EOP]]  # two prompts whose first piece, of three tokens, differs in its last
+    rows = [
+        prompt + [EOP],
+        prompt[:-1] + [63, EOP],
+    ]  # two prompts whose first piece, of three tokens, differs in its last
     first, second = (
-        model.generate(torch.tensor([row]), max_piece_length=3, max_new_tokens=8, output_logits=True, return_dict_in_generate=True)
+        model.generate(
+            torch.tensor([row]), max_piece_length=3, max_new_tokens=8, output_logits=True, return_dict_in_generate=True
+        )
         for row in rows
     )
     torch.testing.assert_close(torch.stack(first.logits), torch.stack(second.logits), atol=1e-5, rtol=0)
-    free = [model.generate(torch.tensor([row]), max_piece_length=9, max_new_tokens=8, output_logits=True, return_dict_in_generate=True) for row in rows]
+    free = [
+        model.generate(
+            torch.tensor([row]), max_piece_length=9, max_new_tokens=8, output_logits=True, return_dict_in_generate=True
+        )
+        for row in rows
+    ]
     assert not torch.allclose(free[0].logits[0], free[1].logits[0], atol=1e-3)
 
 
@@ -191,7 +201,11 @@ def test_inputs_embeds_generate_the_same(tiny_model):
         ([1, MASK] * 40, {}, "takes 80 positions, but this model has 65"),
         ([1, MASK, EOS], dict(prefill_chunk_size=2), "prefill_chunk_size cuts the bidirectional context"),
         ([1, MASK, EOS], dict(cache_implementation="paged"), "causal only"),
-        ([1, MASK, EOS], dict(generation_config=GenerationConfig(cache_implementation="static", prefill_chunk_size=2)), "cuts"),
+        (
+            [1, MASK, EOS],
+            dict(generation_config=GenerationConfig(cache_implementation="static", prefill_chunk_size=2)),
+            "cuts",
+        ),
         ([1, MASK, EOS], dict(attention_mask=torch.tensor([2])), "generation needs \\(1, 3\\)"),
     ],
 )

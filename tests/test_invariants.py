@@ -69,7 +69,9 @@ def test_pieces_differ_between_rows_and_blanks(model):
 def test_cached_equals_uncached_and_reads_one_token_a_step(model):
     ids, mask = padded(PROMPTS, "left")
     widths = []
-    hook = model.glm.word_embeddings.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[1]))
+    hook = model.glm.word_embeddings.register_forward_hook(
+        lambda module, inputs, output: widths.append(output.shape[1])
+    )
     cached = answer(model, ids, mask)
     hook.remove()
     assert widths[0] == ids.shape[1] + 1 and set(widths[1:]) == {1} and len(widths) > 5

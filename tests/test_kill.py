@@ -76,7 +76,9 @@ def test_killed_at_any_moment(tmp_path, overwrite):
     new = {file.name: file.read_bytes() for file in (tmp_path / "whole/out").glob("model*")}
     generator, step = random.Random(9), int(events) / MOMENTS
     moments = [max(1, int(step * (index + generator.random()))) for index in range(MOMENTS)]
-    jobs = [[prepare(str(index)), overwrite, moment, generator.random() * 0.004] for index, moment in enumerate(moments)]
+    jobs = [
+        [prepare(str(index)), overwrite, moment, generator.random() * 0.004] for index, moment in enumerate(moments)
+    ]
     assert "True" in run(jobs)
 
     outcomes = set()
@@ -86,7 +88,9 @@ def test_killed_at_any_moment(tmp_path, overwrite):
         repositories = [file for file in folder.iterdir() if (file / "config.json").exists()]
         assert all(is_complete(repository) for repository in repositories)  # whatever could be loaded is whole
         assert repositories or not overwrite  # what was there is not lost
-        outcomes.add((folder / "out").exists() and {f.name: f.read_bytes() for f in (folder / "out").glob("model*")} == new)
+        outcomes.add(
+            (folder / "out").exists() and {f.name: f.read_bytes() for f in (folder / "out").glob("model*")} == new
+        )
         if overwrite:
             with pytest.raises(ConversionError, match="exists already"):  # it is back in its place
                 convert_checkpoint(folder / "checkpoint", folder / "out", **OPTIONS)

@@ -219,7 +219,12 @@ def test_old_pytorch_model_bin_loads_with_and_without_prefix(tiny_model, tmp_pat
     state = {prefix + name.removeprefix("glm."): tensor for name, tensor in model.state_dict().items()}
     torch.save(state, tmp_path / "pytorch_model.bin")
     old_config = {**model.config.to_dict(), "model_type": "glm", "architectures": ["GLMModel"]}
-    old_config |= {"relative_encoding": False, "spell_length": None, "parallel_output": True, "checkpoint_num_layers": 1}
+    old_config |= {
+        "relative_encoding": False,
+        "spell_length": None,
+        "parallel_output": True,
+        "checkpoint_num_layers": 1,
+    }
     (tmp_path / "config.json").write_text(json.dumps(old_config))
     for cls in (GLMForConditionalGeneration, GLMModel):
         loaded, info = cls.from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float32)
@@ -230,7 +235,9 @@ def test_old_pytorch_model_bin_loads_with_and_without_prefix(tiny_model, tmp_pat
 
 
 def test_attention_scale_changes_nothing_but_the_range(tiny_model):
-    torch.testing.assert_close(tiny_model(attention_scale=8.0)(TEXT).logits, tiny_model()(TEXT).logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        tiny_model(attention_scale=8.0)(TEXT).logits, tiny_model()(TEXT).logits, atol=1e-5, rtol=0
+    )
 
 
 def test_erf_gelu_can_be_asked_for(tiny_model):
@@ -255,7 +262,9 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     visible = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     visible[:, :5] = True
     for start, answer in zip(starts, answers):
-        visible[start : start + len(answer), start : start + len(answer)] = torch.ones(len(answer), len(answer)).tril().bool()
+        visible[start : start + len(answer), start : start + len(answer)] = (
+            torch.ones(len(answer), len(answer)).tril().bool()
+        )
     indices = [torch.arange(start, start + len(answer)) for start, answer in zip(starts, answers)]
     output = model(
         torch.tensor([ids] * 2),

@@ -60,7 +60,10 @@ def merged(modules):
     try:
         assert all(set(module) == set(modules[0]) for module in modules)
         whole = {name: joined(name, [module[name] for module in modules]) for name in modules[0]}
-        cuts = [{name: cut(name, tensor, len(modules), rank) for name, tensor in whole.items()} for rank in range(len(modules))]
+        cuts = [
+            {name: cut(name, tensor, len(modules), rank) for name, tensor in whole.items()}
+            for rank in range(len(modules))
+        ]
         assert all(same(module[name], pieces[name]) for module, pieces in zip(modules, cuts) for name in module)
         return whole
     except (AssertionError, AttributeError, RuntimeError, TypeError, IndexError):
@@ -88,24 +91,42 @@ def dropped(name, tensor, generator):
 def renamed(name, tensor, generator):
     at = generator.randrange(len(name))
     new = generator.choice(
-        [name[:at] + "x" + name[at:], name[:at] + name[at + 1 :], name.replace("layers.1", "layers.7"), f"model.{name}", "\n", "", "ä\ud800"]
+        [
+            name[:at] + "x" + name[at:],
+            name[:at] + name[at + 1 :],
+            name.replace("layers.1", "layers.7"),
+            f"model.{name}",
+            "\n",
+            "",
+            "ä\ud800",
+        ]
     )
     return {new: tensor}
 
 
 @change_module
 def reshaped(name, tensor, generator):
-    return {name: generator.choice([tensor.t(), tensor[:-1], tensor[None], tensor.flatten()[:3], tensor[:0], torch.cat([tensor, tensor])]).clone()}
+    return {
+        name: generator.choice(
+            [tensor.t(), tensor[:-1], tensor[None], tensor.flatten()[:3], tensor[:0], torch.cat([tensor, tensor])]
+        ).clone()
+    }
 
 
 @change_module
 def strided(name, tensor, generator):
-    return {name: generator.choice([torch.stack([tensor, tensor], -1)[..., 1], torch.cat([tensor, tensor])[: len(tensor)]])}
+    return {
+        name: generator.choice([torch.stack([tensor, tensor], -1)[..., 1], torch.cat([tensor, tensor])[: len(tensor)]])
+    }
 
 
 @change_module
 def retyped(name, tensor, generator):
-    return {name: tensor.to(generator.choice([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]))}
+    return {
+        name: tensor.to(
+            generator.choice([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+        )
+    }
 
 
 @change_module
@@ -122,7 +143,9 @@ def no_tensor(name, tensor, generator):
 
 def truncated(checkpoint, generator):
     file = generator.choice(sorted((checkpoint / "250000").glob("*.pt")))
-    os.truncate(file, generator.choice([0, 1, 3, 100, generator.randrange(file.stat().st_size), file.stat().st_size - 1]))
+    os.truncate(
+        file, generator.choice([0, 1, 3, 100, generator.randrange(file.stat().st_size), file.stat().st_size - 1])
+    )
 
 
 def flipped(checkpoint, generator):
@@ -188,7 +211,9 @@ def mixed(checkpoint, generator):
     """One rank of another iteration, or of another number of ranks."""
     states = load_ranks(checkpoint)
     file = generator.choice(list(states))
-    entry, value = generator.choice([("iteration", 249999), ("global_steps", 7), ("mp_world_size", 8), ("iteration", "250000")])
+    entry, value = generator.choice(
+        [("iteration", 249999), ("global_steps", 7), ("mp_world_size", 8), ("iteration", "250000")]
+    )
     states[file][entry] = value
     save(file, states[file], file)
     return make_parameters(**SHAPE) if len(states) == 1 and entry != "mp_world_size" else WRONG
@@ -200,17 +225,28 @@ def missing(checkpoint, generator):
 
 def surplus(checkpoint, generator):
     files = sorted((checkpoint / "250000").glob("*.pt"))
-    shutil.copy(generator.choice(files), files[0].with_name(f"mp_rank_{len(files) + generator.randrange(2):02d}_model_states.pt"))
+    shutil.copy(
+        generator.choice(files),
+        files[0].with_name(f"mp_rank_{len(files) + generator.randrange(2):02d}_model_states.pt"),
+    )
 
 
 def other_tracker(checkpoint, generator):
     tracker = checkpoint / "latest_checkpointed_iteration.txt"
-    tracker.write_bytes(generator.choice([b"", b"..", b"/", b"../checkpoint/250000", b"\xff\xfe", b"251000", b"250000\x00", b"a\nb", b"x" * 9999]))
+    tracker.write_bytes(
+        generator.choice(
+            [b"", b"..", b"/", b"../checkpoint/250000", b"\xff\xfe", b"251000", b"250000\x00", b"a\nb", b"x" * 9999]
+        )
+    )
 
 
 def other_content(checkpoint, generator):
     file = generator.choice(sorted((checkpoint / "250000").glob("*.pt")))
-    save(file, generator.choice([None, [], {"module": None}, {"module": {}}, {1: 2}, "text", {"module": [1]}, torch.ones(3)]), file)
+    save(
+        file,
+        generator.choice([None, [], {"module": None}, {"module": {}}, {1: 2}, "text", {"module": [1]}, torch.ones(3)]),
+        file,
+    )
 
 
 def nested(checkpoint, generator):
@@ -226,7 +262,19 @@ def nested(checkpoint, generator):
 
 
 SHAPE = dict(layers=2, hidden=16, length=16, vocabulary=128)
-MUTATIONS = [dropped, renamed, reshaped, strided, retyped, not_finite, no_tensor, truncated, flipped, flipped_anywhere, resealed]
+MUTATIONS = [
+    dropped,
+    renamed,
+    reshaped,
+    strided,
+    retyped,
+    not_finite,
+    no_tensor,
+    truncated,
+    flipped,
+    flipped_anywhere,
+    resealed,
+]
 MUTATIONS += [swapped, mixed, missing, surplus, other_tracker, other_content, nested]
 
 
@@ -235,7 +283,9 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mutations")
     made = {}
     for ranks in RANKS:
-        made[ranks, False] = make_checkpoint(folder / f"{ranks}", make_parameters(**SHAPE), ranks, mp_world_size=ranks, global_steps=6)
+        made[ranks, False] = make_checkpoint(
+            folder / f"{ranks}", make_parameters(**SHAPE), ranks, mp_world_size=ranks, global_steps=6
+        )
         made[ranks, True] = shutil.copytree(made[ranks, False], folder / f"{ranks}-legacy")
         for file, state in load_ranks(made[ranks, True]).items():
             torch.save(state, file, _use_new_zipfile_serialization=False)
@@ -257,11 +307,16 @@ def test_mutations(checkpoints, tmp_path, seed):
         assert {file.name for file in tmp_path.iterdir()} == {"checkpoint"}
     else:
         assert {file.name for file in tmp_path.iterdir()} == {"checkpoint", "out"}
-        tensors = {name.removeprefix("glm."): tensor for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items()}
+        tensors = {
+            name.removeprefix("glm."): tensor
+            for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items()
+        }
         assert expected is not WRONG, "this should have been an error"
         if expected != "anything":
             expected = {name.removeprefix("model."): tensor for name, tensor in expected.items()}
             assert set(tensors) == set(expected)
             for name, tensor in expected.items():
                 assert same(tensors[name], tensor), name
-    assert {file: file.read_bytes() for file in checkpoint.rglob("*") if file.is_file()} == before, "the source is not touched"
+    assert {file: file.read_bytes() for file in checkpoint.rglob("*") if file.is_file()} == before, (
+        "the source is not touched"
+    )

@@ -83,6 +83,8 @@ def test_saved_model_carries_every_shipped_file_and_works_again(made_repository,
     )
     outputs = []
     for folder in (made_repository, saved):
-        run = subprocess.run([sys.executable, "-c", use, folder], check=True, capture_output=True, text=True, cwd=tmp_path)
+        run = subprocess.run(
+            [sys.executable, "-c", use, folder], check=True, capture_output=True, text=True, cwd=tmp_path
+        )
         outputs.append(run.stdout.strip().splitlines()[-1])
     assert outputs[0] == outputs[1] and "filled_text" in outputs[0]

@@ -106,7 +106,9 @@ def test_packing_is_cached(corpus, tokenizer, monkeypatch):
     other = pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=5)
     assert first["input_ids"] != other["input_ids"]
     monkeypatch.setattr("glm_transformers.training.data._fit", None)  # a second packing would fail
-    again = pack_documents(load_documents(corpus), GLMTokenizerFast.from_pretrained(tokenizer.name_or_path), LENGTH, wanted=100, seed=4)
+    again = pack_documents(
+        load_documents(corpus), GLMTokenizerFast.from_pretrained(tokenizer.name_or_path), LENGTH, wanted=100, seed=4
+    )
     assert again["input_ids"] == first["input_ids"]
 
 
@@ -165,9 +167,13 @@ assert len(tokenizer.decode_pieces(ids)[0]) == 1
 print(pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True)("Ng is [MASK].", max_new_tokens=4))
 """
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run([sys.executable, "-c", program, finished], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program, finished], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert (finished / "README.md").exists() and json.loads((finished / "config.json").read_text())["vocab_size"] % 128 == 0
+    assert (finished / "README.md").exists() and json.loads((finished / "config.json").read_text())[
+        "vocab_size"
+    ] % 128 == 0
 
 
 class Killed(Exception):
@@ -175,7 +181,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("streaming, workers", [(False, 0), (False, 2), (True, 0)])
-def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(scratch, finished, tmp_path, monkeypatch, streaming, workers):
+def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
+    scratch, finished, tmp_path, monkeypatch, streaming, workers
+):
     options = replace(scratch, output=str(tmp_path / "run"), streaming=streaming, workers=workers)
     uninterrupted = finished
     if streaming:
@@ -234,12 +242,17 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
     run = subprocess.run(
-        [*launch, tmp_path / "program.py", root, *command_line(two)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*launch, tmp_path / "program.py", root, *command_line(two)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-4000:]
     assert "is complete" in run.stdout
     for name in ("loss", "eval_loss_token", "eval_loss_sentence", "eval_loss_document"):
-        np.testing.assert_allclose(history(Path(two.output), name), history(one, name), rtol=2e-4)  # the log has 4 digits
+        np.testing.assert_allclose(
+            history(Path(two.output), name), history(one, name), rtol=2e-4
+        )  # the log has 4 digits
     # Sums in another order; Adam makes steps of rounding errors where a gradient is zero, as for the biases of keys.
     assert_same_weights(weights(two.output), weights(one), rtol=1e-4, atol=1e-4)
 
@@ -258,13 +271,19 @@ def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
     model = tiny_model(GLMForBlankInfilling)
 
     def trainer(**options):
-        arguments = TrainingArguments(output_dir=str(tmp_path), max_steps=100, weight_decay=0.1, learning_rate=1.0, warmup_steps=10, report_to=[])
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=100, weight_decay=0.1, learning_rate=1.0, warmup_steps=10, report_to=[]
+        )
         options = {"decay": "linear", "decay_ratio": 0.1, "decay_steps": 80, "first_step": 0, **options}
-        return BlankInfillingTrainer(model=model, args=arguments, data_collator=BlankInfillingCollator(tokenizer), **options)
+        return BlankInfillingTrainer(
+            model=model, args=arguments, data_collator=BlankInfillingCollator(tokenizer), **options
+        )
 
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed = {
-        names[id(p)]: group["weight_decay"] for group in trainer().create_optimizer().param_groups for p in group["params"]
+        names[id(p)]: group["weight_decay"]
+        for group in trainer().create_optimizer().param_groups
+        for p in group["params"]
     }
     assert len(decayed) == len(names)
     for name, decay in decayed.items():
@@ -279,7 +298,9 @@ def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
             run.lr_scheduler.step()
         np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
         np.testing.assert_allclose([rates[45], rates[80], rates[99]], [middle, 0.1, 0.1])
-        assert rates[20] == pytest.approx({"linear": 0.1 + 0.9 * 6 / 7, "cosine": 0.1 + 0.9 * (1 + np.cos(np.pi / 7)) / 2}[decay])
+        assert rates[20] == pytest.approx(
+            {"linear": 0.1 + 0.9 * 6 / 7, "cosine": 0.1 + 0.9 * (1 + np.cos(np.pi / 7)) / 2}[decay]
+        )
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,14 @@ def test_every_row_is_the_collators(tokenizer, mode, seed):
     example = read_example(batch, tokenizer)
     ids, labels, (positions, block_positions) = batch["input_ids"][0], batch["labels"][0], batch["position_ids"][0]
     assert len(example.tokens) == len(ids) == len(example.labels) == len(example.sees)
-    assert example.positions.tolist() == positions.tolist() and example.block_positions.tolist() == block_positions.tolist()
-    starts, masks = (ids == tokenizer.sop_token_id).nonzero()[:, 0].tolist(), torch.isin(ids, torch.tensor(tokenizer.mask_token_ids))
+    assert (
+        example.positions.tolist() == positions.tolist()
+        and example.block_positions.tolist() == block_positions.tolist()
+    )
+    starts, masks = (
+        (ids == tokenizer.sop_token_id).nonzero()[:, 0].tolist(),
+        torch.isin(ids, torch.tensor(tokenizer.mask_token_ids)),
+    )
     assert example.context == starts[0]
     blanks = masks.nonzero()[:, 0].tolist()
     # Each piece, in whatever order, has the number of the blank whose position it has.
@@ -39,7 +45,9 @@ def test_every_row_is_the_collators(tokenizer, mode, seed):
         assert example.colors[start] == example.colors[blanks[number - 1]] != example.colors[0]
     for label, shown, token in zip(labels.tolist(), example.labels, example.tokens):
         assert (shown == "") == (label == NOT_A_TARGET) and token
-    assert [label for label in example.labels if label] == [token for token in example.labels[example.context :] if token]
+    assert [label for label in example.labels if label] == [
+        token for token in example.labels[example.context :] if token
+    ]
 
 
 def test_the_picture_is_who_influences_whom(tokenizer, made_repository):

@@ -34,14 +34,18 @@ def test_model_card(made_repository):
     assert data["language"] == "en" and {"glm", "custom_code"} <= set(data["tags"]) and data["license"] == "other"
     for mask, widget in zip(("[MASK]", "[sMASK]", "[gMASK]"), data["widget"], strict=True):
         assert mask in widget["text"] and mask in text
-    parameters = sum(parameter.numel() for parameter in GLMForConditionalGeneration.from_pretrained(made_repository).parameters())
+    parameters = sum(
+        parameter.numel() for parameter in GLMForConditionalGeneration.from_pretrained(made_repository).parameters()
+    )
     assert f"{parameters:,}" in text and "float32 (as stored)" in text and "@inproceedings" in text
     assert "not trained with" not in text and "Published" not in text  # it only has the shape of its family
 
 
 def test_the_code_on_the_card_runs(made_repository):
     _, text = card_of(made_repository)
-    program = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)).replace("max_new_tokens=64", "max_new_tokens=4")
+    program = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)).replace(
+        "max_new_tokens=64", "max_new_tokens=4"
+    )
     assert f'"{made_repository.name}"' in program
     run = subprocess.run([sys.executable, "-c", program], cwd=made_repository.parent, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -50,7 +54,9 @@ def test_the_code_on_the_card_runs(made_repository):
 
 def test_card_of_a_released_checkpoint():
     shape = RELEASED["glm-10b"]
-    config = GLMConfig(num_layers=shape.layers, hidden_size=shape.hidden_size, num_attention_heads=shape.num_attention_heads)
+    config = GLMConfig(
+        num_layers=shape.layers, hidden_size=shape.hidden_size, num_attention_heads=shape.num_attention_heads
+    )
     config.architectures = ["GLMForConditionalGeneration"]
     text = model_card("me/glm", config, None, shape.parameters, torch.float16, released="glm-10b", language="en")
     assert "72.35" in text and "9.9B" in text and "THUDM/GLM" in text
@@ -108,9 +114,13 @@ assert fill(text, max_new_tokens=4)[0]["blanks"] == pieces
 @pytest.mark.parametrize("program", [HANDLER, AUTO], ids=["handler", "auto"])
 def test_it_works_in_a_fresh_process(request, name, program, tmp_path):
     """From another directory, with an empty cache for the code of repositories."""
-    source = request.getfixturevalue("made_repository") if name == "made" else request.getfixturevalue("repository")(name)
+    source = (
+        request.getfixturevalue("made_repository") if name == "made" else request.getfixturevalue("repository")(name)
+    )
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run([sys.executable, "-c", program, source], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program, source], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-2000:]
 
 
@@ -139,14 +149,31 @@ class HubStandIn(BaseHTTPRequestHandler):
             return self.answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
             files = json.loads(body)["files"]
-            modes = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular", "shouldIgnore": False} for f in files]
+            modes = [
+                {
+                    "path": f["path"],
+                    "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
+                for f in files
+            ]
             return self.answer({"files": modes})
         if self.path.endswith("/objects/batch"):
-            objects = [{**entry, "actions": {"upload": {"href": f"{self.address()}/store/{entry['oid']}", "header": {}}}} for entry in json.loads(body)["objects"]]
+            objects = [
+                {**entry, "actions": {"upload": {"href": f"{self.address()}/store/{entry['oid']}", "header": {}}}}
+                for entry in json.loads(body)["objects"]
+            ]
             return self.answer({"transfer": "basic", "objects": objects})
         if "/commit/" in self.path:
             store["commits"].append([json.loads(line) for line in body.splitlines()])
-            return self.answer({"success": True, "commitOid": "1" * 40, "commitUrl": f"{self.address()}/me/my-glm/commit/1", "hookOutput": ""})
+            return self.answer(
+                {
+                    "success": True,
+                    "commitOid": "1" * 40,
+                    "commitUrl": f"{self.address()}/me/my-glm/commit/1",
+                    "hookOutput": "",
+                }
+            )
         self.answer({"error": self.path}, 404)
 
     def do_PUT(self):
@@ -202,11 +229,25 @@ def push(hub, tmp_path, name="me/my-glm", token="hf_right"):
     checkpoint = tmp_path / "checkpoint"
     if not checkpoint.exists():
         make_checkpoint(checkpoint, make_parameters())
-    settings = dict(HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_TOKEN=token, HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0")
+    settings = dict(
+        HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_TOKEN=token, HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0"
+    )
     settings |= dict(HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(tmp_path / "home"))
-    arguments = ["convert", checkpoint, tmp_path / "out", "--tokenizer", "none", "--num-attention-heads", "4", "--push-to-hub", name]
+    arguments = [
+        "convert",
+        checkpoint,
+        tmp_path / "out",
+        "--tokenizer",
+        "none",
+        "--num-attention-heads",
+        "4",
+        "--push-to-hub",
+        name,
+    ]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return subprocess.run([sys.executable, "-c", PUSH, root, *arguments], env={**os.environ, **settings}, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", PUSH, root, *arguments], env={**os.environ, **settings}, capture_output=True, text=True
+    )
 
 
 def test_push_to_hub(hub, tmp_path):
@@ -223,7 +264,9 @@ def test_push_to_hub(hub, tmp_path):
     assert b'"me/my-glm"' in uploaded["README.md"]
 
 
-@pytest.mark.parametrize("options, message", [(dict(token="hf_wrong"), "hf auth login"), (dict(name="a/b/c"), "is no name on the Hub")])
+@pytest.mark.parametrize(
+    "options, message", [(dict(token="hf_wrong"), "hf auth login"), (dict(name="a/b/c"), "is no name on the Hub")]
+)
 def test_an_upload_that_will_be_refused_is_said_before_any_work(hub, tmp_path, options, message):
     run = push(hub, tmp_path, **options)
     assert run.returncode == 1 and message in " ".join(run.stderr.split()) and "Traceback" not in run.stderr

@@ -125,7 +125,12 @@ def test_context_and_its_end(tokenizer):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_batches_are_padded_rows(tokenizer, side):
-    texts = ["located in [gMASK]", "Ng is an adjunct professor at [MASK] (formerly [sMASK])", "[gMASK]", "[MASK] in Beijing"]
+    texts = [
+        "located in [gMASK]",
+        "Ng is an adjunct professor at [MASK] (formerly [sMASK])",
+        "[gMASK]",
+        "[MASK] in Beijing",
+    ]
     tokenizer.padding_side = side
     try:
         batch = tokenizer(texts, padding=True, return_tensors="pt")
@@ -183,13 +188,17 @@ def test_build_inputs_for_generation(tokenizer, side):
         assert started.position_ids[row, 0, :width][real[row].bool()].tolist() == list(range(int(real[row].sum())))
         visible = started.generation_attention_mask[row, 0]
         assert torch.equal(visible[:, :width], real[row].expand(width + 5, -1))
-        assert torch.equal(visible[width:, width:], torch.ones(5, 5).tril().long()) and not visible[:width, width:].any()
+        assert (
+            torch.equal(visible[width:, width:], torch.ones(5, 5).tril().long()) and not visible[:width, width:].any()
+        )
 
 
 def test_build_inputs_for_generation_with_targets(tokenizer):
     inputs = tokenizer(["in [MASK] is [sMASK]", "The fox [MASK]"], padding=True, return_tensors="pt")
     width = inputs.input_ids.shape[1]
-    first, second, third = (tokenizer(text, add_special_tokens=False).input_ids for text in ("Beijing", "the fox", "jumps"))
+    first, second, third = (
+        tokenizer(text, add_special_tokens=False).input_ids for text in ("Beijing", "the fox", "jumps")
+    )
     sop, eop = tokenizer.sop_token_id, tokenizer.eop_token_id
     batch = tokenizer.build_inputs_for_generation(inputs, targets=[["Beijing", "the fox"], "jumps"])
     read = [sop, *first, sop, *second]
@@ -246,7 +255,12 @@ def test_build_inputs_for_multiple_choice(tokenizer):
 
 
 def test_decode_pieces(tokenizer):
-    sop, eop, eos, mask = tokenizer.sop_token_id, tokenizer.eop_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
+    sop, eop, eos, mask = (
+        tokenizer.sop_token_id,
+        tokenizer.eop_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.mask_token_id,
+    )
     word = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
     context = tokenizer("in [MASK] is [MASK]").input_ids
     rows = {
@@ -316,12 +330,16 @@ def test_saved_tokenizer_loads_through_auto_in_a_fresh_process(tokenizer, tmp_pa
             shutil.copy(module.__file__, folder)
         else:
             program = "import sys; from transformers import AutoTokenizer as A; A.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])"
-            subprocess.run([sys.executable, "-c", program, tmp_path / "converter", folder], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-c", program, tmp_path / "converter", folder], check=True, capture_output=True
+            )
         program = (
             "import sys; from transformers import AutoTokenizer\n"
             "t = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
             "print(type(t).__name__, t('in [gMASK]').input_ids, t.padding_side, t.gmask_token_id, t.pad_token_id)"
         )
-        run = subprocess.run([sys.executable, "-c", program, folder], cwd=tmp_path, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", program, folder], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         expected = f"GLMTokenizerFast {tokenizer('in [gMASK]').input_ids} left {tokenizer.gmask_token_id} {tokenizer.pad_token_id}"
         assert run.stdout.strip().splitlines()[-1] == expected

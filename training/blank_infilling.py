@@ -99,7 +99,9 @@ def read_recipe(recipe: str | Recipe) -> Recipe:
         raise ValueError(f"{recipe} is no JSON file with fields of Recipe: {error}.") from error
     unknown = set(values) - {field.name for field in fields(Recipe)}
     if unknown:
-        raise ValueError(f"{recipe} has the unknown fields {', '.join(sorted(unknown))}; the fields are those of Recipe.")
+        raise ValueError(
+            f"{recipe} has the unknown fields {', '.join(sorted(unknown))}; the fields are those of Recipe."
+        )
     return Recipe(**values)
 
 
@@ -309,7 +311,9 @@ class BlankInfillingCollator:
         in_piece = np.arange(sizes.sum()) - first  # (G,): 0 at <|startofpiece|>
         source = np.repeat(starts[order], sizes) + in_piece  # (G,): the token of the text that is predicted
         inputs = np.where(in_piece == 0, self.sop_id, text[source - 1])
-        labels = np.where(in_piece == np.repeat(lengths[order], sizes), self.eop_id, text[source.clip(max=len(text) - 1)])
+        labels = np.where(
+            in_piece == np.repeat(lengths[order], sizes), self.eop_id, text[source.clip(max=len(text) - 1)]
+        )
         if mode == "token" and self.recipe.block_mask_prob:
             hidden = (in_piece > 0) & (random.random(len(inputs)) < self.recipe.block_mask_prob)
             inputs = np.where(hidden, self.block_mask_id, inputs)

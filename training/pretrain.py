@@ -40,7 +40,9 @@ class GLMForBlankInfilling(GLMForConditionalGeneration):
         Returns:
             The mean over the targets, or their sum divided by `num_items_in_batch`, the targets of all batches of a step.
         """
-        states = self.glm(input_ids, attention_mask, position_ids, use_cache=False, **kwargs).last_hidden_state  # (B, T, H)
+        states = self.glm(
+            input_ids, attention_mask, position_ids, use_cache=False, **kwargs
+        ).last_hidden_state  # (B, T, H)
         targets = labels != NOT_A_TARGET  # (B, T)
         logits = F.linear(states[targets], self.glm.word_embeddings.weight)  # (targets, V)
         loss = F.cross_entropy(logits.float(), labels[targets], reduction="sum")
@@ -71,7 +73,9 @@ class BlankInfillingTrainer(Trainer):
 
     def __init__(self, decay: str, decay_ratio: float, decay_steps: int, first_step: int, **kwargs):
         super().__init__(**kwargs)
-        self.model_accepts_loss_kwargs = True  # the loss is divided by the targets of all processes and batches of a step
+        self.model_accepts_loss_kwargs = (
+            True  # the loss is divided by the targets of all processes and batches of a step
+        )
         self._loss_shifts_labels = False
         self.decay, self.decay_ratio, self.decay_steps, self.first_step = decay, decay_ratio, decay_steps, first_step
 
@@ -81,7 +85,11 @@ class BlankInfillingTrainer(Trainer):
         samples = batches * arguments.per_device_train_batch_size
         self.data_collator.first_batch = self.first_step * arguments.gradient_accumulation_steps
         if isinstance(data, IterableDataset):
-            data = data.shuffle(seed=arguments.seed, buffer_size=SHUFFLE_BUFFER).repeat(None).skip(self.first_step * samples)
+            data = (
+                data.shuffle(seed=arguments.seed, buffer_size=SHUFFLE_BUFFER)
+                .repeat(None)
+                .skip(self.first_step * samples)
+            )
         else:
             sampler = Shuffled(len(data), arguments.max_steps * samples, arguments.seed, self.first_step * samples)
         loader = DataLoader(
@@ -294,7 +302,9 @@ def _check_model(config: GLMConfig, recipe: Recipe, collator: BlankInfillingColl
             "vocab_size, or use a recipe without block_mask_prob."
         )
     if length > config.max_sequence_length:
-        raise ValueError(f"length is {length} and the model's longest position {config.max_sequence_length}; shorten it.")
+        raise ValueError(
+            f"length is {length} and the model's longest position {config.max_sequence_length}; shorten it."
+        )
     if not config.block_position_encoding:
         raise ValueError("The model has no block positions; blank infilling is trained with them.")
 
@@ -319,4 +329,6 @@ def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFas
     """The complete repository, as conversion writes it."""
     shared = {"architectures": ["GLMForConditionalGeneration"], "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
     config = GLMConfig(**{**model.config.to_dict(), **shared})
-    write_repository(output, config, {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()}, tokenizer)
+    write_repository(
+        output, config, {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()}, tokenizer
+    )

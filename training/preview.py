@@ -182,18 +182,24 @@ def draw(example: Example, file: str | Path):
 
     size = len(example.tokens)
     # One axis is the whole figure and its unit is a cell: the mask is at 0 to T, the positions are above it.
-    margins = {name: 1.5 + max(map(text_width, texts)) for name, texts in (("left", example.tokens), ("right", example.labels))}
+    margins = {
+        name: 1.5 + max(map(text_width, texts)) for name, texts in (("left", example.tokens), ("right", example.labels))
+    }
     margins["left"] = max(margins["left"], 1 + text_width("block position"))
     margins["top"] = margins["left"] + 2.5
     width, height = margins["left"] + size + margins["right"], margins["top"] + size + 0.5
     figure = Figure(figsize=(width * CELL, height * CELL), dpi=150)
-    axis = figure.add_axes((0, 0, 1, 1), xlim=(-margins["left"], size + margins["right"]), ylim=(size + 0.5, -margins["top"]))
+    axis = figure.add_axes(
+        (0, 0, 1, 1), xlim=(-margins["left"], size + margins["right"]), ylim=(size + 0.5, -margins["top"])
+    )
     axis.set_axis_off()
 
     colors = np.array([to_rgb(color) for color in example.colors])  # (T, 3)
     cells = np.where(example.sees[..., None], colors, to_rgb(HIDDEN))  # (T, T, 3)
     axis.imshow(cells, extent=(0, size, size, 0), interpolation="nearest", aspect="auto")
-    axis.imshow(np.stack([colors, colors]), extent=(0, size, -0.5, -2.5), interpolation="nearest", aspect="auto", alpha=0.3)
+    axis.imshow(
+        np.stack([colors, colors]), extent=(0, size, -0.5, -2.5), interpolation="nearest", aspect="auto", alpha=0.3
+    )
     lines = np.arange(size + 1)
     axis.hlines([-1.5, *lines], 0, size, color="white", linewidth=1)
     axis.vlines(lines, -2.5, size, color="white", linewidth=1)
