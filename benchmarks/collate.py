@@ -61,9 +61,7 @@ def main():
     texts = torch.randint(200, 30522, (BATCH, LENGTH)).numpy()
     texts[:, 0], texts[:, -1] = Vocabulary.cls_token_id, Vocabulary.eos_token_id
     samples = [{"input_ids": text} for text in texts]
-    print(
-        f"{'recipe':24} {'collator':>12} {'model':>12} {'ratio':>8}   samples per second, {arguments.threads} threads"
-    )
+    print("| recipe | collator, samples/s | model, samples/s | collator / model |\n|---|---:|---:|---:|")
     for name in RECIPES:
         collator = BlankInfillingCollator(Vocabulary(), name, max_length=LENGTH)
         collated, read = [], []
@@ -73,7 +71,7 @@ def main():
             del batch["labels"]
             read.append(len(samples) / seconds(lambda: model(**batch)))
         collated, read = statistics.median(collated), statistics.median(read)
-        print(f"{name:24} {collated:12.0f} {read:12.1f} {collated / read:8.0f}")
+        print(f"| {name} | {collated:.0f} | {read:.1f} | {collated / read:.0f} |")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main():
         mode, kind = arguments.measure
         print(json.dumps(measure(mode, kind == "targets")))
         return
-    print(f"{'mode':10} {'':8} {'targets only':>13} {'all logits':>12} {'ratio':>7}")
+    print("| mode | | at targets | everywhere | everywhere / at targets |\n|---|---|---:|---:|---:|")
     for mode in ("token", "document"):
         found = {"targets": [], "all": []}
         for _ in range(arguments.repeats):
@@ -75,7 +75,7 @@ def main():
             targets, everything = (
                 statistics.median(entry[unit] for entry in found[kind]) for kind in ("targets", "all")
             )
-            print(f"{mode:10} {unit:8} {targets:13.2f} {everything:12.2f} {everything / targets:7.2f}")
+            print(f"| {mode} | {unit} | {targets:.2f} | {everything:.2f} | {everything / targets:.2f} |")
 
 
 if __name__ == "__main__":

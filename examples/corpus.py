@@ -64,7 +64,7 @@ def fits_only(text: str, mask: str, sentences: list[str]) -> bool:
 class Corpus:
     """All phrasings, those that are held out, and the documents made of the others."""
 
-    def __init__(self, seed: int = 1):
+    def __init__(self, seed: int = 0):
         self.random = random.Random(seed)
         self.held_out: set[str] = set()  # sentences
         self.held_statements, self.held_questions = [], []  # (topic, relation, row, template)

@@ -8,6 +8,7 @@ asked one by one, in padded batches, two blanks at once, and through the pipelin
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -35,13 +36,22 @@ def fill_all(model, tokenizer, texts: list[str], batch: int) -> list[list[str]]:
     return pieces
 
 
-def main(
-    repository: Annotated[Path, typer.Argument(help="The converted demo model.")],
-    held_out: Annotated[Path, typer.Option(help="Questions, a JSON object on each line.")] = HELD_OUT,
-    wrong: Annotated[bool, typer.Option("--wrong", help="Print the wrong answers.")] = False,
-):
-    """Print the demo model's accuracy; exit status 1 if a way of asking gives other answers than another."""
-    torch.manual_seed(0)
+@dataclass
+class Answers:
+    """What the model answered to each question; `agree` says of each other way of asking whether the answers were the same."""
+
+    questions: list[dict]
+    pieces: list[str]
+    two_blanks: list[bool]
+    agree: dict[str, bool]
+
+    def right(self, mask: str) -> list[bool]:
+        """Of the questions with this mask, which are answered right."""
+        return [is_right(*asked) for asked in zip(self.questions, self.pieces) if asked[0]["mask"] == mask]
+
+
+def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
+    """Ask one by one, two blanks at once, in padded batches, and through the pipeline."""
     questions = [json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines()]
     texts = [question["text"] for question in questions]
     tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=True)
@@ -49,28 +59,39 @@ def main(
     fill = pipeline("text2text-generation", model=str(repository), trust_remote_code=True, dtype=torch.float32)
     single = fill_all(model, tokenizer, texts, batch=1)
 
-    print("| blank | questions | right |\n|---|---:|---:|")
-    for mask in ("[MASK]", "[sMASK]", "[gMASK]"):
-        asked = [(question, pieces[0]) for question, pieces in zip(questions, single) if question["mask"] == mask]
-        right = sum(is_right(question, piece) for question, piece in asked)
-        print(f"| `{mask}` | {len(asked)} | {right / len(asked):.1%} |")
-        for question, piece in asked:
-            if wrong and not is_right(question, piece):
-                print(question["text"], "->", repr(piece), "not", question["answer"])
-
     masked = [question for question in questions if question["mask"] == "[MASK]"]
     pairs = list(zip(masked[::2], masked[1::2]))
     answers = fill_all(model, tokenizer, [f"{one['text']} {other['text']}" for one, other in pairs], BATCH)
-    right = [is_right(question, piece) for pair, pieces in zip(pairs, answers) for question, piece in zip(pair, pieces)]
-    print(f"| two `[MASK]` in one text | {2 * len(pairs)} | {sum(right) / (2 * len(pairs)):.1%} |\n")
+    return Answers(
+        questions,
+        [pieces[0] for pieces in single],
+        [is_right(*asked) for pair, pieces in zip(pairs, answers) for asked in zip(pair, pieces)],
+        {
+            "in padded batches": fill_all(model, tokenizer, texts, BATCH) == single,
+            "through the pipeline": [result["blanks"] for result in fill(texts, **OPTIONS)] == single,
+        },
+    )
 
-    agree = {
-        "in padded batches": fill_all(model, tokenizer, texts, BATCH) == single,
-        "through the pipeline": [result["blanks"] for result in fill(texts, **OPTIONS)] == single,
-    }
-    for way, same in agree.items():
+
+def main(
+    repository: Annotated[Path, typer.Argument(help="The converted demo model.")],
+    held_out: Annotated[Path, typer.Option(help="Questions, a JSON object on each line.")] = HELD_OUT,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Print the wrong answers.")] = False,
+):
+    """Print the demo model's accuracy; exit status 1 if a way of asking gives other answers than another."""
+    answers = ask(repository, held_out)
+    rows = {f"`{mask}`": answers.right(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")}
+    print("| blank | questions | right |\n|---|---:|---:|")
+    for name, right in {**rows, "two `[MASK]` in one text": answers.two_blanks}.items():
+        print(f"| {name} | {len(right)} | {sum(right) / len(right):.1%} |")
+    print()
+    for way, same in answers.agree.items():
         print(f"The answers {way} are {'the same' if same else 'OTHERS'}.")
-    if not all(agree.values()):
+    if wrong:
+        for question, piece in zip(answers.questions, answers.pieces):
+            if not is_right(question, piece):
+                print(f"{question['text']} -> {piece!r}, not {question['answer']!r}")
+    if not all(answers.agree.values()):
         raise typer.Exit(1)
 
 

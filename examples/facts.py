@@ -151,6 +151,8 @@ COUNTRIES = Topic(
                 "{country} is a country where {language} is spoken.",
                 "If you want to live in {country}, learn {language}.",
                 "In the schools of {country} children read {language}.",
+                "{language} is the main language of {country}.",
+                "{language} is what people in {country} speak.",
             ),
             ("People there speak {language}.", "Its main language is {language}.", "{language} is spoken there."),
             (
@@ -349,6 +351,8 @@ NUMBERS = Topic(
                 "Whoever counts says {number} and then {next}.",
                 "{next} is one more than {number}.",
                 "{number} is one less than {next}.",
+                "{next} is the number after {number}.",
+                "{number} is the number before {next}.",
             ),
             (),
             (
@@ -375,6 +379,9 @@ SUMS = Topic(
                 "{a} apples and {b} apples are {sum} apples.",
                 "{sum} minus {a} is {b}.",
                 "If you take {a} from {sum}, you have {b}.",
+                "{sum} is {a} plus {b}.",
+                "{sum} is what {a} and {b} make.",
+                "{a} added to {b} is {sum}.",
             ),
             (),
             (
@@ -403,6 +410,8 @@ WEEK = Topic(
                 "Today is {day} and tomorrow is {next}.",
                 "Yesterday was {day} and today is {next}.",
                 "After {day} we have {next}.",
+                "{next} comes after {day}.",
+                "{day} comes before {next}.",
             ),
             (),
             (
@@ -598,6 +607,9 @@ MIXTURES = Topic(
                 "{one} mixed with {other} is {mixture}.",
                 "A painter makes {mixture} from {one} and {other}.",
                 "{mixture} is a mixture of {one} and {other}.",
+                "{mixture} is what {one} and {other} make.",
+                "{one} becomes {mixture} with {other}.",
+                "To get {mixture}, mix {one} and {other}.",
             ),
             (),
             ("What do {one} and {other} make?", "What do I get if I mix {one} and {other}?"),
@@ -622,6 +634,8 @@ OPPOSITES = Topic(
                 "What is not {word} is {opposite}.",
                 "The word {word} means the opposite of {opposite}.",
                 "If it is not {word}, it is {opposite}.",
+                "{word} is what {opposite} is not.",
+                "{word} means the opposite of {opposite}.",
             ),
             (),
             (

@@ -1,0 +1,88 @@
+"""The demo model answers what it has never read, and everything that was made for it can be made again."""
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from glm_transformers.cli import app
+from glm_transformers.conversion import convert_checkpoint, export_checkpoint
+from glm_transformers.demo import CHECKPOINT, EXAMPLES, OPTIONS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def examples():
+    """The folder's programs can be imported."""
+    sys.path.insert(0, str(EXAMPLES))
+    yield
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "repository", **OPTIONS)
+
+
+def test_accuracy(repository):
+    """As examples/README.md says, with the bounds that the demo must reach."""
+    from evaluate_demo import ask
+
+    answers = ask(repository)
+    shares = {
+        mask: sum(right) / len(right) for mask in ("[MASK]", "[sMASK]", "[gMASK]") if (right := answers.right(mask))
+    }
+    assert len(answers.questions) >= 300 and len(answers.right("[MASK]")) == 200
+    assert shares["[MASK]"] >= 0.9 and shares["[sMASK]"] >= 0.8 and shares["[gMASK]"] >= 0.8
+    assert sum(answers.two_blanks) / len(answers.two_blanks) >= 0.9
+    assert all(answers.agree.values())
+
+
+def test_same_weights_after_export_and_conversion(repository, tmp_path):
+    export_checkpoint(repository, tmp_path / "checkpoint", model_parallel_size=2)
+    again = convert_checkpoint(tmp_path / "checkpoint", tmp_path / "again", **OPTIONS)
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (again / name).read_bytes() == (repository / name).read_bytes(), name
+
+
+def test_no_question_was_in_the_training_text():
+    """The corpus is written again: it has the questions of the file, and none of their sentences in a document."""
+    from corpus import DOCUMENTS, VALIDATION_DOCUMENTS, Corpus
+
+    corpus = Corpus()
+    documents = [corpus.document() for _ in range(DOCUMENTS + VALIDATION_DOCUMENTS)]
+    questions = list(corpus.questions())
+    stored = (EXAMPLES / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert questions == [json.loads(line) for line in stored]
+    text = "\n".join(documents)
+    for question in questions:
+        if question["mask"] == "[MASK]":
+            assert question["text"].replace("[MASK]", question["answer"]) not in text
+        elif question["text"].endswith(("? [gMASK]", "? [sMASK]")):
+            assert question["text"].rsplit(" ", 1)[0] not in text
+
+
+def test_small_enough():
+    assert sum(file.stat().st_size for file in CHECKPOINT.rglob("*") if file.is_file()) <= 3e6
+
+
+def test_command(tmp_path):
+    for _ in range(2):  # the second run finds the repository of the first
+        result = CliRunner().invoke(app, ["demo", str(tmp_path / "demo")])
+        assert result.exit_code == 0, result.output
+        shown = " ".join(result.output.split())
+        assert "failed" not in shown and str(tmp_path) in shown.replace(" ", "")
+        for filled in (
+            "Paris is the capital of France.",
+            "Rome is the capital of Italy and the river Tiber flows through it.",
+            "calf",
+            "The opposite of hot is cold.",
+            "A spider has eight legs.",
+        ):
+            assert filled in shown
+
+
+def test_something_else_in_its_place(tmp_path):
+    (tmp_path / "demo").mkdir()
+    result = CliRunner().invoke(app, ["demo", str(tmp_path / "demo")])
+    assert result.exit_code == 1 and "choose another place" in " ".join(result.output.split())
