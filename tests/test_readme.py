@@ -1,4 +1,4 @@
-"""The README's code blocks, executed in their order on a small converted repository, in a fresh process."""
+"""The code blocks of the README and the docs, executed in their order on a small converted repository."""
 
 import re
 import subprocess
@@ -6,15 +6,30 @@ import sys
 from pathlib import Path
 
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+
+
+def python_blocks(file: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_python_blocks(made_repository, tmp_path):
-    assert len(PYTHON_BLOCKS) >= 5
+    """In a fresh process, which has Transformers and the repository."""
+    blocks = python_blocks(README)
+    assert len(blocks) >= 5
     (tmp_path / "my-glm-2b").symlink_to(made_repository)
-    run = subprocess.run([sys.executable, "-c", "\n".join(PYTHON_BLOCKS)], cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_python_blocks_of_pretraining(made_repository, tmp_path, monkeypatch, capsys):
+    """In this process, which has the package."""
+    (block,) = python_blocks(ROOT / "docs" / "pretraining.md")
+    (tmp_path / "my-glm-2b").symlink_to(made_repository)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert "position_ids" in capsys.readouterr().out
 
 
 def test_convert_command(reference, tmp_path):
