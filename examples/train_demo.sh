@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 python corpus.py "$work/corpus"
 glm pretrain "$work/corpus/train.txt" "$work/model" --config demo_config.json --tokenizer "$work/corpus/tokenizer" \
     --recipe demo_recipe.json --validation "$work/corpus/validation.txt" --one-document --length 64 \
-    --steps 6000 --batch-size 64 --learning-rate 2e-3 --evaluate-every 1000 --save-every 2000 --log-every 200
+    --steps 14000 --batch-size 64 --learning-rate 3e-3 --evaluate-every 2000 --save-every 2000 --log-every 400
 
 rm -rf demo_checkpoint demo_vocabulary
 glm export "$work/model" demo_checkpoint --dtype float16
