@@ -12,6 +12,7 @@ from ..configuration_glm import GLMConfig
 from .checkpoint import read_checkpoint
 from .errors import ConversionError
 from .hub_port import find_hub_port
+from .model_card import size
 from .repository import (
     PACKAGE,
     RECORD,
@@ -80,8 +81,8 @@ class Verification:
             raise ConversionError(
                 "The weights are not those that were converted; they were changed, damaged, or come from another repository."
             )
-        size = sum(tensor.nbytes for tensor in self.tensors.values())
-        return f"{len(self.tensors)} tensors, {size / 1e9:.2f} GB, as converted"
+        nbytes = sum(tensor.nbytes for tensor in self.tensors.values())
+        return f"{len(self.tensors)} tensors, {size(nbytes)}, as converted"
 
     def tokenizer(self) -> str | None:
         """The tokenizer is the one that was converted with these weights, and its ids are the configuration's."""
