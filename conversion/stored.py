@@ -7,6 +7,7 @@ with stand-ins that do nothing; a tensor becomes a description of where it lies,
 import io
 import json
 import math
+import mmap
 import pickle
 import pickletools
 import struct
@@ -64,23 +65,26 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> torch.Tensor:
-        """The tensor, alone in fresh memory: mapped pages would add up to the whole file."""
-        numbers = torch.empty(spanned(self.shape, self.stride), dtype=self.dtype)
-        memory = memoryview(numbers.view(torch.uint8).numpy())
+        """The tensor, mapped from the disk on its own: its pages go when it goes. Writing to it leaves the file as it is."""
+        length = spanned(self.shape, self.stride) * self.dtype.itemsize
+        if not length:
+            return torch.empty(self.shape, dtype=self.dtype)
+        before = self.offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page
         try:
-            with open(self.file, "rb", buffering=0) as file:
-                file.seek(self.offset)
-                done = 0
-                while done < len(memory):  # one read gives at most 2 GB
-                    count = file.readinto(memory[done:])
-                    if not count:
-                        raise ConversionError(f"{self.file} ends before its tensors do; copy it again.")
-                    done += count
+            with open(self.file, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), before + length, access=mmap.ACCESS_COPY, offset=self.offset - before)
+        except ValueError as error:
+            raise ConversionError(f"{self.file} ends before its tensors do; copy it again.") from error
         except OSError as error:
             raise ConversionError(f"{self.file} cannot be read: {error.strerror}.") from error
-        if self.checksum is not None and zlib.crc32(memory) != self.checksum:
+        if hasattr(mapped, "madvise"):  # not on Windows
+            mapped.madvise(mmap.MADV_WILLNEED)  # all at once, not page by page
+        if self.checksum is not None and zlib.crc32(memoryview(mapped)[before:]) != self.checksum:
             raise ConversionError(f"{self.file} is damaged: a tensor does not have its checksum; copy it again.")
-        return numbers.as_strided(self.shape, self.stride).contiguous()
+        numbers = torch.frombuffer(mapped, dtype=torch.uint8, offset=before)
+        if self.offset % self.dtype.itemsize:
+            numbers = numbers.clone()  # arithmetic wants numbers at multiples of their size
+        return numbers.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
 @dataclass(frozen=True)

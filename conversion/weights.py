@@ -1,13 +1,15 @@
 """Writes safetensors files tensor by tensor, and reads them back through the network layer by layer.
 
-However large the model, memory holds one tensor while writing and one layer while reading.
+However large the model, memory holds two tensors while writing and one layer while reading. Disk and digests, which are what
+takes time, work side by side.
 """
 
 import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,16 +79,28 @@ def write_safetensors(file: Path, parameters: dict[str, Parameter], advance: Cal
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digests = {}
-    with open(file, "wb") as opened:
+    with open(file, "wb") as opened, ThreadPoolExecutor(1) as other:
         opened.write(struct.pack("<Q", len(text)) + text)
-        for name, parameter in ordered:
-            tensor = parameter.read()
-            digests[name] = digest(tensor)
+        for name, tensor in read_ahead(ordered):
+            digesting = other.submit(digest, tensor)
             opened.write(memory(tensor))
+            digests[name] = digesting.result()
             advance(tensor.nbytes)
         opened.flush()
         os.fsync(opened.fileno())
     return digests
+
+
+def read_ahead(parameters: Iterable[tuple[str, Parameter]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each parameter's tensor; the next one is read while the caller works on it."""
+    with ThreadPoolExecutor(1) as other:
+        coming: tuple[str, Future] | None = None
+        for name, parameter in parameters:
+            ready, coming = coming, (name, other.submit(parameter.read))
+            if ready is not None:
+                yield ready[0], ready[1].result()
+        if coming is not None:
+            yield coming[0], coming[1].result()
 
 
 def memory(tensor: torch.Tensor) -> memoryview:
@@ -164,12 +178,16 @@ def run_layer_by_layer(model: torch.nn.Module, read: Callable[[str], torch.Tenso
         read: gives the tensor of a name; each is read once, the word embeddings twice.
     """
     transformer = model.glm.transformer
+    prefixes = {module: name for name, module in model.named_modules()}
+    places = {}  # of one layer's parameters, used again for the next: fresh memory takes longer than the arithmetic
 
     @contextmanager
     def loaded(module):
-        prefix = next(name for name, candidate in model.named_modules() if candidate is module)
-        # In single precision, in which half-precision weights can neither overflow nor lack a kernel.
-        state = {name: read(f"{prefix}.{name}").float() for name in module.state_dict()}
+        state = {}
+        for name, parameter in module.state_dict().items():
+            # In single precision, in which half-precision weights can neither overflow nor lack a kernel.
+            place = places.setdefault((name, parameter.shape), torch.empty(parameter.shape, dtype=torch.float32))
+            state[name] = place.copy_(read(f"{prefixes[module]}.{name}"))
         module.load_state_dict(state, assign=True, strict=True)
         yield module
         module.to("meta")
@@ -186,8 +204,10 @@ def run_layer_by_layer(model: torch.nn.Module, read: Callable[[str], torch.Tenso
     with loaded(transformer.final_layernorm) as norm:
         hidden = norm(hidden)
     if hasattr(model, "pool_layer"):
-        with loaded(model.pool_layer), loaded(model.multichoice_head):
-            return model.multichoice_head(torch.tanh(model.pool_layer(hidden[:, 0])))
+        with loaded(model.pool_layer) as pool_layer:
+            pooled = torch.tanh(pool_layer(hidden[:, 0]))  # (1, H)
+        with loaded(model.multichoice_head) as head:
+            return head(pooled)
     # The head is the word embedding: (1, T, H) x (rows, H) -> (1, T, rows), a few rows at a time -> (1, T, V).
     rows = read("glm.word_embeddings.weight").split(4096)
     return torch.cat([hidden @ part.float().T for part in rows], dim=-1)
@@ -203,17 +223,22 @@ def verify_weights(model: torch.nn.Module, tensors: dict[str, StoredTensor]) -> 
         ConversionError: if names or shapes are not the model's, or the network's results are not finite.
     """
     check_names(model, tensors)
-    digests = {}
+    digests: dict[str, Future] = {}
     size = sum(tensor.nbytes for tensor in tensors.values())
-    with tqdm(total=size, desc="Verifying", unit="B", unit_scale=True, leave=False) as progress:
+    progress = tqdm(total=size, desc="Verifying", unit="B", unit_scale=True, leave=False)
+    with progress, ThreadPoolExecutor(1) as other:
+        waiting = []
 
         def read(name):
             tensor = tensors[name].read()
             if name not in digests:
-                digests[name] = digest(tensor)
+                while waiting:  # only one tensor at a time waits for its digest
+                    waiting.pop().result()
+                digests[name] = other.submit(digest, tensor)
+                waiting.append(digests[name])
                 progress.update(tensor.nbytes)
             return tensor
 
         if not run_layer_by_layer(model.eval(), read).isfinite().all():
             raise ConversionError("The network's results on these weights are not finite; the checkpoint is damaged.")
-    return digests
+    return {name: digesting.result() for name, digesting in digests.items()}
