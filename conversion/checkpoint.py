@@ -5,13 +5,25 @@ Shapes: V vocabulary rows, H hidden size, n ranks.
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from .errors import ConversionError
-from .stored import PickledTensor, StoredTensor, TorchFile, read_torch_file
+from .stored import (
+    CHUNK,
+    HeldTensor,
+    PickledTensor,
+    StoredTensor,
+    TorchFile,
+    chunk_sizes,
+    read_torch_file,
+    same_bytes,
+    step_sizes,
+)
 
 
 @dataclass(frozen=True)
@@ -85,31 +97,56 @@ class Parameter:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> torch.Tensor:
-        """The merged tensor.
+        """The merged tensor; raises as `chunks` does."""
+        merged, done = torch.empty(self.shape, dtype=self.dtype), 0
+        for numbers in self._converted():
+            merged.view(-1)[done : done + len(numbers)] = numbers
+            done += len(numbers)
+        for source, target in self.copied_rows:
+            merged[target] = merged[source]
+        return merged
+
+    def chunks(self) -> Iterator[torch.Tensor]:
+        """The merged tensor's numbers in their order, a few at a time.
 
         Raises:
             ConversionError: if copies differ between the ranks, or a number is not finite.
         """
-        split, ranks = find_split(self.name), len(self.parts)
-        if split is COPIED or ranks == 1:
-            merged = self.parts[0].read()
-            for part in self.parts[1:]:
-                if not torch.equal(part.read().view(torch.uint8), merged.view(torch.uint8)):
-                    raise ConversionError(
-                        f"{self.name} should be the same on all model-parallel ranks and is not; the ranks do not belong together."
-                    )
-        else:
-            merged = torch.empty(self.shape, dtype=self.parts[0].dtype)
-            for rank, part in enumerate(self.parts):
-                view = split.of_rank(merged, ranks, rank)
-                view.copy_(part.read().view(view.shape))
-        for source, target in self.copied_rows:
-            merged[target] = merged[source]
-        check_finite(self.name, merged)
-        if merged.dtype != self.dtype:
-            merged = merged.to(self.dtype)
-            check_finite(f"{self.name} as {str(self.dtype).removeprefix('torch.')}", merged)
-        return merged
+        return HeldTensor(self.read()).chunks() if self.copied_rows else self._converted()
+
+    def _converted(self) -> Iterator[torch.Tensor]:
+        for numbers in self._merged():
+            check_finite(self.name, numbers)
+            if numbers.dtype != self.dtype:
+                numbers = numbers.to(self.dtype)
+                check_finite(f"{self.name} as {str(self.dtype).removeprefix('torch.')}", numbers)
+            yield numbers
+
+    def _merged(self) -> Iterator[torch.Tensor]:
+        part, split, ranks = self.parts[0], find_split(self.name), len(self.parts)
+        with ExitStack() as stack:
+            takes = [stack.enter_context(part.opened()) for part in self.parts]
+            if split is COPIED or ranks == 1:
+                for count in chunk_sizes(part):
+                    numbers, *copies = (take(count) for take in takes)
+                    if not all(same_bytes(copy, numbers) for copy in copies):
+                        raise ConversionError(
+                            f"{self.name} should be the same on all model-parallel ranks and is not; the ranks do not belong together."
+                        )
+                    yield numbers
+                return
+            # The merged tensor is (outer, n, inner), and each rank's part (outer, inner): all are read from start to end.
+            outer = math.prod(part.shape[: split.dimension]) * split.blocks
+            inner = math.prod(part.shape) // max(1, outer)
+            few = CHUNK // part.dtype.itemsize
+            if inner > few:
+                for _ in range(outer):
+                    for take in takes:
+                        yield from map(take, step_sizes(inner, few))
+            else:
+                for count in step_sizes(outer, max(1, few // max(1, ranks * inner))):
+                    rows = [take(count * inner).view(count, inner) for take in takes]
+                    yield torch.stack(rows, dim=1).view(-1)  # (count, n, inner) -> (count * n * inner,)
 
 
 def check_finite(name: str, tensor: torch.Tensor):

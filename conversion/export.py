@@ -16,8 +16,8 @@ from .checkpoint import COPIED, Parameter, find_split
 from .errors import ConversionError
 from .output import new_folder, prepare, synchronize
 from .repository import DTYPES, build_network, read_repository_config
-from .stored import STORAGE_TYPES, read_safetensors
-from .weights import PROMPT_WEIGHTS, check_names, find_weights, memory
+from .stored import STORAGE_TYPES, memory, read_safetensors
+from .weights import PROMPT_WEIGHTS, check_names, find_weights
 
 
 # The tracker's word for a checkpoint that training does not continue from.

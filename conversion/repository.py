@@ -23,7 +23,7 @@ from .output import new_folder, prepare, synchronize
 from .released import RELEASED, Released
 from .stored import read_safetensors
 from .tokenizers import BUILDERS, build_tokenizer, find_vocabulary, save_tokenizer
-from .weights import PROMPT_WEIGHTS, check_names, digest, find_weights, fingerprint, plan_shards
+from .weights import PROMPT_WEIGHTS, check_names, checksum, find_weights, fingerprint, plan_shards
 from .weights import verify_weights, write_safetensors, write_weights
 
 
@@ -182,11 +182,10 @@ def write_repository(
     # In the network's order, so that a file does not depend on how the checkpoint was cut.
     parameters = {name: parameters[name] for name in network.state_dict()}
     with new_folder(output, sum(parameter.nbytes for parameter in (*parameters.values(), *prompt.values()))) as folder:
-        digests = write_weights(folder, parameters, max_shard_size)
-        written = digests
+        written = checksums = write_weights(folder, parameters, max_shard_size)
         if prompt:
-            written = digests | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
-        record = {"weights": fingerprint(parameters, digests), "copied_rows": copied_rows}
+            written = checksums | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
+        record = {"weights": fingerprint(parameters, checksums), "copied_rows": copied_rows}
         dtype, count = (
             parameters["glm.word_embeddings.weight"].dtype,
             sum(math.prod(parameter.shape) for parameter in parameters.values()),
@@ -200,9 +199,8 @@ def write_repository(
         )
         read_back = verify_weights(network, find_weights(folder))
         if prompt:
-            read_back |= {
-                name: digest(tensor.read()) for name, tensor in read_safetensors(folder / PROMPT_WEIGHTS).items()
-            }
+            prompt_weights = read_safetensors(folder / PROMPT_WEIGHTS)
+            read_back |= {name: checksum(tensor) for name, tensor in prompt_weights.items()}
         if read_back != written:
             raise ConversionError(
                 f"What was read back from {output.parent} is not what was written; is the disk damaged?"

@@ -23,8 +23,8 @@ from .repository import (
     read_repository_config,
     repository_names,
 )
-from .stored import read_safetensors
-from .weights import PROMPT_WEIGHTS, digest, find_weights, fingerprint, verify_weights
+from .stored import StoredTensor, read_safetensors, same_bytes
+from .weights import PROMPT_WEIGHTS, find_weights, fingerprint, verify_weights
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -47,7 +47,7 @@ class Verification:
         self.repository, self.checkpoint = repository, checkpoint
         self.config: GLMConfig | None = None
         self.record: dict = {}
-        self.tensors, self.digests = {}, {}
+        self.tensors: dict[str, StoredTensor] = {}
 
     def files(self) -> str:
         """All files are there, and those that were recorded at conversion are as they were."""
@@ -76,8 +76,8 @@ class Verification:
     def weights(self) -> str:
         """Names and shapes are the network's, its results are finite, and every byte is as at conversion."""
         self.tensors = find_weights(self.repository)
-        self.digests = verify_weights(build_network(self.config), self.tensors)
-        if fingerprint(self.tensors, self.digests) != self.record.get("weights"):
+        checksums = verify_weights(build_network(self.config), self.tensors)
+        if fingerprint(self.tensors, checksums) != self.record.get("weights"):
             raise ConversionError(
                 "The weights are not those that were converted; they were changed, damaged, or come from another repository."
             )
@@ -115,18 +115,13 @@ class Verification:
         original = parameters.get("word_embeddings.weight")
         # A checkpoint may have several dtypes; a conversion with --dtype has one.
         converted = dtype if original is not None and original.dtype != dtype else None
-        expected, ours, digests = (
-            repository_names(parameters, rows, converted) | prompt,
-            dict(self.tensors),
-            dict(self.digests),
-        )
+        expected, ours = repository_names(parameters, rows, converted) | prompt, dict(self.tensors)
         if (self.repository / PROMPT_WEIGHTS).is_file():
             ours |= read_safetensors(self.repository / PROMPT_WEIGHTS)
         for name in sorted(set(expected) ^ set(ours)):
             raise ConversionError(f"{name} is only in {'the checkpoint' if name in expected else 'the repository'}.")
         for name, parameter in expected.items():
-            found = digests.get(name) or digest(ours[name].read())
-            if parameter.shape != ours[name].shape or digest(parameter.read()) != found:
+            if parameter.shape != ours[name].shape or not same_bytes(parameter.read(), ours[name].read()):
                 raise ConversionError(f"{name} is not the same in the checkpoint.")
         return f"{len(expected)} tensors equal those of {self.checkpoint}"
 

@@ -1,16 +1,17 @@
-"""Writes safetensors files tensor by tensor, and reads them back through the network layer by layer.
+"""Writes safetensors files a few numbers at a time, and reads them back through the network layer by layer.
 
-However large the model, memory holds two tensors while writing and one layer while reading. Disk and digests, which are what
-takes time, work side by side.
+However large the model, memory holds no more than one layer of it. Reading goes on while what was read is worked on.
 """
 
 import hashlib
 import json
 import os
 import struct
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -19,11 +20,24 @@ from tqdm import tqdm
 
 from .checkpoint import Parameter
 from .errors import ConversionError
-from .stored import SAFETENSORS_TYPES, StoredTensor, read_safetensors
+from .stored import SAFETENSORS_TYPES, StoredTensor, memory, read_safetensors
 
 
 WEIGHTS, INDEX, PROMPT_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "prompt_spell.safetensors"
+WORD_EMBEDDINGS = "glm.word_embeddings.weight"
 TYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
+READ_AHEAD = 16  # chunks that wait in memory
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch compute on one thread: the others of its pool wait busily, and would take the processor from who reads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def plan_shards(sizes: dict[str, int], max_shard_size: str) -> dict[str, list[str]]:
@@ -46,26 +60,27 @@ def plan_shards(sizes: dict[str, int], max_shard_size: str) -> dict[str, list[st
     return plan.filename_to_tensors
 
 
-def write_weights(folder: Path, parameters: dict[str, Parameter], max_shard_size: str) -> dict[str, str]:
+def write_weights(folder: Path, parameters: dict[str, Parameter], max_shard_size: str) -> dict[str, int]:
     """Write the parameters in shards, with an index if there is more than one.
 
     Returns:
-        The digest of each tensor, see `digest`.
+        The `checksum` of each tensor.
     """
     sizes = {name: parameter.nbytes for name, parameter in parameters.items()}
-    shards, digests = plan_shards(sizes, max_shard_size), {}
+    shards, checksums = plan_shards(sizes, max_shard_size), {}
     with tqdm(total=sum(sizes.values()), desc="Writing weights", unit="B", unit_scale=True, leave=False) as progress:
         for file, names in shards.items():
-            digests |= write_safetensors(folder / file, {name: parameters[name] for name in names}, progress.update)
+            checksums |= write_safetensors(folder / file, {name: parameters[name] for name in names}, progress.update)
     if len(shards) > 1:
         weight_map = {name: file for file, names in shards.items() for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    return digests
+    return checksums
 
 
-def write_safetensors(file: Path, parameters: dict[str, Parameter], advance: Callable[[int], object]) -> dict[str, str]:
-    """Write one file: the header follows from the shapes, then each tensor is read and written."""
+@one_thread()
+def write_safetensors(file: Path, parameters: dict[str, Parameter], advance: Callable[[int], object]) -> dict[str, int]:
+    """Write one file: the header follows from the shapes, then what is read is written. Returns the checksums."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     # Wide numbers first, so that each tensor starts at a multiple of its number's size.
     ordered = sorted(parameters.items(), key=lambda item: -item[1].dtype.itemsize)
@@ -78,43 +93,40 @@ def write_safetensors(file: Path, parameters: dict[str, Parameter], advance: Cal
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    digests = {}
-    with open(file, "wb") as opened, ThreadPoolExecutor(1) as other:
+    checksums = {name: 0 for name in parameters}
+    with open(file, "wb") as opened:
         opened.write(struct.pack("<Q", len(text)) + text)
-        for name, tensor in read_ahead(ordered):
-            digesting = other.submit(digest, tensor)
-            opened.write(memory(tensor))
-            digests[name] = digesting.result()
-            advance(tensor.nbytes)
+        for name, numbers in read_ahead((name, part) for name, parameter in ordered for part in parameter.chunks()):
+            opened.write(memory(numbers))
+            checksums[name] = zlib.crc32(memory(numbers), checksums[name])
+            advance(numbers.nbytes)
         opened.flush()
         os.fsync(opened.fileno())
-    return digests
+    return checksums
 
 
-def read_ahead(parameters: Iterable[tuple[str, Parameter]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each parameter's tensor; the next one is read while the caller works on it."""
+def read_ahead(chunks: Iterator) -> Iterator:
+    """The same chunks; the next ones are read while the caller works on one."""
     with ThreadPoolExecutor(1) as other:
-        coming: tuple[str, Future] | None = None
-        for name, parameter in parameters:
-            ready, coming = coming, (name, other.submit(parameter.read))
-            if ready is not None:
-                yield ready[0], ready[1].result()
-        if coming is not None:
-            yield coming[0], coming[1].result()
+        coming = deque(other.submit(next, chunks, None) for _ in range(READ_AHEAD))
+        while (chunk := coming.popleft().result()) is not None:
+            coming.append(other.submit(next, chunks, None))
+            yield chunk
 
 
-def memory(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous tensor."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+def checksum(tensor: Parameter | StoredTensor) -> int:
+    """CRC-32 of a tensor's bytes. It finds accidents, not forgeries, and is faster than the disk."""
+    value = 0
+    for numbers in tensor.chunks():
+        value = zlib.crc32(memory(numbers), value)
+    return value
 
 
-def digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(memory(tensor)).hexdigest()
-
-
-def fingerprint(tensors: dict[str, Parameter | StoredTensor], digests: dict[str, str]) -> str:
+def fingerprint(tensors: dict[str, Parameter | StoredTensor], checksums: dict[str, int]) -> str:
     """One digest for all weights, whatever files they are in."""
-    lines = [f"{name} {tensors[name].dtype} {list(tensors[name].shape)} {digests[name]}\n" for name in sorted(tensors)]
+    lines = [
+        f"{name} {tensors[name].dtype} {list(tensors[name].shape)} {checksums[name]:08x}\n" for name in sorted(tensors)
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -169,16 +181,52 @@ def check_names(model: torch.nn.Module, tensors: dict[str, Parameter | StoredTen
             )
 
 
+@one_thread()
 @torch.no_grad()
-def run_layer_by_layer(model: torch.nn.Module, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
-    """The network's results for a few ids, with one layer in memory at a time: logits (1, T, V), or the classes' (1, C).
+def verify_weights(model: torch.nn.Module, tensors: dict[str, StoredTensor]) -> dict[str, int]:
+    """Read all weights once, in the order of the network, and run it on the way, with one layer in memory at a time.
 
     Args:
         model: a GLM with a head, on the meta device; it is there again afterwards.
-        read: gives the tensor of a name; each is read once, the word embeddings twice.
+
+    Returns:
+        The `checksum` of each tensor.
+
+    Raises:
+        ConversionError: if names or shapes are not the model's, or the network's results are not finite.
+    """
+    check_names(model, tensors)
+    names = [name for name in model.state_dict() if name != WORD_EMBEDDINGS] + [WORD_EMBEDDINGS]  # the head comes last
+    checksums = dict.fromkeys(names, 0)
+    progress = tqdm(
+        total=sum(tensor.nbytes for tensor in tensors.values()),
+        desc="Verifying",
+        unit="B",
+        unit_scale=True,
+        leave=False,
+    )
+
+    def read() -> Iterator[torch.Tensor]:
+        for name in names:
+            for numbers in tensors[name].chunks():
+                checksums[name] = zlib.crc32(memory(numbers), checksums[name])
+                progress.update(numbers.nbytes)
+                yield numbers
+
+    with progress, closing(read_ahead(read())) as chunks:
+        if not run_layer_by_layer(model.eval(), tensors[WORD_EMBEDDINGS], chunks).isfinite().all():
+            raise ConversionError("The network's results on these weights are not finite; the checkpoint is damaged.")
+    return checksums
+
+
+def run_layer_by_layer(model: torch.nn.Module, embedding: StoredTensor, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
+    """The network's results for the first ids: logits (1, T, V), or the classes' (1, C).
+
+    Args:
+        embedding: of the words, (V, H).
+        chunks: the numbers of all parameters in the network's order, the word embedding's at the end.
     """
     transformer = model.glm.transformer
-    prefixes = {module: name for name, module in model.named_modules()}
     places = {}  # of one layer's parameters, used again for the next: fresh memory takes longer than the arithmetic
 
     @contextmanager
@@ -186,14 +234,20 @@ def run_layer_by_layer(model: torch.nn.Module, read: Callable[[str], torch.Tenso
         state = {}
         for name, parameter in module.state_dict().items():
             # In single precision, in which half-precision weights can neither overflow nor lack a kernel.
-            place = places.setdefault((name, parameter.shape), torch.empty(parameter.shape, dtype=torch.float32))
-            state[name] = place.copy_(read(f"{prefixes[module]}.{name}"))
+            state[name] = places.setdefault((name, parameter.shape), torch.empty(parameter.shape, dtype=torch.float32))
+            done = 0
+            while done < parameter.numel():
+                numbers = next(chunks)
+                state[name].view(-1)[done : done + len(numbers)] = numbers
+                done += len(numbers)
         module.load_state_dict(state, assign=True, strict=True)
         yield module
         module.to("meta")
 
-    ids = torch.arange(min(4, model.config.vocab_size, model.config.position_rows))[None]  # (1, T)
-    hidden = read("glm.word_embeddings.weight")[ids].float()  # (1, T, H)
+    count = min(2, *embedding.shape[:1], model.config.position_rows)  # T: two see each other, and more take longer
+    ids = torch.arange(count)[None]  # (1, T)
+    with embedding.opened() as take:
+        hidden = take(count * embedding.shape[1]).view(1, count, -1).float()  # (1, T, H)
     for name in ("position_embeddings", "block_position_embeddings"):
         if hasattr(transformer, name):
             with loaded(getattr(transformer, name)) as table:
@@ -207,38 +261,9 @@ def run_layer_by_layer(model: torch.nn.Module, read: Callable[[str], torch.Tenso
         with loaded(model.pool_layer) as pool_layer:
             pooled = torch.tanh(pool_layer(hidden[:, 0]))  # (1, H)
         with loaded(model.multichoice_head) as head:
-            return head(pooled)
-    # The head is the word embedding: (1, T, H) x (rows, H) -> (1, T, rows), a few rows at a time -> (1, T, V).
-    rows = read("glm.word_embeddings.weight").split(4096)
-    return torch.cat([hidden @ part.float().T for part in rows], dim=-1)
-
-
-def verify_weights(model: torch.nn.Module, tensors: dict[str, StoredTensor]) -> dict[str, str]:
-    """Read all weights once, through the network.
-
-    Returns:
-        The digest of each tensor.
-
-    Raises:
-        ConversionError: if names or shapes are not the model's, or the network's results are not finite.
-    """
-    check_names(model, tensors)
-    digests: dict[str, Future] = {}
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    progress = tqdm(total=size, desc="Verifying", unit="B", unit_scale=True, leave=False)
-    with progress, ThreadPoolExecutor(1) as other:
-        waiting = []
-
-        def read(name):
-            tensor = tensors[name].read()
-            if name not in digests:
-                while waiting:  # only one tensor at a time waits for its digest
-                    waiting.pop().result()
-                digests[name] = other.submit(digest, tensor)
-                waiting.append(digests[name])
-                progress.update(tensor.nbytes)
-            return tensor
-
-        if not run_layer_by_layer(model.eval(), read).isfinite().all():
-            raise ConversionError("The network's results on these weights are not finite; the checkpoint is damaged.")
-    return {name: digesting.result() for name, digesting in digests.items()}
+            results = head(pooled)
+        for _ in chunks:  # the word embedding is no head here, and is read all the same
+            pass
+        return results
+    # The head is the word embedding, some rows at a time: (1, T, H) x (rows, H) -> (1, T, rows), together (1, T, V).
+    return torch.cat([hidden @ numbers.view(-1, hidden.shape[-1]).float().T for numbers in chunks], dim=-1)
