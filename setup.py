@@ -26,6 +26,7 @@ setup(
         "accelerate",
         "huggingface_hub",
         "numpy",
+        "psutil",
         "rich",
         "safetensors",
         "tqdm",

@@ -1,11 +1,11 @@
 """Checks a converted repository: its files, its weights, its tokenizer, and that it fills a blank."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..configuration_glm import GLMConfig
@@ -134,7 +134,7 @@ class Verification:
                 "Its code is not that of this version, and is not run; convert again to bring it up to date."
             )
         needed = 4 * sum(tensor.nbytes // tensor.dtype.itemsize for tensor in self.tensors.values())  # in float32
-        if 1.2 * needed > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        if 1.2 * needed > psutil.virtual_memory().available:
             return None
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
+from glm_transformers.conversion.checkpoint import read_checkpoint
 
 
 OPTIONS = dict(tokenizer="none", num_attention_heads=4)
@@ -89,6 +90,32 @@ def test_ranks_merge_to_the_parameters_they_were_cut_from(tmp_path, ranks):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters, ranks)
     tensors = weights(convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS))
     assert set(tensors) == set(parameters)
+    for name, tensor in parameters.items():
+        assert torch.equal(tensors[name], tensor), name
+
+
+@pytest.mark.parametrize("chunk", [4, 100, 1000, 4096])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_however_few_bytes_are_read_at_once(tmp_path, monkeypatch, ranks, chunk):
+    monkeypatch.setattr("glm_transformers.conversion.stored.CHUNK", chunk)
+    monkeypatch.setattr("glm_transformers.conversion.checkpoint.CHUNK", chunk)
+    parameters = make_parameters()
+    merged = read_checkpoint(make_checkpoint(tmp_path / "checkpoint", parameters, ranks))
+    for name, tensor in parameters.items():
+        assert torch.equal(merged[name].read(), tensor), name
+        assert torch.equal(torch.cat(list(merged[name].chunks())).view(tensor.shape), tensor), name
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_whose_numbers_are_not_in_their_order(tmp_path, legacy):
+    parameters = make_parameters()
+    stored = {name: tensor.T.contiguous().T if tensor.dim() == 2 else tensor for name, tensor in parameters.items()}
+    stored["transformer.final_layernorm.weight"] = parameters["transformer.final_layernorm.weight"].clone()[:, None][
+        :, 0
+    ]
+    file = tmp_path / "mp_rank_00_model_states.pt"
+    torch.save({"module": stored}, file, _use_new_zipfile_serialization=not legacy)
+    tensors = weights(convert_checkpoint(file, tmp_path / "out", **OPTIONS))
     for name, tensor in parameters.items():
         assert torch.equal(tensors[name], tensor), name
 
