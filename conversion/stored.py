@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -48,12 +49,34 @@ SAFETENSORS_TYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the bytes of a storage lie, `length` of them; checksum: their CRC-32, where the file has one."""
+
+    file: Path
+    offset: int
+    length: int
+    checksum: int | None = None
+
+    @cached_property
+    def intact(self) -> bool:
+        """Whether the bytes have their checksum; they are read when this is first asked."""
+        checksum = 0
+        with open_at(self.file, self.offset) as file:
+            for count in step_sizes(self.length, CHUNK):
+                part = memoryview(bytearray(count))
+                read_into(file, part)
+                checksum = zlib.crc32(part, checksum)
+        return checksum == self.checksum
+
+
+@dataclass(frozen=True)
 class StoredTensor:
     """Where a tensor lies.
 
     offset: bytes from the start of the file to the tensor's first number.
     stride: numbers from one index to the next, for each dimension.
     checksum: CRC-32 of the bytes, where the file has one.
+    within: the storage of which the tensor is only a part, and which has the checksum then.
     """
 
     file: Path
@@ -62,6 +85,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     checksum: int | None = None
+    within: Place | None = None
 
     @property
     def nbytes(self) -> int:
@@ -74,10 +98,12 @@ class StoredTensor:
         Raises:
             ConversionError: if the file ends too early, or in the end if the bytes do not have their checksum.
         """
+        if self.within is not None and not self.within.intact:
+            raise damaged(self.file)
         if not is_contiguous(self.shape, self.stride):
             length = spanned(self.shape, self.stride)
             with replace(self, shape=(length,), stride=(1,)).opened() as take:
-                numbers, taken = take(length).as_strided(self.shape, self.stride).reshape(-1), 0
+                numbers, taken = take(length).as_strided(self.shape, self.stride).contiguous().view(-1), 0
 
             def take_held(count: int) -> torch.Tensor:
                 nonlocal taken
@@ -99,7 +125,7 @@ class StoredTensor:
 
             yield take_stored
         if self.checksum is not None and checksum != self.checksum:
-            raise ConversionError(f"{self.file} is damaged: a tensor does not have its checksum; copy it again.")
+            raise damaged(self.file)
 
     def read(self) -> torch.Tensor:
         """The tensor in memory."""
@@ -138,7 +164,7 @@ class HeldTensor:
 
 def memory(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
 
 
 def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -156,6 +182,10 @@ def chunk_sizes(tensor) -> list[int]:
 def step_sizes(total: int, step: int) -> list[int]:
     """`total` in steps, of which the last may be smaller."""
     return [min(step, total - start) for start in range(0, total, step)]
+
+
+def damaged(file: Path) -> ConversionError:
+    return ConversionError(f"{file} is damaged: a tensor does not have its checksum; copy it again.")
 
 
 def open_at(path: Path, offset: int) -> io.FileIO:
@@ -323,15 +353,6 @@ def unpickle(stream: io.BytesIO):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the bytes of a storage lie, `length` of them."""
-
-    offset: int
-    length: int
-    checksum: int | None = None
-
-
-@dataclass(frozen=True)
 class TorchFile:
     """The objects in a torch file, its tensors as `PickledTensor`; `name` is what it was called when it was written."""
 
@@ -352,8 +373,9 @@ class TorchFile:
         whole = tensor.offset == 0 and spanned(tensor.shape, tensor.stride) == storage.numbers
         offset = place.offset + tensor.offset * size
         return StoredTensor(
-            self.file, offset, storage.dtype, tensor.shape, tensor.stride, place.checksum if whole else None
-        )
+            self.file, offset, storage.dtype, tensor.shape, tensor.stride,
+            checksum=place.checksum if whole else None, within=None if whole or place.checksum is None else place,
+        )  # fmt: skip
 
 
 def read_torch_file(file: Path) -> TorchFile:
@@ -399,7 +421,7 @@ def read_zip(file: Path) -> TorchFile:
                 offset = record.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
                 if header[:4] != b"PK\x03\x04" or offset + record.file_size > length:
                     raise ValueError("it ends before its tensors do")
-                places[name.removeprefix(f"{root}data/")] = Place(offset, record.file_size, record.CRC)
+                places[name.removeprefix(f"{root}data/")] = Place(file, offset, record.file_size, record.CRC)
     return TorchFile(file, content, places, name=root.rstrip("/"))
 
 
@@ -432,7 +454,7 @@ def read_legacy(file: Path) -> TorchFile:
         for key in keys:
             opened.seek(offset)
             (numbers,) = struct.unpack("<q", opened.read(8))
-            places[key] = Place(offset + 8, numbers * storages[key].dtype.itemsize)
+            places[key] = Place(file, offset + 8, numbers * storages[key].dtype.itemsize)
             if numbers != storages[key].numbers:
                 raise ValueError("a storage is not as long as its tensors say")
             offset += 8 + places[key].length

@@ -57,6 +57,7 @@ def change_module(change):
 
 def merged(modules):
     """What the ranks' modules are cut from; WRONG if they are not cut from anything."""
+    modules = [{name.removeprefix("model."): tensor for name, tensor in module.items()} for module in modules]
     try:
         assert all(set(module) == set(modules[0]) for module in modules)
         whole = {name: joined(name, [module[name] for module in modules]) for name in modules[0]}
