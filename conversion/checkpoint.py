@@ -13,17 +13,8 @@ from pathlib import Path
 import torch
 
 from .errors import ConversionError
-from .stored import (
-    CHUNK,
-    HeldTensor,
-    PickledTensor,
-    StoredTensor,
-    TorchFile,
-    chunk_sizes,
-    read_torch_file,
-    same_bytes,
-    step_sizes,
-)
+from .stored import PickledTensor, TorchFile, read_torch_file
+from .tensors import CHUNK, HeldTensor, StoredTensor, chunk_sizes, same_bytes, step_sizes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from .checkpoint import COPIED, Parameter, find_split
 from .errors import ConversionError
 from .output import new_folder, prepare, synchronize
 from .repository import DTYPES, build_network, read_repository_config
-from .stored import STORAGE_TYPES, memory, read_safetensors
+from .stored import STORAGE_TYPES, read_safetensors
+from .tensors import memory
 from .weights import PROMPT_WEIGHTS, check_names, find_weights
 
 

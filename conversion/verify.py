@@ -23,7 +23,8 @@ from .repository import (
     read_repository_config,
     repository_names,
 )
-from .stored import StoredTensor, read_safetensors, same_bytes
+from .stored import read_safetensors
+from .tensors import StoredTensor, same_bytes
 from .weights import PROMPT_WEIGHTS, find_weights, fingerprint, verify_weights
 
 

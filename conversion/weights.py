@@ -9,7 +9,7 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from .checkpoint import Parameter
 from .errors import ConversionError
-from .stored import SAFETENSORS_TYPES, StoredTensor, memory, read_safetensors
+from .stored import SAFETENSORS_TYPES, read_safetensors
+from .tensors import StoredTensor, memory
 
 
 WEIGHTS, INDEX, PROMPT_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "prompt_spell.safetensors"

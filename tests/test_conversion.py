@@ -97,7 +97,7 @@ def test_ranks_merge_to_the_parameters_they_were_cut_from(tmp_path, ranks):
 @pytest.mark.parametrize("chunk", [4, 100, 1000, 4096])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_however_few_bytes_are_read_at_once(tmp_path, monkeypatch, ranks, chunk):
-    monkeypatch.setattr("glm_transformers.conversion.stored.CHUNK", chunk)
+    monkeypatch.setattr("glm_transformers.conversion.tensors.CHUNK", chunk)
     monkeypatch.setattr("glm_transformers.conversion.checkpoint.CHUNK", chunk)
     parameters = make_parameters()
     merged = read_checkpoint(make_checkpoint(tmp_path / "checkpoint", parameters, ranks))

@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration_glm import GLMConfig
 from ..conversion.repository import AUTO_MAP, PIPELINES, write_repository
-from ..conversion.stored import HeldTensor
+from ..conversion.tensors import HeldTensor
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import MODES, NOT_A_TARGET, BlankInfillingCollator, Recipe, read_recipe
