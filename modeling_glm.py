@@ -439,7 +439,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         """Inputs as in `GLMModel.forward`.
 
         Args:
-            labels (B, T): aligned with the logits, position t predicts labels[t] (no shift); -100 is ignored.
+            labels (B, T): aligned with the logits (B, T, V), position t predicts labels[t] (no shift); -100 is ignored.
             logits_to_keep: compute only the last so many logits, or those at the given columns; 0 keeps all.
 
         Example:
@@ -449,7 +449,6 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         labels = kwargs.pop("shift_labels", labels)  # what the library calls labels that are aligned
         outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        # (B, T or kept, V)
         logits = project_to_vocabulary(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)
         loss, count = None, num_items_in_batch
         if labels is not None:
@@ -615,7 +614,8 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     def forward(
         self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None, choice_ids: list[list[torch.LongTensor]] = (),
-        choice_indices: list[list[torch.LongTensor]] = (), labels: torch.LongTensor | None = None, **kwargs,
+        choice_indices: list[list[torch.LongTensor]] = (), labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None, **kwargs,
     ) -> MultipleChoiceModelOutput:  # fmt: skip
         """Inputs as `build_inputs_for_multiple_choice` of the tokenizer makes them.
 
@@ -626,7 +626,8 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         Returns:
             logits (B, C): log-probability of each choice, minus infinity where a row has fewer; loss over the choices.
         """
-        outputs = self.glm(input_ids, attention_mask, position_ids, **{**kwargs, "use_cache": False})
+        kwargs |= {"inputs_embeds": inputs_embeds, "use_cache": False}
+        outputs = self.glm(input_ids, attention_mask, position_ids, **kwargs)
         if not len(outputs.last_hidden_state) == len(choice_ids) == len(choice_indices):
             raise ValueError("Pass a list of choice_ids and a list of choice_indices for every row.")
         rows = []
@@ -681,9 +682,8 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             position_ids = count_positions(visible)  # (B, T)
             if self.config.block_position_encoding:
                 position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)  # (B, 2, T)
-        outputs = self.glm(
-            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **{**kwargs, "use_cache": False}
-        )
+        kwargs |= {"inputs_embeds": inputs_embeds, "use_cache": False}
+        outputs = self.glm(input_ids, attention_mask, position_ids, **kwargs)
         columns = torch.arange(ids.shape[1], device=ids.device)
         in_context = BlankLayout.of(ids, self.config, visible).in_context  # (B, T)
         if rank == 1:
@@ -691,7 +691,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         first = (in_context & visible).int().argmax(-1)  # (B,)
         last = torch.where(in_context & visible, columns, 0).max(-1).values  # (B,)
         pooled_column = {"cls": first, "start": in_context.sum(-1), "pad": last}[self.config.pool_token]
-        if (pooled_column == ids.shape[1]).any():
+        if not torch.compiler.is_compiling() and (pooled_column == ids.shape[1]).any():
             raise ValueError('pool_token "start" reads <|startofpiece|>; append it to every text.')
         pooled = outputs.last_hidden_state[torch.arange(len(ids), device=ids.device), pooled_column]  # (B, H)
         logits = self.multichoice_head(self.dropout(torch.tanh(self.pool_layer(pooled))))  # (B, num_labels)

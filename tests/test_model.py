@@ -130,10 +130,32 @@ def test_logits_to_keep(tiny_model):
     torch.testing.assert_close(model(TEXT, logits_to_keep=torch.tensor([1, 7])).logits, everything[:, [1, 7]])
 
 
-def test_inputs_embeds_equal_input_ids(tiny_model):
-    model = tiny_model()
+CLASSES = [GLMModel, GLMForConditionalGeneration, GLMForMultipleChoice, GLMForSequenceClassification]
+
+
+def inputs_of(cls):
+    if cls is not GLMForMultipleChoice:
+        return {}
+    return {"choice_ids": torch.tensor([[[60, 61], [62, 63]]]), "choice_indices": torch.tensor([[[6, 7], [6, 7]]])}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_inputs_embeds_equal_input_ids(tiny_model, cls):
+    model = tiny_model(cls)
     embeds = model.get_input_embeddings()(TEXT)
-    torch.testing.assert_close(model(inputs_embeds=embeds).logits, model(TEXT).logits)
+    torch.testing.assert_close(model(inputs_embeds=embeds, **inputs_of(cls))[0], model(TEXT, **inputs_of(cls))[0])
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_class_compiles_whole_and_exports(tiny_model, cls):
+    """No branch of a forward hangs on a value of its tensors."""
+    model = tiny_model(cls, attn_implementation="sdpa")
+    inputs = dict(input_ids=TEXT, attention_mask=torch.ones_like(TEXT), use_cache=False, **inputs_of(cls))
+    expected = model(**inputs)[0]
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(**inputs)[0], expected)
+    exported = torch.export.export(model, (), inputs, strict=False).module()
+    torch.testing.assert_close(exported(**inputs)[0], expected)
 
 
 def test_hidden_states_attentions_and_tuples(tiny_model):
