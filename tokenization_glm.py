@@ -71,6 +71,17 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
                 return super()._encode_plus(text, text_pair, **kwargs)
             return self._encode_blanks(super()._encode_plus, text, **kwargs)
 
+        @property
+        def add_prefix_space(self) -> bool:
+            """Whether each text gets a space in front. As in 4.57, GPT-2's and RoBERTa's way of cutting heeds it."""
+            return self._add_prefix_space
+
+        @add_prefix_space.setter
+        def add_prefix_space(self, value: bool):
+            self._add_prefix_space = value
+            if hasattr(self._tokenizer.pre_tokenizer, "add_prefix_space"):
+                self._tokenizer.pre_tokenizer.add_prefix_space = value
+
     def _encode_blanks(self, encode, texts, **kwargs) -> BatchEncoding:
         """The library's encoding, with two rules of GLM.
 
@@ -106,6 +117,17 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
                     "Truncation would cut a mask away; raise max_length, shorten the text, or set truncation_side to the "
                     "side without masks."
                 )
+
+    def train_new_from_iterator(
+        self, text_iterator, vocab_size, length=None, new_special_tokens=None, special_tokens_map=None, **kwargs
+    ):
+        """The library's, for SentencePiece too: its `<unk>` is a piece of the old vocabulary, `[UNK]` takes over."""
+        unknown, renamed = getattr(self._tokenizer.model, "unk_token", None), special_tokens_map or {}
+        if unknown is not None and unknown not in self.get_added_vocab():
+            special_tokens_map = {unknown: renamed.get(self.unk_token, self.unk_token), **renamed}
+        return super().train_new_from_iterator(
+            text_iterator, vocab_size, length, new_special_tokens, special_tokens_map, **kwargs
+        )
 
     # --- Model inputs -------------------------------------------------------------------------------------------------
 

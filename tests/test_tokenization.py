@@ -307,6 +307,29 @@ def test_fill_with_too_many_pieces(tokenizer):
         tokenizer.fill("a [MASK]", ["b", "c"])
 
 
+@pytest.mark.parametrize("family", ["gpt2", "roberta", "bert", "chinese"])
+def test_a_vocabulary_trained_anew(reference, family, tmp_path):
+    """What the tokenizer adds to a text and the names of its tokens stay; tokens can be renamed."""
+    tokenizer = loaded(family, reference / "vocab", True, tmp_path)
+    corpus = ["The answer is in the text of the article.", "There are many articles."] * 5
+    new = tokenizer.train_new_from_iterator(corpus, 300)
+    text = "the article of [MASK]"
+    assert len(new) < 400 and new.special_tokens_map == tokenizer.special_tokens_map and new.masks == tokenizer.masks
+    assert new.decode(new(text).input_ids) == tokenizer.decode(tokenizer(text).input_ids)
+    renamed = tokenizer.train_new_from_iterator(corpus, 300, special_tokens_map={"[UNK]": "[unknown]"})
+    assert renamed.unk_token == "[unknown]" and renamed.convert_tokens_to_ids("[unknown]") == renamed.unk_token_id
+
+
+def test_a_space_in_front_of_each_text(tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path, model_max_length=64)
+    spaced = GLMTokenizerFast.from_pretrained(tmp_path, add_prefix_space=True)
+    assert spaced.add_prefix_space and not tokenizer.add_prefix_space
+    assert spaced.tokenize("Stanford") == tokenizer.tokenize(" Stanford") != tokenizer.tokenize("Stanford")
+    spaced.save_pretrained(tmp_path / "again")
+    again = GLMTokenizerFast.from_pretrained(tmp_path / "again")
+    assert again.tokenize("Stanford") == spaced.tokenize("Stanford")
+
+
 def test_vocabulary_files(tmp_path):
     folder = make_vocabulary(tmp_path / "vocabulary")
     assert find_vocabulary("gpt2", folder / "merges.txt") == [folder / "vocab.json", folder / "merges.txt"]
