@@ -26,7 +26,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_outputs import MultipleChoiceModelOutput, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_glm import GLMConfig
 
@@ -434,7 +435,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         position_ids: torch.LongTensor | None = None, past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None, labels: torch.LongTensor | None = None,
         use_cache: bool | None = None, logits_to_keep: int | torch.Tensor = 0,
-        num_items_in_batch: int | torch.Tensor | None = None, **kwargs,
+        num_items_in_batch: int | torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:  # fmt: skip
         """Inputs as in `GLMModel.forward`.
 
@@ -450,9 +451,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = project_to_vocabulary(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)
-        loss, count = None, num_items_in_batch
-        if labels is not None:
-            loss = self.loss_function(logits, None, logits.shape[-1], num_items_in_batch=count, shift_labels=labels)
+        options = {"num_items_in_batch": num_items_in_batch, "shift_labels": labels}
+        loss = None if labels is None else self.loss_function(logits, None, logits.shape[-1], **options)
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
 
     # --- Generation: nothing of GLM travels from step to step, all is read from the ids ---
@@ -615,7 +615,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None, choice_ids: list[list[torch.LongTensor]] = (),
         choice_indices: list[list[torch.LongTensor]] = (), labels: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None, **kwargs,
+        inputs_embeds: torch.FloatTensor | None = None, **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:  # fmt: skip
         """Inputs as `build_inputs_for_multiple_choice` of the tokenizer makes them.
 
@@ -665,7 +665,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
     def forward(
         self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None, inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.Tensor | None = None, **kwargs,
+        labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:  # fmt: skip
         """Inputs as in `GLMModel.forward`; positions count all tokens, for this head reads no pieces.
 
