@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -370,7 +369,8 @@ class GLMModel(GLMPreTrainedModel):
         if kernel == "flex_attention":
             seen = visible.expand(len(inputs_embeds), 1, length, keys)
             return create_block_mask(lambda b, _, q, k: seen[b, 0, q, k], len(seen), None, length, keys, seen.device)
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill(~visible, torch.finfo(dtype).min)
 
 
 # --- Heads ------------------------------------------------------------------------------------------------------------
@@ -450,7 +450,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         labels = kwargs.pop("shift_labels", labels)  # what the library calls labels that are aligned
         outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = project_to_vocabulary(outputs.last_hidden_state[:, kept], self.glm.word_embeddings)  # (B, T or kept, V)
+        states = outputs.last_hidden_state[:, kept]  # (B, T or kept, H)
+        logits = project_to_vocabulary(states, self.glm.word_embeddings)  # (B, T or kept, V)
         loss, count = None, num_items_in_batch
         if labels is not None:
             loss = self.loss_function(logits, None, logits.shape[-1], num_items_in_batch=count, shift_labels=labels)
@@ -632,11 +633,11 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         rows = []
         for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices):
             states = states[torch.cat(tuple(columns))]  # (R, H), R tokens of all choices
-            logits = project_to_vocabulary(states, self.glm.word_embeddings)  # (R, V)
+            logits = project_to_vocabulary(states, self.glm.word_embeddings).float()  # (R, V)
             targets = torch.cat(tuple(choices)).to(logits.device)  # lists stay behind when a batch is moved
-            log_probs = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            log_probs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
             rows.append(torch.stack([choice.sum() for choice in log_probs.split([len(choice) for choice in choices])]))
-        logits = pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
+        logits = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
