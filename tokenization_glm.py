@@ -92,13 +92,13 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         padding = {name: kwargs.pop(name, None) for name in ("pad_to_multiple_of", "padding_side")}
         encoded = encode(list(rows), **kwargs)
         self._check_truncation(encoded, **kwargs)
-        open_end = [self.gmask_token_id, self.eos_token_id]
         texts_of_rows = encoded.get("overflow_to_sample_mapping", range(len(rows)))
-        for row, text in enumerate(texts_of_rows):
-            if continued[text] and encoded["input_ids"][row][-2:] == open_end:
-                for name in encoded.keys() - {"overflow_to_sample_mapping"}:
-                    values = encoded[name]
-                    values[row] = values[row][:-1] if isinstance(values[row], list) else values[row] - 1
+        open_end = [self.gmask_token_id, self.eos_token_id]
+        ids = encoded["input_ids"]
+        open_rows = [row for row, text in enumerate(texts_of_rows) if continued[text] and ids[row][-2:] == open_end]
+        for name, values in encoded.items():
+            for row in open_rows if name != "overflow_to_sample_mapping" else ():
+                values[row] = values[row][:-1] if isinstance(values[row], list) else values[row] - 1
         if single and tensors is None and not kwargs.get("return_overflowing_tokens"):
             encoded = {name: values[0] for name, values in encoded.items()}
         if strategy == PaddingStrategy.DO_NOT_PAD:
@@ -256,13 +256,13 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         """The answers of each generated row, in the order of the blanks.
 
         Args:
-            sequences: ids (B, N) as `generate` returns them, a tensor or lists: context, `<|startofpiece|>`, then the
-                pieces, each with its end token. The end of the last piece may be missing.
+            sequences: ids (B, N) as `generate` returns them, a tensor, an array or lists: context, `<|startofpiece|>`,
+                then the pieces, each with its end token. The end of the last piece may be missing.
 
         Returns:
             For each row the text of its pieces, at most one for each mask of its context.
         """
-        sequences = sequences.tolist() if torch.is_tensor(sequences) else [list(row) for row in sequences]
+        sequences = sequences.tolist() if hasattr(sequences, "tolist") else [list(row) for row in sequences]
         sequences = [sequences] if sequences and isinstance(sequences[0], int) else sequences
         masks, ends = set(self.mask_token_ids), {self.eop_token_id, self.eos_token_id}
         answers = []

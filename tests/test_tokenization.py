@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -300,7 +301,7 @@ def test_decode_pieces(tokenizer):
     }
     for row, expected in rows.items():
         assert tokenizer.decode_pieces([list(row)]) == [expected]
-        assert tokenizer.decode_pieces(torch.tensor(row)) == [expected]
+        assert tokenizer.decode_pieces(torch.tensor(row)) == tokenizer.decode_pieces(np.array(row)) == [expected]
     longest = max(map(len, rows))
     batch = torch.tensor([[eos] * (longest - len(row)) + list(row) for row in rows])
     assert tokenizer.decode_pieces(batch) == list(rows.values())
