@@ -297,7 +297,8 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             raise ValueError(f"There are {len(pieces)} pieces for {len(blanks)} masks; pass at most one for each mask.")
         filled, end = "", 0
         for blank, piece in zip(blanks, pieces):
-            filled = _join(_join(filled, text[end : blank.start()], own_space=True), piece.strip())
+            filled, piece = _join(filled, text[end : blank.start()], own_space=True), piece.strip()
+            filled = _join(filled, piece) if piece else filled.rstrip(" ")
             end = blank.end()
         return _join(filled, text[end:], own_space=True)
 

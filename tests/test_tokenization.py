@@ -316,6 +316,7 @@ def test_decode_pieces(tokenizer):
         ("[MASK] is in [MASK] now", ["It", "Rome"], "It is in Rome now"),
         ("a [MASK] b", [""], "a b"),
         ("It is [MASK].", [""], "It is."),
+        ("It is [gMASK]", [""], "It is"),
         ("We met [MASK] then", [", and talked,"], "We met, and talked, then"),
         ('He said "[MASK]"', ["yes"], 'He said "yes"'),
         ("[MASK]word", ["in"], "in word"),
