@@ -24,8 +24,7 @@ class GLMConfig(PretrainedConfig):
         attention_scale: keeps half-precision scores small before the softmax; it does not change the result.
         embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: dropout on the embedding sum, on the
             attention probabilities, and on the two outputs that each layer adds to the residual stream.
-        classifier_dropout: dropout before the last layer of the pooled classifier.
-        initializer_range: standard deviation of the initial matrices.
+        classifier_dropout, initializer_range: of the pooled classifier; standard deviation of the initial matrices.
         hidden_act: "gelu_pytorch_tanh" is what GLM was trained with; "gelu" is the erf form.
         pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`, "pad" the one before.
         sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the masks the model knows.
@@ -141,6 +140,8 @@ class GLMConfig(PretrainedConfig):
         if position_ids.dim() != 2 + two_rows or (two_rows and position_ids.shape[1] != 2):
             needed = "(batch, 2, tokens)" if two_rows else "(batch, tokens)"
             raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs {needed}.")
+        if position_ids.numel() and position_ids.min() < 0:
+            raise ValueError(f"position_ids hold {int(position_ids.min())}; they start at 0.")
         if position_ids.numel() and position_ids.max() >= self.position_rows:
             raise ValueError(
                 f"The text takes {int(position_ids.max()) + 1} positions, but this model has {self.position_rows}; "

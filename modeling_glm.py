@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -41,9 +40,8 @@ try:  # 5: initialisers that leave loaded weights alone
 except ImportError:
     from torch.nn import init
 
-# What one version or the other hands to prepare_inputs_for_generation and forward does not take.
-STEP_ARGUMENTS = ("cache_position", "next_sequence_length", "is_first_iteration", "position_ids", "token_type_ids")
-
+# What versions or trainers hand to prepare_inputs_for_generation and a step does not take.
+STEP_ARGUMENTS = "cache_position next_sequence_length is_first_iteration position_ids token_type_ids labels".split()
 _MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
 
 
@@ -143,11 +141,9 @@ class GLMSelfAttention(nn.Module):
 
     def __init__(self, config: GLMConfig, layer_idx: int):
         super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
+        self.config, self.layer_idx = config, layer_idx
         self.is_causal = False  # no mask means that every key is visible
-        self.attention_scale = config.attention_scale
-        self.attention_dropout = config.attention_dropout_prob
+        self.attention_scale, self.attention_dropout = config.attention_scale, config.attention_dropout_prob
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = GLMResidualProjection(config.hidden_size, config.hidden_size)
@@ -313,16 +309,14 @@ class GLMModel(GLMPreTrainedModel):
         keep_attentions = config.output_attentions if output_attentions is None else output_attentions
         all_hidden_states, all_attentions = (hidden_states,), ()
         kwargs |= {"attention_mask": mask, "past_key_values": past_key_values, "cache_position": cache_position}
-        for layer in self.transformer.layers:
+        for layer in self.transformer.layers[: config.num_layers]:  # fewer when a model assists itself by early exit
             hidden_states, weights = layer(hidden_states, **kwargs)
             all_hidden_states += (hidden_states,) if keep_states else ()
             all_attentions += (weights,) if keep_attentions else ()
         return BaseModelOutputWithPast(
-            last_hidden_state=self.transformer.final_layernorm(hidden_states),
-            past_key_values=past_key_values if use_cache else None,
-            hidden_states=all_hidden_states if keep_states else None,
-            attentions=all_attentions if keep_attentions else None,
-        )
+            self.transformer.final_layernorm(hidden_states), past_key_values if use_cache else None,
+            all_hidden_states if keep_states else None, all_attentions if keep_attentions else None,
+        )  # fmt: skip
 
     def recognise_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
         """(B, T, H) -> (B, T): ids of the mask, start and end tokens, known by their embedding; -1 elsewhere."""
@@ -341,11 +335,13 @@ class GLMModel(GLMPreTrainedModel):
         (B, T). None where every key is visible; flex attention has a form of its own.
         """
         length, kernel = len(cache_position), self.config._attn_implementation
-        keys = length
+        keys, fixed_length = length, past_key_values is not None and past_key_values.is_compileable
         if past_key_values is not None:
             keys = past_key_values.get_mask_sizes(length if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
         rank = 0 if attention_mask is None else attention_mask.dim()
-        if rank == 0 and length == 1 and not (past_key_values is not None and past_key_values.is_compileable):
+        if rank == 3:
+            raise ValueError("attention_mask has three dimensions; an explicit one is (batch, 1, tokens, keys).")
+        if rank == 0 and length == 1 and not fixed_length:
             return None  # one new token sees all keys
         # Eager attention adds the mask to float32 scores; the fused kernels want the type of their inputs.
         dtype = torch.float32 if kernel == "eager" else inputs_embeds.dtype
@@ -354,7 +350,7 @@ class GLMModel(GLMPreTrainedModel):
             if attention_mask.is_floating_point():
                 if kernel == "flex_attention":
                     raise ValueError("flex_attention needs a boolean mask; pass one, or use eager or sdpa attention.")
-                return attention_mask.to(dtype)
+                return attention_mask.to(dtype).clamp(min=torch.finfo(dtype).min)  # a row of -inf would be NaN
             visible = attention_mask != 0
         else:
             columns = torch.arange(keys, device=cache_position.device)  # (K,)
@@ -365,7 +361,7 @@ class GLMModel(GLMPreTrainedModel):
                 in_context = F.pad(in_context & (cache_position[0] == 0), (0, keys - length))  # (B, K)
                 visible = visible | in_context[:, None, None]
             if rank == 2:
-                if attention_mask.shape[1] > keys:
+                if attention_mask.shape[1] > keys or (attention_mask.shape[1] < keys and not fixed_length):
                     raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {keys} tokens.")
                 not_padding = F.pad(attention_mask.bool(), (0, keys - attention_mask.shape[1]))  # (B, K)
                 itself = columns == cache_position[:, None]  # (T, K): padding sees itself, not nothing
@@ -380,16 +376,20 @@ class GLMModel(GLMPreTrainedModel):
 # --- Heads ------------------------------------------------------------------------------------------------------------
 
 
-def project_to_vocabulary(states: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-    """Logits: states (..., H), embedding (V, H) -> (..., V)."""
+def project_to_vocabulary(states: torch.Tensor, embedding: nn.Embedding) -> torch.Tensor:
+    """Logits: states (..., H) -> (..., V)."""
+    hook = getattr(embedding, "_hf_hook", None)  # with a device_map: the table is on another device, or offloaded
+    if hook is not None:
+        (states,), _ = hook.pre_forward(embedding, states)
     rows = states.reshape(-1, states.shape[-1])  # (R, H)
     # A step of generation reads the whole table for a few rows. CPUs do that up to four times faster as the product of
     # the table with 2 to 8 columns than as that of 1 to 8 rows with the table: see benchmarks/decode.py.
-    if states.device.type != "cpu" or states.dtype != torch.float32 or not 0 < len(rows) <= 8:
-        return F.linear(states, embedding)
-    columns = rows if len(rows) > 1 else rows.repeat(2, 1)  # copied: a row of stride 0 is slow
-    logits = F.linear(embedding, columns)[:, : len(rows)].t()  # (V, 2 or R) -> (R, V)
-    return logits.reshape(*states.shape[:-1], -1)
+    if states.device.type == "cpu" and states.dtype == torch.float32 and 0 < len(rows) <= 8:
+        columns = rows if len(rows) > 1 else rows.repeat(2, 1)  # copied: a row of stride 0 is slow
+        logits = F.linear(embedding.weight, columns)[:, : len(rows)].t().reshape(*states.shape[:-1], -1)
+    else:
+        logits = F.linear(states, embedding.weight)
+    return logits if hook is None else hook.post_forward(embedding, logits)
 
 
 class AllBlanksFilled(EosTokenCriteria):
@@ -444,13 +444,13 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             logits_to_keep: compute only the last so many logits, or those at the given columns; 0 keeps all.
 
         Example:
-            >>> inputs = tokenizer("Ng is an adjunct professor at [MASK].", return_tensors="pt")
-            >>> tokenizer.decode_pieces(model.generate(**inputs))
+            >>> tokenizer.decode_pieces(model.generate(**tokenizer("Ng is a professor at [MASK].", return_tensors="pt")))
         """
         labels = kwargs.pop("shift_labels", labels)  # what the library calls labels that are aligned
         outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = project_to_vocabulary(outputs.last_hidden_state[:, kept], self.glm.word_embeddings.weight)
+        states = outputs.last_hidden_state[:, kept]  # (B, T or kept, H)
+        logits = project_to_vocabulary(states, self.glm.word_embeddings)  # (B, T or kept, V)
         options = {"num_items_in_batch": num_items_in_batch, "shift_labels": labels}
         loss = None if labels is None else self.loss_function(logits, None, logits.shape[-1], **options)
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
@@ -522,10 +522,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
                 sop = self.glm.word_embeddings.weight[config.sop_token_id].expand(len(embeds), 1, -1)
                 kwargs["inputs_embeds"] = torch.cat([embeds, sop.to(embeds)], dim=1)
         processors = LogitsProcessorList([*(logits_processor or []), PieceLength(max_piece_length, config)])
-        output = super().generate(
-            ids, generation_config, processors, *args, attention_mask=mask,
-            max_piece_length=max_piece_length, context_positions=context_positions, **kwargs,
-        )  # fmt: skip
+        kwargs |= {"max_piece_length": max_piece_length, "context_positions": context_positions}
+        output = super().generate(ids, generation_config, processors, *args, attention_mask=mask, **kwargs)
         prompt = ids.shape[1] if no_ids else 0  # as everywhere in Transformers, embeddings are not returned
         if torch.is_tensor(output):
             return output[:, prompt:]
@@ -535,7 +533,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
     def _check_prompt(self, ids: torch.LongTensor, visible: torch.BoolTensor, stops_at_ends: bool):
         """Raise a ValueError for a prompt (B, S) that cannot be filled."""
         config = self.config
-        if config.sop_token_id is None or config.eop_token_id is None or not config.mask_token_ids:
+        if None in (config.sop_token_id, config.eop_token_id) or not config.mask_token_ids:
             raise ValueError("Ids are unknown; pass sop_token_id, eop_token_id, mask_token_ids to from_pretrained.")
         layout = BlankLayout.of(ids, config, visible, generated=True)
         blanks, started = layout.is_mask.sum(-1), layout.sops.any(-1)  # (B,)
@@ -570,6 +568,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             positions = torch.where(layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1)  # (B, N)
 
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        if past and length - past > 1 and layout.in_context[:, past:].any():
+            raise ValueError("The cache holds only a part of the bidirectional context; leave past_key_values out.")
         if past_key_values is not None and past_key_values.is_compileable:  # a fixed shape for the compiled forward
             cache_position = torch.arange(past, length, device=input_ids.device)
             like_embeds = torch.empty(len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device)
@@ -632,11 +632,12 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
             raise ValueError("Pass a list of choice_ids and a list of choice_indices for every row.")
         rows = []
         for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices):
-            states = states[torch.cat(tuple(columns))]  # (tokens of all choices, H)
-            logits = project_to_vocabulary(states, self.glm.word_embeddings.weight)  # (tokens of all choices, V)
-            log_probs = logits.float().log_softmax(-1).gather(1, torch.cat(tuple(choices))[:, None])[:, 0]
+            states = states[torch.cat(tuple(columns))]  # (R, H), R tokens of all choices
+            logits = project_to_vocabulary(states, self.glm.word_embeddings).float()  # (R, V)
+            targets = torch.cat(tuple(choices)).to(logits.device)  # lists stay behind when a batch is moved
+            log_probs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
             rows.append(torch.stack([choice.sum() for choice in log_probs.split([len(choice) for choice in choices])]))
-        logits = pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
+        logits = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
@@ -656,8 +657,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
     def _init_weights(self, module):
         if module is self.pool_layer or module is self.multichoice_head:  # the original leaves these to nn.Linear
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            bound = 1 / math.sqrt(module.in_features)
-            init.uniform_(module.bias, -bound, bound)
+            init.uniform_(module.bias, -(module.in_features**-0.5), module.in_features**-0.5)
         else:
             super()._init_weights(module)
 

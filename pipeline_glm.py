@@ -46,7 +46,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"A prompt must be a text with something in it, not {text!r}.")
         if not any(mask in text for mask in self.tokenizer.convert_ids_to_tokens(self.tokenizer.mask_token_ids)):
-            text = f"{text} {self._continuation_mask()}"
+            text = f"{text}{'' if text[-1].isspace() else ' '}{self._continuation_mask()}"
         return {"text": text, **self.tokenizer(text, truncation=truncation, return_tensors="pt")}
 
     def _continuation_mask(self) -> str:
@@ -55,7 +55,8 @@ class GLMText2TextGenerationPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
         text = model_inputs.pop("text")
-        sequences = self.model.generate(**model_inputs, **_complete_generate_kwargs(self, generate_kwargs))
+        output = self.model.generate(**model_inputs, **_complete_generate_kwargs(self, generate_kwargs))
+        sequences = getattr(output, "sequences", output)  # with return_dict_in_generate they are one of several fields
         batch = model_inputs["input_ids"].shape[0]
         return {"text": text, "sequences": sequences.view(batch, -1, sequences.shape[-1])}  # (B, returned, N)
 

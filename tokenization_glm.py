@@ -22,7 +22,8 @@ GLM_TOKENS = {
     "smask_token": "[sMASK]",
 }
 MASKS = ("[MASK]", "[gMASK]", "[sMASK]")
-CLOSING_PUNCTUATION = set(".,;:!?)]}%'’”…")
+# What no space precedes: closing punctuation, and an apostrophe unless it opens a quotation.
+GLUED_TO_THE_LEFT = re.compile(r"[.,;:!?)\]}%’”…]|'(?!\w)|'(?:s|t|re|ve|ll|d|m)\b", re.IGNORECASE)
 
 
 class GLMTokenizerFast(PreTrainedTokenizerFast):
@@ -67,9 +68,7 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
     else:
 
         def _encode_plus(self, text, text_pair=None, **kwargs):
-            if text_pair is not None:  # a pair has no blank at its end to be continued
-                return super()._encode_plus(text, text_pair, **kwargs)
-            return self._encode_blanks(super()._encode_plus, text, **kwargs)
+            return self._encode_blanks(super()._encode_plus, text, text_pair=text_pair, **kwargs)
 
         @property
         def add_prefix_space(self) -> bool:
@@ -88,9 +87,14 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         A text that ends with `[gMASK]` is to be continued: no end of text follows it, as in the original. And truncation
         may not cut a mask away.
         """
-        rows = [texts] if isinstance(texts, str) else texts
-        continued = [isinstance(row, str) and row.endswith("[gMASK]") for row in rows]
-        if not any(continued) or not kwargs.get("add_special_tokens", True) or "[gMASK]" not in self.masks:
+        words = kwargs.get("is_split_into_words", False)
+        single = isinstance(texts, str) or (words and not (texts and isinstance(texts[0], (list, tuple))))
+        rows = [texts] if single else texts
+        ends = [row[-1] if words and row else row for row in rows]  # a pair is a tuple: it has no blank to be continued
+        continued = [isinstance(end, str) and end.endswith("[gMASK]") for end in ends]
+        if kwargs.get("text_pair") is not None or not kwargs.get("add_special_tokens", True):
+            continued = []
+        if not any(continued) or "[gMASK]" not in self.masks:
             encoded = encode(texts, **kwargs)
             self._check_truncation(encoded, **kwargs)
             return encoded
@@ -99,20 +103,27 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         padding = {name: kwargs.pop(name, None) for name in ("pad_to_multiple_of", "padding_side")}
         encoded = encode(list(rows), **kwargs)
         self._check_truncation(encoded, **kwargs)
-        for values in encoded.values():
-            for row in (row for row, open_end in enumerate(continued) if open_end):
+        texts_of_rows = encoded.get("overflow_to_sample_mapping", range(len(rows)))
+        open_end = [self.gmask_token_id, self.eos_token_id]
+        ids = encoded["input_ids"]
+        open_rows = [row for row, text in enumerate(texts_of_rows) if continued[text] and ids[row][-2:] == open_end]
+        for name, values in encoded.items():
+            for row in open_rows if name != "overflow_to_sample_mapping" else ():
                 values[row] = values[row][:-1] if isinstance(values[row], list) else values[row] - 1
-        if isinstance(texts, str) and tensors is None:
+        if single and tensors is None and not kwargs.get("return_overflowing_tokens"):
             encoded = {name: values[0] for name, values in encoded.items()}
         if strategy == PaddingStrategy.DO_NOT_PAD:
             return BatchEncoding(dict(encoded), tensor_type=tensors)
         padding |= {"padding": strategy, "max_length": kwargs.get("max_length"), "return_tensors": tensors}
         return self.pad(encoded, return_attention_mask="attention_mask" in encoded, **padding)
 
-    def _check_truncation(self, encoded: BatchEncoding, truncation_strategy=None, **kwargs):
-        masks = set(self.mask_token_ids) if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE else ()
-        for encoding in encoded.encodings if masks else ():
-            if any(masks.intersection(cut.ids) for cut in encoding.overflowing):
+    def _check_truncation(self, encoded, truncation_strategy=None, return_overflowing_tokens=False, **kwargs):
+        if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE or return_overflowing_tokens:
+            return  # nothing is cut away
+        masks = set(self.mask_token_ids)
+        for encoding in encoded.encodings:
+            # What overflowed of a pair, or with a stride, repeats what is kept.
+            if _places(masks, encoding.overflowing) - _places(masks, [encoding]):
                 raise ValueError(
                     "Truncation would cut a mask away; raise max_length, shorten the text, or set truncation_side to the "
                     "side without masks."
@@ -267,13 +278,13 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         """The answers of each generated row, in the order of the blanks.
 
         Args:
-            sequences: ids (B, N) as `generate` returns them, a tensor or lists: context, `<|startofpiece|>`, then the
-                pieces, each with its end token. The end of the last piece may be missing.
+            sequences: ids (B, N) as `generate` returns them, a tensor, an array or lists: context, `<|startofpiece|>`,
+                then the pieces, each with its end token. The end of the last piece may be missing.
 
         Returns:
             For each row the text of its pieces, at most one for each mask of its context.
         """
-        sequences = sequences.tolist() if torch.is_tensor(sequences) else [list(row) for row in sequences]
+        sequences = sequences.tolist() if hasattr(sequences, "tolist") else [list(row) for row in sequences]
         sequences = [sequences] if sequences and isinstance(sequences[0], int) else sequences
         masks, ends = set(self.mask_token_ids), {self.eop_token_id, self.eos_token_id}
         answers = []
@@ -308,9 +319,20 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             raise ValueError(f"There are {len(pieces)} pieces for {len(blanks)} masks; pass at most one for each mask.")
         filled, end = "", 0
         for blank, piece in zip(blanks, pieces):
-            filled = _join(_join(filled, text[end : blank.start()], own_space=True), piece.strip())
+            filled, piece = _join(filled, text[end : blank.start()], own_space=True), piece.strip()
+            filled = _join(filled, piece) if piece else filled.rstrip(" ")
             end = blank.end()
         return _join(filled, text[end:], own_space=True)
+
+
+def _places(ids: set[int], encodings: list) -> set[tuple]:
+    """Where these tokens are: text of a pair, word, and characters."""
+    return {
+        (text, word, characters)
+        for encoding in encodings
+        for id, text, word, characters in zip(encoding.ids, encoding.sequence_ids, encoding.word_ids, encoding.offsets)
+        if id in ids
+    }
 
 
 def _join(left: str, right: str, own_space: bool = False) -> str:
@@ -320,7 +342,7 @@ def _join(left: str, right: str, own_space: bool = False) -> str:
     if own_space and right[0].isspace():
         return left.rstrip(" ") + right
     before, after = left.rstrip(" ")[-1:], right[0]
-    if after in CLOSING_PUNCTUATION or (_is_wide(before) and _is_wide(after)):
+    if GLUED_TO_THE_LEFT.match(right) or (_is_unspaced(before) and _is_unspaced(after)):
         return left.rstrip(" ") + right
     if left[-1].isalnum() and after.isalnum() and not _is_wide(left[-1]) and not _is_wide(after):
         return f"{left} {right}"
@@ -328,5 +350,10 @@ def _join(left: str, right: str, own_space: bool = False) -> str:
 
 
 def _is_wide(character: str) -> bool:
-    """Whether it is a character of Chinese, Japanese or Korean writing, where words are not spaced."""
+    """Whether it is a character of Chinese, Japanese or Korean writing."""
     return bool(character) and unicodedata.east_asian_width(character) in "WF"
+
+
+def _is_unspaced(character: str) -> bool:
+    """Whether words of its writing are not spaced: Chinese and Japanese, not Korean."""
+    return _is_wide(character) and not unicodedata.name(character, "").startswith("HANGUL")

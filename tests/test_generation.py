@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP
 from test_invariants import LIMITS, PROMPTS, answer, padded, split
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 
@@ -26,6 +26,28 @@ def test_an_assistant_that_guesses_wrong_changes_nothing(tiny_model):
     for prompt in PROMPTS:
         ids = torch.tensor([prompt])
         assert answer(model, ids, assistant_model=assistant) == answer(model, ids)
+
+
+def test_a_model_that_assists_itself_by_its_first_layer(tiny_model):
+    model = tiny_model()
+    expected = answer(model, TWO)
+    assert answer(model, TWO, assistant_early_exit=1) == expected
+
+
+def test_labels_in_the_inputs_change_nothing(tiny_model):
+    """Seq2SeqTrainer hands whole training batches to generate."""
+    model = tiny_model()
+    labels = torch.full((1, 3), 5)
+    assert torch.equal(model.generate(TWO, labels=labels, **LIMITS), model.generate(TWO, **LIMITS))
+
+
+def test_a_cache_of_the_whole_context_or_none(tiny_model):
+    model, cache, part = tiny_model(), DynamicCache(), DynamicCache()
+    model(TWO, past_key_values=cache)
+    assert torch.equal(model.generate(TWO, past_key_values=cache, **LIMITS), model.generate(TWO, **LIMITS))
+    model(TWO[:, :4], past_key_values=part)
+    with pytest.raises(ValueError, match="holds only a part of the bidirectional context"):
+        model.generate(TWO, past_key_values=part, **LIMITS)
 
 
 def test_sampling_and_num_return_sequences(tiny_model):

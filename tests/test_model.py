@@ -105,6 +105,17 @@ def test_attention_mask_meaning_goes_by_rank(tiny_model):
     assert not torch.allclose(lengths[1], derived[0], atol=1e-2)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_row_of_minus_infinity_is_not_nan(tiny_model, attention):
+    mask = torch.zeros(1, 1, 9, 9)
+    mask[0, 0, 4] = -torch.inf
+    hidden = torch.ones(1, 1, 9, 9, dtype=torch.bool)
+    hidden[0, 0, 4] = False
+    model = tiny_model(attn_implementation=attention)
+    expected = model(TEXT, attention_mask=hidden).logits
+    torch.testing.assert_close(model(TEXT, attention_mask=mask).logits, expected, atol=1e-5, rtol=0)
+
+
 def test_a_row_that_sees_nothing_averages_all_keys(tiny_model):
     model = tiny_model(GLMModel, num_layers=1)
     mask = torch.ones(1, 1, 9, 9, dtype=torch.bool)
@@ -235,6 +246,21 @@ def test_device_map_and_meta_loading(tiny_model, tmp_path):
     torch.testing.assert_close(loaded(TEXT).logits, model(TEXT).logits)
 
 
+def test_offloaded_weights(tiny_model, tmp_path):
+    """No weight is in memory, the one that the output head shares with the embedding neither."""
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    loaded = GLMForConditionalGeneration.from_pretrained(
+        tmp_path,
+        device_map={"glm.word_embeddings": "disk", "glm.embedding_dropout": "cpu", "glm.transformer": "disk"},
+        offload_folder=tmp_path / "offload",
+    ).eval()
+    assert all(parameter.device.type == "meta" for parameter in loaded.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(TEXT).logits, model(TEXT).logits)
+    assert torch.equal(loaded.generate(TEXT[:, :6], max_new_tokens=5), model.generate(TEXT[:, :6], max_new_tokens=5))
+
+
 @pytest.mark.parametrize("prefix", ["", "glm."])
 def test_old_pytorch_model_bin_loads_with_and_without_prefix(tiny_model, tmp_path, prefix):
     model = tiny_model()
@@ -339,7 +365,18 @@ def test_classifier_losses(tiny_model, num_labels, labels, loss):
         (lambda m: m(TEXT, position_ids=torch.zeros(1, 3, 9, dtype=torch.long)), r"needs \(batch, 2, tokens\)"),
         (lambda m: m(), "either input_ids or inputs_embeds"),
         (lambda m: m(TEXT[:, -1:], past_key_values=m(TEXT).past_key_values), "filled cache pass position_ids"),
+        (lambda m: m(TEXT, position_ids=torch.full((1, 2, 9), -1)), "position_ids hold -1; they start at 0"),
         (lambda m: m(TEXT, attention_mask=torch.ones(1, 12)), "attention_mask has 12 columns for 9 tokens"),
+        (lambda m: m(TEXT, attention_mask=torch.ones(1, 9, 9)), r"an explicit one is \(batch, 1, tokens, keys\)"),
+        (
+            lambda m: m(
+                torch.tensor([[62]]),
+                attention_mask=torch.ones(1, 1),
+                position_ids=torch.tensor([[[2], [4]]]),
+                past_key_values=m(TEXT).past_key_values,
+            ),
+            "attention_mask has 1 columns for 10 tokens",
+        ),
     ],
 )
 def test_wrong_input_is_told_before_any_work(tiny_model, call, message):

@@ -60,6 +60,16 @@ def test_several_sequences_for_each_text(fill):
     assert [len(row) for row in results] == [3, 3]
 
 
+def test_dictionaries_of_generate(fill):
+    assert fill(TEXTS, batch_size=2, return_dict_in_generate=True, **LIMITS) == fill(TEXTS, **LIMITS)
+
+
+def test_a_prompt_that_ends_with_white_space(fill):
+    """The mask swallows it: the same answer, and no second space in the text."""
+    (spaced,), (plain,) = fill(TEXTS[2] + " ", **LIMITS), fill(TEXTS[2], **LIMITS)
+    assert spaced == plain
+
+
 def test_empty_prompt(fill):
     with pytest.raises(ValueError, match="must be a text with something in it"):
         fill("  ")

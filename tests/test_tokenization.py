@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -167,6 +168,33 @@ def test_truncation_never_cuts_a_mask_away(tokenizer):
         tokenizer.truncation_side = "right"
 
 
+def test_truncation_of_pairs_and_windows(tokenizer):
+    """An error only if the mask is gone: what overflows of a pair, or with a stride, repeats what is kept."""
+    blank, other = "is [MASK] the dog", "The quick brown fox jumps over the lazy dog"
+    whole = len(tokenizer(blank, other).input_ids)
+    for pair in [(blank, other), ([blank], [other])]:
+        kept = tokenizer(*pair, truncation="only_second", max_length=whole - 3).input_ids
+        assert len(kept[0] if isinstance(pair[0], list) else kept) == whole - 3
+    for pair in [(other + blank, other), ([other + blank], [other])]:
+        with pytest.raises(ValueError, match="Truncation would cut a mask away"):
+            tokenizer(*pair, truncation="only_first", max_length=len(tokenizer(other).input_ids) + 5)
+    assert tokenizer.mask_token_id in tokenizer(blank + other, truncation=True, max_length=8, stride=4).input_ids
+    text = f"The quick brown fox jumps over the lazy dog {blank} [gMASK]"
+    windows = tokenizer([text, "in [gMASK]"], truncation=True, max_length=8, return_overflowing_tokens=True)
+    ends = {row[-1] for row, text in zip(windows.input_ids, windows.overflow_to_sample_mapping) if text == 0}
+    assert ends == {tokenizer.eos_token_id, tokenizer.gmask_token_id}, "nothing is cut away, only the last is continued"
+    assert windows.input_ids[-1] == tokenizer("in [gMASK]").input_ids
+    single = tokenizer(text, truncation=True, max_length=8, return_overflowing_tokens=True)
+    assert single.input_ids == windows.input_ids[:-1]
+
+
+def test_words_are_a_text(tokenizer):
+    words = ["in", " Beijing", " [gMASK]"]
+    ids = tokenizer("in Beijing [gMASK]").input_ids
+    assert tokenizer(words, is_split_into_words=True).input_ids == ids
+    assert tokenizer([words, ["in"]], is_split_into_words=True).input_ids[0] == ids
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_build_inputs_for_generation(tokenizer, side):
     tokenizer.padding_side = side
@@ -273,7 +301,7 @@ def test_decode_pieces(tokenizer):
     }
     for row, expected in rows.items():
         assert tokenizer.decode_pieces([list(row)]) == [expected]
-        assert tokenizer.decode_pieces(torch.tensor(row)) == [expected]
+        assert tokenizer.decode_pieces(torch.tensor(row)) == tokenizer.decode_pieces(np.array(row)) == [expected]
     longest = max(map(len, rows))
     batch = torch.tensor([[eos] * (longest - len(row)) + list(row) for row in rows])
     assert tokenizer.decode_pieces(batch) == list(rows.values())
@@ -288,12 +316,17 @@ def test_decode_pieces(tokenizer):
         ("[MASK] is in [MASK] now", ["It", "Rome"], "It is in Rome now"),
         ("a [MASK] b", [""], "a b"),
         ("It is [MASK].", [""], "It is."),
+        ("It is [gMASK]", [""], "It is"),
         ("We met [MASK] then", [", and talked,"], "We met, and talked, then"),
         ('He said "[MASK]"', ["yes"], 'He said "yes"'),
         ("[MASK]word", ["in"], "in word"),
         ("one [sMASK] two [gMASK]", ["A b.", "and so on"], "one A b. two and so on"),
         ("问题：冬天去哪里？回答： [gMASK]", ["海南。"], "问题：冬天去哪里？回答：海南。"),
         ("为纪念[MASK]而建", ["拿破仑"], "为纪念拿破仑而建"),
+        ("서울은 [MASK] 이다", ["도시"], "서울은 도시 이다"),
+        ("서울[MASK] 도시", ["은"], "서울은 도시"),
+        ("He said, [MASK] and left", ["'yes'"], "He said, 'yes' and left"),
+        ("We [MASK] go", ["'ll"], "We'll go"),
         ("a [MASK] b [MASK] c", ["x"], "a x b [MASK] c"),
         ("line\n[MASK]", ["next"], "line\nnext"),
     ],
