@@ -28,7 +28,7 @@ def load_documents(source: str | Path, streaming: bool = False, split: str = "tr
         split: the part of a Hub dataset.
 
     Raises:
-        ValueError: for a file or folder of another kind, and for data without a column `text`.
+        ValueError: for a file or folder of another kind, data that cannot be read, and data without a column `text`.
     """
     path = Path(source)
     if path.exists():
@@ -36,10 +36,14 @@ def load_documents(source: str | Path, streaming: bool = False, split: str = "tr
         files = [file for file in files if file.suffix in FORMATS]
         if len({FORMATS[file.suffix] for file in files}) != 1:
             raise ValueError(f"{source} must be files of one kind, with the ending {', '.join(FORMATS)}.")
-        kind = FORMATS[files[0].suffix]
-        documents = load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=streaming)
+        name, options = FORMATS[files[0].suffix], dict(data_files=[str(file) for file in files], split="train")
     else:
-        documents = load_dataset(str(source), split=split, streaming=streaming)
+        name, options = str(source), dict(split=split)
+    try:
+        documents = load_dataset(name, streaming=streaming, **options)
+    except Exception as error:  # the library has a dozen kinds; the first cause says what it is
+        known = "cannot be read" if path.exists() else "is neither a file or folder nor a dataset that the Hub gives"
+        raise ValueError(f"{source} {known}: {error.__cause__ or error}") from error
     columns = documents.column_names
     if columns is not None and "text" not in columns:
         raise ValueError(f"{source} has the columns {', '.join(columns)}; name the one with the documents text.")
@@ -95,8 +99,12 @@ def _shown(documents, what: str) -> dict:
 
 
 def _encode(batch: dict, tokenizer) -> dict:
-    ids = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False).input_ids
-    return {"input_ids": [document for document in ids if document]}
+    texts = ["" if text is None else text for text in batch["text"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("The column text of the data holds something else than texts; check the data.")
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
+    # The original has no ids for a blank line.
+    return {"input_ids": [document for text, document in zip(texts, ids) if text.strip()]}
 
 
 def _pack(batch, indices, length, passes, one_document, seed, cls_id, eos_id, ends_sentence) -> dict:
