@@ -114,6 +114,18 @@ def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
     assert seen[lengths > np.median(lengths)].mean() > 1.3 * seen[lengths < np.median(lengths)].mean()
 
 
+def test_a_document_of_one_token_is_no_text_of_its_own(tokenizer, tmp_path):
+    """It is too short for the collator; with others in one text it is fine."""
+    (tmp_path / "texts.txt").write_text("Ng is an adjunct professor.\nis\n" * 99)
+    (tmp_path / "short.txt").write_text("is\n" * 9)
+    documents = load_documents(tmp_path / "texts.txt")
+    alone = pack_documents(documents, tokenizer, LENGTH, one_document=True)["input_ids"]
+    assert set(map(tuple, alone)) == {tuple(tokenizer("Ng is an adjunct professor.").input_ids)}
+    assert min(map(len, pack_documents(documents, tokenizer, LENGTH)["input_ids"])) > 3
+    with pytest.raises(ValueError, match="no text"):
+        pack_documents(load_documents(tmp_path / "short.txt"), tokenizer, LENGTH, one_document=True)
+
+
 def test_packing_is_cached(corpus, tokenizer, monkeypatch):
     first = pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=4)
     other = pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=5)

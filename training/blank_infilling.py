@@ -25,6 +25,7 @@ from torch.utils.data import get_worker_info
 MODES = ("token", "sentence", "document")
 SENTENCE_ENDS = set(".?!;:。？！；…\n")
 LONGEST_SPAN = 39  # where the original cuts the Poisson distribution of span lengths off
+SHORTEST_TEXT = 4  # tokens, with [CLS] and <|endoftext|>
 SHORTEST_PIECE = 32  # of a text that is split into short sequences
 NOT_A_TARGET = -100  # the label that cross entropy ignores
 MOST_DRAWS = 100  # for a batch in which no text can be masked; after these its texts will not do
@@ -236,9 +237,10 @@ class BlankInfillingCollator:
         return mode, [self._infill(text, found, mode, random) for text, found in zip(texts, spans) if len(found)]
 
     def _check(self, text: np.ndarray) -> np.ndarray:
-        if not 4 <= len(text) <= self.max_length or text[0] != self.cls_id:
+        if not SHORTEST_TEXT <= len(text) <= self.max_length or text[0] != self.cls_id:
             raise ValueError(
-                f"A text of {len(text)} tokens cannot be masked; it must begin with [CLS] and have 4 to {self.max_length}."
+                f"A text of {len(text)} tokens cannot be masked; it must begin with [CLS] and have {SHORTEST_TEXT} to "
+                f"{self.max_length}."
             )
         return text
 

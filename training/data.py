@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, IterableDataset, load_dataset
 
-from .blank_infilling import sentence_end_table
+from .blank_infilling import SHORTEST_TEXT, sentence_end_table
 
 
 FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -68,7 +68,7 @@ def pack_documents(
     Args:
         documents: with a column `text`.
         wanted: samples that training will read. The text is gone through as often as that takes, at most 10 times.
-        one_document: one document in each sample.
+        one_document: one document in each sample; those of a single token are left out.
 
     Raises:
         ValueError: if the documents hold no text.
@@ -88,10 +88,13 @@ def pack_documents(
         length=length, passes=passes, one_document=one_document, seed=seed,
         cls_id=tokenizer.cls_token_id, eos_id=tokenizer.eos_token_id, ends_sentence=sentence_end_table(tokenizer),
     )  # fmt: skip
-    return tokens.map(
+    packed = tokens.map(
         _pack, batched=True, with_indices=True, batch_size=DOCUMENTS_AT_ONCE, remove_columns=["input_ids"],
         fn_kwargs=options, **_shown(documents, "Packing"),
     )  # fmt: skip
+    if isinstance(packed, Dataset) and len(packed) == 0:
+        raise ValueError("The documents hold no text of two tokens; check the data.")
+    return packed
 
 
 def _shown(documents, what: str) -> dict:
@@ -118,7 +121,8 @@ def _pack(batch, indices, length, passes, one_document, seed, cls_id, eos_id, en
             document = documents[np.searchsorted(share, random.integers(share[-1]), side="right")]
             ids, complete = _fit(document, length - len(sample) - 1, random, ends_sentence)
             sample += [cls_id, *ids, *([eos_id] if complete else [])]
-        samples.append(sample)
+        if len(sample) >= SHORTEST_TEXT:
+            samples.append(sample)
         packed += len(sample)
     return {"input_ids": samples}
 
