@@ -217,7 +217,7 @@ def pretrain(
 ):
     """Pretrain by autoregressive blank infilling; on several processes through `accelerate launch`."""
     options = {name: value.value if isinstance(value, Enum) else value for name, value in locals().items()}
-    with clear_errors(ValueError):
+    with clear_errors(ValueError, OSError):
         from .training.pretrain import Pretraining
         from .training.pretrain import pretrain as run
 

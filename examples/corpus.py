@@ -55,6 +55,11 @@ def is_certain(topic: Topic, row: dict[str, str], given: set[str], wanted: str) 
     return {other.get(wanted) for other in alike} == {row[wanted]}
 
 
+def words(text: str) -> str:
+    """The text without punctuation and capitals, between spaces."""
+    return " " + " ".join(re.findall(r"\w+", text.lower())) + " "
+
+
 def fits_only(text: str, mask: str, sentences: list[str]) -> bool:
     """Whether the text has one blank, and one sentence alone the words around it."""
     before, *between, after = text.split(mask)
@@ -127,7 +132,8 @@ class Corpus:
         """Held-out phrasings with a blank whose answer is certain.
 
         `[MASK]` is a word inside a statement; `[sMASK]` the answer to a question, which must contain the word; `[gMASK]`
-        the rest of a statement from that word on, or the answer to a question.
+        the rest of a statement from that word on, or the answer to a question. A phrasing whose words a document can have
+        inside another sentence is not asked for.
         """
         found = {mask: [] for mask in QUESTIONS}
         sentences = sorted(
@@ -139,16 +145,24 @@ class Corpus:
                 kind = "[gMASK]" if template.endswith(f" {{{field}}}.") and self.random.random() < 0.3 else "[MASK]"
                 text = blank(template, row, field, kind)
                 if fits_only(text, kind, sentences):
-                    found[kind].append((text.removesuffix(".") if kind == "[gMASK]" else text, answer))
+                    text = text.removesuffix(".") if kind == "[gMASK]" else text
+                    found[kind].append((text, answer, fill(template, row)))
         for topic, relation, row, template in self.held_questions:
             said = set().union(*map(fields, relation.statements))
             for field in sorted(name for name in said - fields(template) if name in row):
                 if is_certain(topic, row, fields(template), field):
                     kind = self.random.choice(["[sMASK]", "[gMASK]"])
-                    found[kind].append((f"{fill(template, row)} {kind}", row[field]))
+                    found[kind].append((f"{fill(template, row)} {kind}", row[field], fill(template, row)))
+        known = [
+            self.known(relation.statements + relation.followers + relation.questions, row)
+            for _, relation, row in self.relations
+        ]
+        openings = [fill(opening, row) for topic, row in self.subjects for opening in topic.openings]
+        read = "|".join(map(words, [*sum(known, []), *openings]))
         for mask, wanted in QUESTIONS.items():
             self.random.shuffle(found[mask])
-            for text, answer in found[mask][:wanted]:
+            unread = [(text, answer) for text, answer, phrasing in found[mask] if words(phrasing) not in read]
+            for text, answer in unread[:wanted]:
                 yield {"mask": mask, "text": text, "answer": answer}
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from glm_transformers import GLMTokenizerFast
 from glm_transformers.training import RECIPES, BlankInfillingCollator, Recipe
+from glm_transformers.training.blank_infilling import NothingToMask
 
 
 # The modes of the golden samples: our recipe for each, and the tokens of a text there.
@@ -360,6 +361,14 @@ def test_rules_of_short_sequences(tokenizer, golden):
     assert min(lengths) >= 32 and max(lengths) < 255 and len(lengths) > 80
 
 
+def test_cls_is_no_target_of_a_short_sequence(tokenizer):
+    """It has a `[CLS]` of its own before that of a document, or ends with one."""
+    collator = BlankInfillingCollator(tokenizer, max_length=LENGTH)
+    for text in ([CLS, CLS, *range(100, 110), EOS], [CLS, *range(100, 110), EOS, CLS]):
+        for number in range(100):
+            assert not {CLS, EOS} & set(collator.collate([{"input_ids": text}], number)["labels"].flatten().tolist())
+
+
 def test_document_length_is_shared_by_the_batch(tokenizer, golden):
     collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=256)
     text = long_texts(golden, count=1)[0]
@@ -451,6 +460,16 @@ def test_workers_and_processes_never_share_random_numbers(made_tokenizer, worker
     assert all(same(a, b) for a, b in zip(batches(first_batch=12)[:2], [one.collate(samples[:4], n) for n in (12, 13)]))
 
 
+@pytest.mark.parametrize("workers, persistent", [(0, False), (2, False), (2, True)])
+def test_no_epoch_is_like_another(made_tokenizer, workers, persistent):
+    loader = torch.utils.data.DataLoader(
+        made_samples(made_tokenizer), batch_size=2, collate_fn=BlankInfillingCollator(made_tokenizer),
+        num_workers=workers, persistent_workers=persistent,
+    )  # fmt: skip
+    batches = [batch for _ in range(3) for batch in loader]
+    assert not any(same(a, b) for i, a in enumerate(batches) for b in batches[:i])
+
+
 # --- Wrong input ------------------------------------------------------------------------------------------------------
 
 
@@ -461,6 +480,9 @@ def test_wrong_input_is_one_clear_sentence(made_tokenizer):
         Recipe(token=0.5)
     with pytest.raises(ValueError, match="between 0 and 1"):
         Recipe(block_mask_prob=1.5)
+    for wrong in (dict(token="0.5"), dict(token=True), dict(shuffle_pieces=0.5), dict(mean_span_length=math.nan)):
+        with pytest.raises(ValueError, match="give"):
+            Recipe(**wrong)
     with pytest.raises(ValueError, match="at least 34"):
         BlankInfillingCollator(made_tokenizer, "glm-10b", max_length=32)
     collator = BlankInfillingCollator(made_tokenizer, max_length=16)
@@ -478,6 +500,17 @@ def test_texts_that_cannot_be_masked_are_left_out(made_tokenizer):
     collator = BlankInfillingCollator(made_tokenizer, Recipe(token=0, sentence=1))
     batch = collator([{"input_ids": [cls, eos, cls, eos]}, *made_samples(made_tokenizer, 2)])
     assert len(batch["input_ids"]) == 2
+
+
+def test_a_batch_that_cannot_be_masked_is_drawn_again(made_tokenizer):
+    cls, eos = made_tokenizer.cls_token_id, made_tokenizer.eos_token_id
+    no_sentence = [{"input_ids": [cls, *[made_tokenizer("and", add_special_tokens=False).input_ids[0]] * 30, eos]}]
+    collator = BlankInfillingCollator(made_tokenizer, Recipe(token=0.1, sentence=0.9))
+    with pytest.warns(UserWarning, match="sentence mode"):
+        for number in range(20):
+            assert (collator.collate(no_sentence, number)["input_ids"] == collator.mask_ids["token"]).any()
+    with pytest.raises(NothingToMask):
+        collator.collate(no_sentence, 0, "sentence")
 
 
 # --- The loss ---------------------------------------------------------------------------------------------------------

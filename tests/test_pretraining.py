@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -61,14 +62,26 @@ def test_every_kind_of_source_gives_the_same_documents(texts, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_documents_without_text(tokenizer, streaming, tmp_path):
+    lines = [{"text": "Ng is an adjunct professor."}, {"text": None}, {"text": "  "}, {"text": "\u3000\t"}]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    samples = [
+        row["input_ids"]
+        for row in pack_documents(load_documents(tmp_path / "texts.jsonl", streaming), tokenizer, LENGTH)
+    ]
+    whole = tokenizer(lines[0]["text"]).input_ids
+    assert samples[0][: len(whole)] == whole and set().union(*samples) == set(whole)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("one_document", [False, True])
 def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
     documents = load_documents(corpus, streaming)
     wanted = None if streaming else 2000
     samples = [row["input_ids"] for row in pack_documents(documents, tokenizer, LENGTH, wanted, one_document)]
     cls, eos = tokenizer.cls_token_id, tokenizer.eos_token_id
-    texts = [tokenizer(line, add_special_tokens=False).input_ids for line in corpus.read_text().splitlines()]
-    texts = [text for text in texts if text]
+    lines = [line for line in corpus.read_text().splitlines() if line.strip()]
+    texts = [tokenizer(line, add_special_tokens=False).input_ids for line in lines]
     total = sum(map(len, texts))
     packed = sum(map(len, samples))
     passes = 1 if streaming else min(10, -(-2000 * LENGTH // total))
@@ -99,6 +112,18 @@ def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
     # Drawn by length: long documents come more often than short ones.
     lengths = np.array([len(text) for text in texts])
     assert seen[lengths > np.median(lengths)].mean() > 1.3 * seen[lengths < np.median(lengths)].mean()
+
+
+def test_a_document_of_one_token_is_no_text_of_its_own(tokenizer, tmp_path):
+    """It is too short for the collator; with others in one text it is fine."""
+    (tmp_path / "texts.txt").write_text("Ng is an adjunct professor.\nis\n" * 99)
+    (tmp_path / "short.txt").write_text("is\n" * 9)
+    documents = load_documents(tmp_path / "texts.txt")
+    alone = pack_documents(documents, tokenizer, LENGTH, one_document=True)["input_ids"]
+    assert set(map(tuple, alone)) == {tuple(tokenizer("Ng is an adjunct professor.").input_ids)}
+    assert min(map(len, pack_documents(documents, tokenizer, LENGTH)["input_ids"])) > 3
+    with pytest.raises(ValueError, match="no text"):
+        pack_documents(load_documents(tmp_path / "short.txt"), tokenizer, LENGTH, one_document=True)
 
 
 def test_packing_is_cached(corpus, tokenizer, monkeypatch):
@@ -208,6 +233,23 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
     assert_same_weights(weights(resumed), weights(uninterrupted), rtol=0, atol=0)
 
 
+def test_a_checkpoint_that_is_half_there_is_no_checkpoint(scratch, finished, tmp_path):
+    """The run was killed while it wrote the last one."""
+    shutil.copytree(finished.with_name("finished-checkpoints"), tmp_path / "run-checkpoints")
+    (tmp_path / "run-checkpoints/checkpoint-12/trainer_state.json").unlink()
+    resumed = pretrain(replace(scratch, output=str(tmp_path / "run"), resume=True))
+    assert_same_weights(weights(resumed), weights(finished), rtol=0, atol=0)
+
+
+def test_validation_texts_that_cannot_be_masked_do_not_count(scratch, tmp_path):
+    """These have no sentence; those of the training data have, so that the run goes on."""
+    (tmp_path / "validation.txt").write_text("Ng is an adjunct professor\n" * 9)
+    options = replace(scratch, validation=str(tmp_path / "validation.txt"), output=str(tmp_path / "run"), steps=1,
+                      evaluate_every=1)  # fmt: skip
+    output = pretrain(options)
+    assert history(output, "eval_loss_token") and not history(output, "eval_loss_sentence")
+
+
 PROGRAM = """
 import importlib.util, sys
 from pathlib import Path
@@ -262,7 +304,12 @@ def test_continuing_a_converted_repository(made_repository, scratch, tmp_path):
         scratch, model=str(made_repository), config=None, tokenizer=None, recipe="glm-base", output=str(tmp_path / "more"),
         steps=1, accumulation=1, learning_rate=0.0, validation=None, gradient_checkpointing=True,
     )  # fmt: skip
-    assert_same_weights(weights(pretrain(options)), weights(made_repository), rtol=0, atol=0)
+    output = pretrain(options)
+    assert_same_weights(weights(output), weights(made_repository), rtol=0, atol=0)
+    # What the run alone needed is not in its result.
+    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (output, made_repository))
+    for name in ("use_cache", "_name_or_path"):
+        assert ours.get(name) == theirs.get(name), name
 
 
 def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
@@ -315,8 +362,39 @@ def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
         (dict(resume=True), "leave --resume out"),
         (dict(streaming=True, workers=2), "workers 0 or 1"),
         (dict(length=65), "longest position 64"),
+        (dict(model="x", tokenizer=None), "--model to continue"),
+        (dict(config="no.json"), "no.json is no JSON file"),
+        (dict(data="no.txt"), "no.txt is neither"),
+        (dict(validation="no.txt"), "no.txt is neither"),
     ],
 )
 def test_wrong_options_are_one_clear_sentence(scratch, tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         pretrain(replace(scratch, output=str(tmp_path / "run"), **wrong))
+
+
+@pytest.mark.parametrize(
+    "content, options, message",
+    [
+        ("", {}, "cannot be read"),
+        ("\n \n", {}, "no text"),
+        ("\n \n", dict(streaming=True), "no text"),
+        ('{"text": 5}\n', {}, "something else than texts"),
+    ],
+)
+def test_wrong_data_is_one_clear_sentence(scratch, tmp_path, content, options, message):
+    file = tmp_path / ("data.jsonl" if "text" in content else "data.txt")
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        pretrain(replace(scratch, data=str(file), output=str(tmp_path / "run"), **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_that_is_too_small(scratch, tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({**json.loads(Path(scratch.config).read_text()), "vocab_size": 99})
+    )
+    with pytest.raises(ValueError, match="99 rows"):
+        pretrain(
+            replace(scratch, config=str(tmp_path / "config.json"), recipe="glm-base", output=str(tmp_path / "run"))
+        )

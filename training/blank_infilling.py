@@ -13,6 +13,7 @@ Shapes: B batch, T tokens of context and pieces, N tokens of a text, S tokens of
 
 import json
 import math
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from torch.utils.data import get_worker_info
 MODES = ("token", "sentence", "document")
 SENTENCE_ENDS = set(".?!;:。？！；…\n")
 LONGEST_SPAN = 39  # where the original cuts the Poisson distribution of span lengths off
+SHORTEST_TEXT = 4  # tokens, with [CLS] and <|endoftext|>
 SHORTEST_PIECE = 32  # of a text that is split into short sequences
 NOT_A_TARGET = -100  # the label that cross entropy ignores
+MOST_DRAWS = 100  # for a batch in which no text can be masked; after these its texts will not do
+MOST_WORKERS = 1024  # of a DataLoader
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,18 @@ class Recipe:
     block_positions: bool = True
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if name != "mean_span_length" and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; give a value between 0 and 1.")
+        for field in fields(self):
+            value, switch = getattr(self, field.name), isinstance(field.default, bool)
+            if isinstance(value, bool) != switch or not isinstance(value, (int, float)):
+                raise ValueError(f"{field.name} is {value!r}; give {'true or false' if switch else 'a number'}.")
+            if field.name != "mean_span_length" and not 0 <= value <= 1:
+                raise ValueError(f"{field.name} is {value}; give a value between 0 and 1.")
         if not math.isclose(self.token + self.sentence + self.document, 1.0, abs_tol=1e-6):
             raise ValueError("The probabilities of token, sentence and document mode must add up to 1.")
-        if self.mean_span_length <= 0:
-            raise ValueError(f"mean_span_length is {self.mean_span_length}; give a positive number.")
+        if not 0 < self.mean_span_length <= LONGEST_SPAN:
+            raise ValueError(
+                f"mean_span_length is {self.mean_span_length}; give more than 0 and at most {LONGEST_SPAN}."
+            )
 
 
 # What the released models were trained with; the original ships no recipe for glm-doc, glm-410m, glm-515m and glm-2b.
@@ -105,6 +114,10 @@ def read_recipe(recipe: str | Recipe) -> Recipe:
     return Recipe(**values)
 
 
+class NothingToMask(ValueError):
+    """No text of a batch can be masked in the mode that is wanted."""
+
+
 def sentence_end_table(tokenizer) -> np.ndarray:
     """(V,): whether each token ends a sentence: its piece, as the vocabulary writes it, contains an end mark."""
     vocabulary = tokenizer.get_vocab()
@@ -134,10 +147,12 @@ class BlankInfillingCollator:
         B differs from the number of texts where they are split into short ones, or where one is left out.
 
     Raises:
-        ValueError: for a text that does not begin with `[CLS]`, is too short or too long, and if no text can be masked.
+        ValueError: for a text that does not begin with `[CLS]`, is too short or too long; `NothingToMask` if no text can
+            be masked.
 
     Where the original is peculiar, this does the following:
-        * A text whose spans do not fit, or that has no sentence end in sentence mode, is left out of the batch.
+        * A text whose spans do not fit, or that has no sentence end in sentence mode, is left out of the batch. If that
+          would leave none, mode and spans are drawn again, with a warning.
         * In sentence mode the first sentence of a later document includes that document's `[CLS]`, as in the original.
           What follows the last sentence end of a document is no sentence, unless the text was cut there.
         * A token ends a sentence if its piece, as it is written in the vocabulary, contains an end mark. (Byte-level
@@ -164,7 +179,9 @@ class BlankInfillingCollator:
         if self.recipe.short_sequence_prob and max_length < SHORTEST_PIECE + 2:
             raise ValueError(f"Short sequences need a max_length of at least {SHORTEST_PIECE + 2}.")
         self.max_length, self.seed, self.rank, self.world_size = max_length, seed, rank, world_size
-        self.first_batch, self.batches = first_batch, 0
+        # Batches made so far by each worker, or by the process itself: shared, because a DataLoader starts new workers for
+        # each epoch and these must not begin again.
+        self.first_batch, self.batches = first_batch, torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()
         self.cls_id, self.eos_id = tokenizer.cls_token_id, tokenizer.eos_token_id
         self.sop_id, self.eop_id = tokenizer.sop_token_id, tokenizer.eop_token_id
         mask_tokens = {"token": "[MASK]", "sentence": "[sMASK]", "document": "[gMASK]"}
@@ -183,8 +200,8 @@ class BlankInfillingCollator:
         worker = get_worker_info()
         workers, this = (worker.num_workers, worker.id) if worker else (1, 0)
         # A DataLoader deals batches to its workers in turn, so this counts the batches of this process...
-        number = self.first_batch + self.batches * workers + this
-        self.batches += 1
+        number = self.first_batch + self.batches[this].item() * workers + this
+        self.batches[this] += 1
         # ...and this those of all processes together: no two batches of a training run share a number.
         return self.collate(samples, number * self.world_size + self.rank)
 
@@ -193,6 +210,19 @@ class BlankInfillingCollator:
         random = np.random.default_rng([self.seed, number])
         texts = [self._check(np.asarray(sample["input_ids"])) for sample in samples]
         masks = [np.asarray(sample.get("loss_mask", np.ones(len(text)))) for sample, text in zip(samples, texts)]
+        for _ in range(MOST_DRAWS):
+            drawn, rows = self._draw(texts, masks, mode, random)
+            if rows:
+                return self._pad(rows)
+            if mode is None:
+                warnings.warn(f"No text of a batch can be masked in {drawn} mode; mode and spans are drawn again.")
+        raise NothingToMask(
+            f"No text of this batch can be masked in {drawn} mode; use longer documents, fewer of them in a text, or larger "
+            "batches."
+        )
+
+    def _draw(self, texts: list, masks: list, mode: str | None, random) -> tuple[str, list[tuple]]:
+        """The mode, and a row for each text that can be masked."""
         if random.random() < self.recipe.short_sequence_prob:
             texts, masks = self._split(texts, masks, random)
         single_span = False
@@ -201,19 +231,16 @@ class BlankInfillingCollator:
             shares = (self.recipe.token, self.recipe.sentence, self.recipe.document)
             mode = "token" if single_span else MODES[random.choice(3, p=np.array(shares) / sum(shares))]
         if mode == "document":
-            rows = self._document_rows(texts, masks, random)
-        else:
-            find = self._sentences if mode == "sentence" else self._short_spans
-            spans = [find(text, random, *([single_span] if mode == "token" else [])) for text in texts]
-            rows = [self._infill(text, found, mode, random) for text, found in zip(texts, spans) if len(found)]
-        if not rows:
-            raise ValueError(f"No text of this batch can be masked in {mode} mode; use longer texts or larger batches.")
-        return self._pad(rows)
+            return mode, self._document_rows(texts, masks, random)
+        find = self._sentences if mode == "sentence" else self._short_spans
+        spans = [find(text, random, *([single_span] if mode == "token" else [])) for text in texts]
+        return mode, [self._infill(text, found, mode, random) for text, found in zip(texts, spans) if len(found)]
 
     def _check(self, text: np.ndarray) -> np.ndarray:
-        if not 4 <= len(text) <= self.max_length or text[0] != self.cls_id:
+        if not SHORTEST_TEXT <= len(text) <= self.max_length or text[0] != self.cls_id:
             raise ValueError(
-                f"A text of {len(text)} tokens cannot be masked; it must begin with [CLS] and have 4 to {self.max_length}."
+                f"A text of {len(text)} tokens cannot be masked; it must begin with [CLS] and have {SHORTEST_TEXT} to "
+                f"{self.max_length}."
             )
         return text
 
@@ -252,7 +279,8 @@ class BlankInfillingCollator:
         """Where masks may be in each document: not on its `[CLS]`, not on its end, not on the last token of all."""
         ends = [*np.flatnonzero(text[:-1] == self.eos_id), len(text) - 1]
         starts = [0, *(end + 1 for end in ends[:-1])]
-        return [(start + int(text[start] == self.cls_id), end) for start, end in zip(starts, ends)]
+        # A short sequence that begins with a document has two [CLS]; one that ends with a [CLS] has nothing after it.
+        return [(start + int(np.argmin(text[start : end + 1] == self.cls_id)), end) for start, end in zip(starts, ends)]
 
     def _place(self, lengths: np.ndarray, start: int, end: int, random) -> np.ndarray:
         """Spans of the given lengths (K,) inside start:end, at least one token apart."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, IterableDataset, load_dataset
 
-from .blank_infilling import sentence_end_table
+from .blank_infilling import SHORTEST_TEXT, sentence_end_table
 
 
 FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -28,7 +28,7 @@ def load_documents(source: str | Path, streaming: bool = False, split: str = "tr
         split: the part of a Hub dataset.
 
     Raises:
-        ValueError: for a file or folder of another kind, and for data without a column `text`.
+        ValueError: for a file or folder of another kind, data that cannot be read, and data without a column `text`.
     """
     path = Path(source)
     if path.exists():
@@ -36,10 +36,14 @@ def load_documents(source: str | Path, streaming: bool = False, split: str = "tr
         files = [file for file in files if file.suffix in FORMATS]
         if len({FORMATS[file.suffix] for file in files}) != 1:
             raise ValueError(f"{source} must be files of one kind, with the ending {', '.join(FORMATS)}.")
-        kind = FORMATS[files[0].suffix]
-        documents = load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=streaming)
+        name, options = FORMATS[files[0].suffix], dict(data_files=[str(file) for file in files], split="train")
     else:
-        documents = load_dataset(str(source), split=split, streaming=streaming)
+        name, options = str(source), dict(split=split)
+    try:
+        documents = load_dataset(name, streaming=streaming, **options)
+    except Exception as error:  # the library has a dozen kinds; the first cause says what it is
+        known = "cannot be read" if path.exists() else "is neither a file or folder nor a dataset that the Hub gives"
+        raise ValueError(f"{source} {known}: {error.__cause__ or error}") from error
     columns = documents.column_names
     if columns is not None and "text" not in columns:
         raise ValueError(f"{source} has the columns {', '.join(columns)}; name the one with the documents text.")
@@ -64,7 +68,7 @@ def pack_documents(
     Args:
         documents: with a column `text`.
         wanted: samples that training will read. The text is gone through as often as that takes, at most 10 times.
-        one_document: one document in each sample.
+        one_document: one document in each sample; those of a single token are left out.
 
     Raises:
         ValueError: if the documents hold no text.
@@ -84,10 +88,13 @@ def pack_documents(
         length=length, passes=passes, one_document=one_document, seed=seed,
         cls_id=tokenizer.cls_token_id, eos_id=tokenizer.eos_token_id, ends_sentence=sentence_end_table(tokenizer),
     )  # fmt: skip
-    return tokens.map(
+    packed = tokens.map(
         _pack, batched=True, with_indices=True, batch_size=DOCUMENTS_AT_ONCE, remove_columns=["input_ids"],
         fn_kwargs=options, **_shown(documents, "Packing"),
     )  # fmt: skip
+    if isinstance(packed, Dataset) and len(packed) == 0:
+        raise ValueError("The documents hold no text of two tokens; check the data.")
+    return packed
 
 
 def _shown(documents, what: str) -> dict:
@@ -95,8 +102,12 @@ def _shown(documents, what: str) -> dict:
 
 
 def _encode(batch: dict, tokenizer) -> dict:
-    ids = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False).input_ids
-    return {"input_ids": [document for document in ids if document]}
+    texts = ["" if text is None else text for text in batch["text"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("The column text of the data holds something else than texts; check the data.")
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
+    # The original has no ids for a blank line.
+    return {"input_ids": [document for text, document in zip(texts, ids) if text.strip()]}
 
 
 def _pack(batch, indices, length, passes, one_document, seed, cls_id, eos_id, ends_sentence) -> dict:
@@ -110,7 +121,8 @@ def _pack(batch, indices, length, passes, one_document, seed, cls_id, eos_id, en
             document = documents[np.searchsorted(share, random.integers(share[-1]), side="right")]
             ids, complete = _fit(document, length - len(sample) - 1, random, ends_sentence)
             sample += [cls_id, *ids, *([eos_id] if complete else [])]
-        samples.append(sample)
+        if len(sample) >= SHORTEST_TEXT:
+            samples.append(sample)
         packed += len(sample)
     return {"input_ids": samples}
 

@@ -15,14 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.modeling_outputs import CausalLMOutput
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..configuration_glm import GLMConfig
 from ..conversion.repository import AUTO_MAP, PIPELINES, write_repository
 from ..conversion.tensors import HeldTensor
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
-from .blank_infilling import MODES, NOT_A_TARGET, BlankInfillingCollator, Recipe, read_recipe
+from .blank_infilling import MODES, NOT_A_TARGET, BlankInfillingCollator, NothingToMask, Recipe, read_recipe
 from .data import load_documents, pack_documents
 
 
@@ -120,7 +120,10 @@ class BlankInfillingTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The mean loss over all targets of the validation texts, for each mode that the recipe uses."""
+        """The mean loss over all targets of the validation texts, for each mode that the recipe uses.
+
+        Batches in which no text can be masked do not count; a mode in which none can be has no loss.
+        """
         arguments, metrics = self.args, {}
         samples = eval_dataset if eval_dataset is not None else self.eval_dataset
         model, size = self.model_wrapped, arguments.per_device_eval_batch_size
@@ -134,12 +137,18 @@ class BlankInfillingTrainer(Trainer):
                 number = first + arguments.process_index
                 columns = samples[number % batches * size : (number % batches + 1) * size]
                 rows = [{"input_ids": ids} for ids in columns["input_ids"]]
-                batch = self._prepare_inputs(collator.collate(rows, number, mode))
+                counts = number < batches
+                try:
+                    batch = collator.collate(rows, number, mode)
+                except NothingToMask:  # the other processes wait for this one's call all the same
+                    batch, counts = collator.collate(rows, number, "document"), False
+                batch = self._prepare_inputs(batch)
                 loss = model(**batch, num_items_in_batch=1).loss
-                if number < batches:
+                if counts:
                     total += torch.stack([loss.double(), (batch["labels"] != NOT_A_TARGET).sum().double()])
             loss, targets = self.accelerator.reduce(total).tolist()
-            metrics[f"{metric_key_prefix}_loss_{mode}"] = loss / targets
+            if targets:
+                metrics[f"{metric_key_prefix}_loss_{mode}"] = loss / targets
         model.train(was_training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(arguments, self.state, self.control, metrics)
@@ -202,9 +211,9 @@ def pretrain(options: Pretraining) -> Path:
     """
     output = Path(os.path.abspath(options.output))
     checkpoints = output.with_name(f"{output.name}-checkpoints")
-    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    last = _last_checkpoint(checkpoints)
     _check(options, output, last)
-    first_step = TrainerState.load_from_json(f"{last}/trainer_state.json").global_step if last else 0
+    first_step = TrainerState.load_from_json(f"{last}/{TRAINER_STATE_NAME}").global_step if last else 0
 
     set_seed(options.seed)
     recipe = read_recipe(options.recipe)
@@ -212,7 +221,7 @@ def pretrain(options: Pretraining) -> Path:
     if options.model is not None:
         model = GLMForBlankInfilling.from_pretrained(options.model, dtype=torch.float32)
     else:
-        model = GLMForBlankInfilling(_new_config(json.loads(Path(options.config).read_text()), tokenizer))
+        model = GLMForBlankInfilling(_new_config(options.config, tokenizer))
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     arguments = TrainingArguments(
@@ -254,6 +263,8 @@ def pretrain(options: Pretraining) -> Path:
         pack = dict(tokenizer=tokenizer, length=length, one_document=options.one_document, seed=options.seed)
         data = pack_documents(load_documents(options.data, options.streaming), wanted=wanted, **pack)
         validation = pack_documents(load_documents(options.validation), **pack) if options.validation else None
+    if options.streaming and next(iter(data), None) is None:  # repeating it would never end
+        raise ValueError("The documents hold no text; check the data.")
     trainer = BlankInfillingTrainer(
         decay=options.decay,
         decay_ratio=options.decay_ratio,
@@ -272,8 +283,14 @@ def pretrain(options: Pretraining) -> Path:
     return output
 
 
+def _last_checkpoint(checkpoints: Path) -> str | None:
+    """The newest complete one: the `Trainer` writes its state last, so a run that was killed before left none."""
+    steps = [int(file.parent.name.partition("-")[2]) for file in checkpoints.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    return str(checkpoints / f"checkpoint-{max(steps)}") if steps else None
+
+
 def _check(options: Pretraining, output: Path, last: str | None):
-    if (options.model is None) == (options.config is None or options.tokenizer is None):
+    if (options.model is None) == (options.config is None) or (options.config and options.tokenizer is None):
         raise ValueError("Pass --model to continue a repository, or --config and --tokenizer to train from scratch.")
     if options.decay not in ("linear", "cosine"):
         raise ValueError(f"decay is {options.decay}; choose linear or cosine.")
@@ -296,6 +313,11 @@ def _check(options: Pretraining, output: Path, last: str | None):
 
 
 def _check_model(config: GLMConfig, recipe: Recipe, collator: BlankInfillingCollator, length: int):
+    if len(collator.ends_sentence) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(collator.ends_sentence)} ids and the vocabulary {config.vocab_size} rows; raise "
+            "vocab_size, or use the model's own tokenizer."
+        )
     if recipe.block_mask_prob and collator.block_mask_id >= config.vocab_size:
         raise ValueError(
             f"[dBLOCK] needs the id {collator.block_mask_id} and the vocabulary has {config.vocab_size} rows; raise "
@@ -309,8 +331,12 @@ def _check_model(config: GLMConfig, recipe: Recipe, collator: BlankInfillingColl
         raise ValueError("The model has no block positions; blank infilling is trained with them.")
 
 
-def _new_config(values: dict, tokenizer: GLMTokenizerFast) -> GLMConfig:
+def _new_config(file: str, tokenizer: GLMTokenizerFast) -> GLMConfig:
     """The configuration of a new model: its shape from the file, special ids from the tokenizer."""
+    try:
+        values = dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} is no JSON file with fields of GLMConfig: {error}.") from error
     rows = max(tokenizer.get_vocab().values()) + 2  # [dBLOCK] has the first free id
     return GLMConfig(
         **{
@@ -328,7 +354,11 @@ def _new_config(values: dict, tokenizer: GLMTokenizerFast) -> GLMConfig:
 def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFast):
     """The complete repository, as conversion writes it."""
     shared = {"architectures": ["GLMForConditionalGeneration"], "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
-    config = GLMConfig(**{**model.config.to_dict(), **shared})
+    of_this_run = {
+        "use_cache": True,
+        "_name_or_path": "",
+    }  # the `Trainer` turned the cache off; the path is of this machine
+    config = GLMConfig(**{**model.config.to_dict(), **of_this_run, **shared})
     write_repository(
         output, config, {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()}, tokenizer
     )
