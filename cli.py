@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from .conversion import ConversionError, convert_checkpoint, export_checkpoint, verify_repository
 from .conversion.model_card import count
 from .conversion.released import RELEASED
-from .conversion.repository import DTYPES
+from .conversion.repository import DTYPES, fills_blanks, read_repository_config
 from .conversion.tokenizers import BUILDERS
 from .conversion.weights import PROMPT_WEIGHTS
 from .training.blank_infilling import MODES, RECIPES
@@ -96,7 +96,9 @@ def convert(
         typer.echo(f"The weights of its continuous prompt, which GLMConfig has no place for, are in {PROMPT_WEIGHTS}.")
     if push_to_hub is not None:
         typer.echo(f"It is on the Hub as {push_to_hub}.")
-    typer.echo(f'Load it with AutoModelForSeq2SeqLM.from_pretrained("{repository}", trust_remote_code=True).')
+    fills = fills_blanks(read_repository_config(repository))
+    loader = "AutoModelForSeq2SeqLM" if fills else "AutoModelForSequenceClassification"
+    typer.echo(f'Load it with {loader}.from_pretrained("{repository}", trust_remote_code=True).')
 
 
 @app.command()

@@ -350,7 +350,9 @@ def build_network(config: GLMConfig) -> torch.nn.Module:
 
 def write_files(folder: Path, config: GLMConfig, tokenizer: GLMTokenizerFast | None, record: dict, card: str):
     """Write everything but the weights and config.json; `record` and the hashes of these files go into conversion.json."""
-    generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, config.max_sequence_length)}
+    # Without block positions each blank takes as many positions as it may have tokens, and the context needs some, too.
+    longest = config.max_sequence_length if config.block_position_encoding else config.max_sequence_length // 4
+    generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, longest)}
     for file in SHIPPED_FILES:
         shutil.copyfile(PACKAGE / file, folder / file)
     record["files"] = {file: hash_file(folder / file) for file in SHIPPED_FILES}

@@ -183,8 +183,10 @@ def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence(
         [
+            # The map knows decomposed kana and Hangul, which this library looks up in it one character at a time.
+            normalizers.NFC(),
             normalizers.Precompiled(character_map),
-            normalizers.Strip(),
+            normalizers.Replace(Regex("^ +| +$"), ""),
             normalizers.Replace(Regex(" {2,}"), " "),
             normalizers.Replace("<n>", NEW_LINE),
         ]

@@ -12,6 +12,7 @@ from made import make_checkpoint, make_parameters, make_vocabulary
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from glm_transformers import GLMForConditionalGeneration
 from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
 from glm_transformers.conversion.checkpoint import read_checkpoint
@@ -281,3 +282,22 @@ def test_command(tmp_path):
     assert result.exit_code == 0 and "is complete" in result.output
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1 and "exists already" in result.output and "Traceback" not in result.output
+
+
+def test_command_names_the_class_of_a_classifier(tmp_path):
+    parameters = make_parameters()
+    parameters |= {"pool_layer.weight": torch.zeros(16, 16), "pool_layer.bias": torch.zeros(16)}
+    parameters |= {"multichoice_head.weight": torch.zeros(3, 16), "multichoice_head.bias": torch.zeros(3)}
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", {name: p.float() for name, p in parameters.items()})
+    arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--tokenizer", "none", "--num-attention-heads", "4"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "AutoModelForSequenceClassification.from_pretrained" in result.output
+
+
+def test_generation_without_block_positions_has_room_for_its_default_length(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters(block_positions=False))
+    out = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
+    ids = dict(sop_token_id=90, eop_token_id=91, mask_token_ids=[92], eos_token_id=95, pad_token_id=95)
+    model = GLMForConditionalGeneration.from_pretrained(out, **ids).float().eval()
+    outputs = model.generate(torch.tensor([[1, 2, 92, 3, 95]]))
+    assert 6 < outputs.shape[1] <= 6 + model.generation_config.max_new_tokens

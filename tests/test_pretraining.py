@@ -373,6 +373,12 @@ def test_wrong_options_are_one_clear_sentence(scratch, tmp_path, wrong, message)
         pretrain(replace(scratch, output=str(tmp_path / "run"), **wrong))
 
 
+def test_a_misspelt_field_of_the_config(scratch, tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_sizes": 32}')
+    with pytest.raises(ValueError, match="unknown fields hidden_sizes"):
+        pretrain(replace(scratch, output=str(tmp_path / "run"), config=str(tmp_path / "config.json")))
+
+
 @pytest.mark.parametrize(
     "content, options, message",
     [

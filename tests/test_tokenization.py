@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,9 @@ def test_random_chinese_text_equals_sentencepiece(reference, tmp_path):
         ids = model.encode(text)
         assert tokenizer(text, add_special_tokens=False).input_ids == ids, repr(text)
         assert tokenizer.decode(ids) == model.decode(ids), repr(text)
+    for text in ("ガンダムのパズル", "한국어 사람", "café", "\x85中国\x85", "  中国  "):
+        decomposed = unicodedata.normalize("NFD", text)
+        assert tokenizer(decomposed, add_special_tokens=False).input_ids == model.encode(decomposed), ascii(decomposed)
 
 
 @pytest.fixture(scope="module")

@@ -337,6 +337,11 @@ def _new_config(file: str, tokenizer: GLMTokenizerFast) -> GLMConfig:
         values = dict(json.loads(Path(file).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{file} is no JSON file with fields of GLMConfig: {error}.") from error
+    unknown = set(values) - set(GLMConfig().to_dict()) - set(GLMConfig.attribute_map)
+    if unknown:
+        raise ValueError(
+            f"{file} has the unknown fields {', '.join(sorted(unknown))}; the fields are those of GLMConfig."
+        )
     rows = max(tokenizer.get_vocab().values()) + 2  # [dBLOCK] has the first free id
     return GLMConfig(
         **{
