@@ -235,7 +235,9 @@ def run_layer_by_layer(model: torch.nn.Module, embedding: StoredTensor, chunks: 
         state = {}
         for name, parameter in module.state_dict().items():
             # In single precision, in which half-precision weights can neither overflow nor lack a kernel.
-            state[name] = places.setdefault((name, parameter.shape), torch.empty(parameter.shape, dtype=torch.float32))
+            if (name, parameter.shape) not in places:
+                places[name, parameter.shape] = torch.empty(parameter.shape, dtype=torch.float32)
+            state[name] = places[name, parameter.shape]
             done = 0
             while done < parameter.numel():
                 numbers = next(chunks)
@@ -267,4 +269,6 @@ def run_layer_by_layer(model: torch.nn.Module, embedding: StoredTensor, chunks: 
             pass
         return results
     # The head is the word embedding, some rows at a time: (1, T, H) x (rows, H) -> (1, T, rows), together (1, T, V).
-    return torch.cat([hidden @ numbers.view(-1, hidden.shape[-1]).float().T for numbers in chunks], dim=-1)
+    place = torch.empty(0)  # used again for all rows
+    rows = (place.resize_(numbers.shape).copy_(numbers).view(-1, hidden.shape[-1]) for numbers in chunks)
+    return torch.cat([hidden @ part.T for part in rows], dim=-1)
