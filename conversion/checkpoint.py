@@ -112,6 +112,8 @@ class Parameter:
                 numbers = numbers.to(self.dtype)
                 check_finite(f"{self.name} as {str(self.dtype).removeprefix('torch.')}", numbers)
             yield numbers
+        for part in self.parts:
+            part.forget()
 
     def _merged(self) -> Iterator[torch.Tensor]:
         part, split, ranks = self.parts[0], find_split(self.name), len(self.parts)

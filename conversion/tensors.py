@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,6 +97,16 @@ class StoredTensor:
             yield take_stored
         if self.checksum is not None and checksum != self.checksum:
             raise damaged(self.file)
+
+    def forget(self):
+        """Let the system have the memory back in which it keeps the tensor's bytes, if they are not needed again.
+
+        A large file that is read once pushes out what others need, and memory that is used again is faster than fresh one.
+        """
+        if hasattr(os, "posix_fadvise"):  # macOS and Windows have no such advice
+            with open_at(self.file, self.offset) as file:
+                length = spanned(self.shape, self.stride) * self.dtype.itemsize
+                os.posix_fadvise(file.fileno(), self.offset, length, os.POSIX_FADV_DONTNEED)
 
     def read(self) -> torch.Tensor:
         """The tensor in memory."""
