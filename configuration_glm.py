@@ -37,7 +37,7 @@ class GLMConfig(PretrainedConfig):
 
     # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
     model_type = "glm-blank-infilling"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     attribute_map = {"num_hidden_layers": "num_layers", "max_position_embeddings": "max_sequence_length"}
 
     def __init__(

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import EosTokenCriteria
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -40,6 +39,8 @@ try:  # 5: initialisers that leave loaded weights alone
 except ImportError:
     from torch.nn import init
 
+# The cache's name in calls and results: `cache` from 5.24 on, `past_key_values` before. Methods take both.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 # What versions or trainers hand to prepare_inputs_for_generation and a step does not take.
 STEP_ARGUMENTS = "cache_position next_sequence_length is_first_iteration position_ids token_type_ids labels".split()
 _MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
@@ -148,14 +149,14 @@ class GLMSelfAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = GLMResidualProjection(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states, attention_mask=None, past_key_values=None, cache_position=None, **kwargs):
-        batch, length, hidden_size = hidden_states.shape  # (B, T, H)
+    def forward(self, hidden_states, attention_mask=None, cache_position=None, **kwargs):
+        cache, (batch, length, hidden_size) = kwargs.pop(CACHE, None), hidden_states.shape  # (B, T, H)
         query, key, value = (
             projected.view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, A, T, D)
             for projected in self.query_key_value(hidden_states).chunk(3, dim=-1)
         )
-        if past_key_values is not None:  # (B, A, T, D) -> (B, A, K, D)
-            key, value = past_key_values.update(key, value, self.layer_idx, {"cache_position": cache_position})
+        if cache is not None:  # (B, A, T, D) -> (B, A, K, D)
+            key, value = cache.update(key, value, self.layer_idx, {"cache_position": cache_position})
         output, weights = _attention_function(self)(
             self, query, key, value, attention_mask,
             scaling=self.head_dim**-0.5, dropout=self.attention_dropout if self.training else 0.0, **kwargs,
@@ -219,7 +220,7 @@ class GLMPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GLMLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_sdpa = True  # flash attention is not: its kernels have no mask for a bidirectional context
     _supports_flex_attn = True
     _supports_context_parallel = False
@@ -258,7 +259,7 @@ class GLMModel(GLMPreTrainedModel):
     ) -> BaseModelOutputWithPast:  # fmt: skip
         """
         Args:
-            input_ids (B, T), or inputs_embeds (B, T, H).
+            input_ids (B, T), or inputs_embeds (B, T, H). past_key_values, or cache: what was computed for earlier tokens.
             attention_mask: told apart by its rank. None: nothing is padding. (B,) or (1,): lengths of the bidirectional
                 contexts, counted from the first token of this call. (B, T), or (B, N) with a cache: 0 marks padding.
                 (B, 1, T, K): explicit; integers and booleans mark what is visible, floats are added to the scores.
@@ -274,14 +275,14 @@ class GLMModel(GLMPreTrainedModel):
         config = self.config
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
+        cache = kwargs.pop("cache", past_key_values)
         use_cache = config.use_cache if use_cache is None else use_cache
         use_cache = use_cache and not (self.gradient_checkpointing and self.training)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=config)
+        cache = DynamicCache(config=config) if use_cache and cache is None else cache
 
         ids = input_ids if input_ids is not None else self.recognise_ids(inputs_embeds)  # (B, T)
         length = ids.shape[1]
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        past = cache.get_seq_length() if cache is not None else 0
         cache_position = torch.arange(length, device=ids.device) + past  # (T,)
         rank = 0 if attention_mask is None else attention_mask.dim()
         visible = attention_mask[:, -length:].bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
@@ -303,18 +304,18 @@ class GLMModel(GLMPreTrainedModel):
 
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
-        mask = self.scores_mask(attention_mask, layout.in_context, inputs_embeds, cache_position, past_key_values)
+        mask = self.scores_mask(attention_mask, layout.in_context, inputs_embeds, cache_position, cache)
         hidden_states = self.embedding_dropout(inputs_embeds + self.transformer.embed_positions(position_ids))
         keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_attentions = config.output_attentions if output_attentions is None else output_attentions
         all_hidden_states, all_attentions = (hidden_states,), ()
-        kwargs |= {"attention_mask": mask, "past_key_values": past_key_values, "cache_position": cache_position}
+        kwargs |= {"attention_mask": mask, CACHE: cache, "cache_position": cache_position}
         for layer in self.transformer.layers[: config.num_layers]:  # fewer when a model assists itself by early exit
             hidden_states, weights = layer(hidden_states, **kwargs)
             all_hidden_states += (hidden_states,) if keep_states else ()
             all_attentions += (weights,) if keep_attentions else ()
         return BaseModelOutputWithPast(
-            self.transformer.final_layernorm(hidden_states), past_key_values if use_cache else None,
+            self.transformer.final_layernorm(hidden_states), cache if use_cache else None,
             all_hidden_states if keep_states else None, all_attentions if keep_attentions else None,
         )  # fmt: skip
 
@@ -327,7 +328,7 @@ class GLMModel(GLMPreTrainedModel):
 
     def scores_mask(
         self, attention_mask: torch.Tensor | None, in_context: torch.BoolTensor, inputs_embeds: torch.Tensor,
-        cache_position: torch.LongTensor, past_key_values: Cache | None = None,
+        cache_position: torch.LongTensor, cache: Cache | None = None,
     ) -> torch.Tensor | BlockMask | None:  # fmt: skip
         """What is added to the attention scores, (B, 1, T, K): 0 where a key is visible, the lowest number elsewhere.
 
@@ -335,9 +336,9 @@ class GLMModel(GLMPreTrainedModel):
         (B, T). None where every key is visible; flex attention has a form of its own.
         """
         length, kernel = len(cache_position), self.config._attn_implementation
-        keys, fixed_length = length, past_key_values is not None and past_key_values.is_compileable
-        if past_key_values is not None:
-            keys = past_key_values.get_mask_sizes(length if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
+        keys, fixed_length = length, cache is not None and cache.is_compileable
+        if cache is not None:
+            keys = cache.get_mask_sizes(length if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
         rank = 0 if attention_mask is None else attention_mask.dim()
         if rank == 3:
             raise ValueError("attention_mask has three dimensions; an explicit one is (batch, 1, tokens, keys).")
@@ -453,7 +454,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         logits = project_to_vocabulary(states, self.glm.word_embeddings)  # (B, T or kept, V)
         options = {"num_items_in_batch": num_items_in_batch, "shift_labels": labels}
         loss = None if labels is None else self.loss_function(logits, None, logits.shape[-1], **options)
-        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
+        return CausalLMOutputWithPast(loss, logits, getattr(outputs, CACHE), outputs.hidden_states, outputs.attentions)
 
     # --- Generation: nothing of GLM travels from step to step, all is read from the ids ---
 
@@ -547,7 +548,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             raise ValueError("There is padding after <|startofpiece|>; pad prompts with a piece on the left.")
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.LongTensor, past_key_values: Cache | None = None,
+        self, input_ids: torch.LongTensor, past_key_values: Cache | None = None, cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None, inputs_embeds: torch.FloatTensor | None = None,
         max_piece_length: int | None = None, context_positions: torch.LongTensor | None = None, **kwargs,
     ) -> dict:  # fmt: skip
@@ -567,20 +568,19 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         if not config.block_position_encoding:
             positions = torch.where(layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1)  # (B, N)
 
-        past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        cache = past_key_values if cache is None else cache
+        past = int(cache.get_seq_length()) if cache is not None else 0
         if past and length - past > 1 and layout.in_context[:, past:].any():
-            raise ValueError("The cache holds only a part of the bidirectional context; leave past_key_values out.")
-        if past_key_values is not None and past_key_values.is_compileable:  # a fixed shape for the compiled forward
-            cache_position = torch.arange(past, length, device=input_ids.device)
-            like_embeds = torch.empty(len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device)
-            attention_mask = self.glm.scores_mask(
-                attention_mask, layout.in_context[:, past:], like_embeds, cache_position, past_key_values
-            )
+            raise ValueError("The cache holds only a part of the bidirectional context; leave it out.")
+        if cache is not None and cache.is_compileable:  # a fixed shape for the compiled forward
+            columns = torch.arange(past, length, device=input_ids.device)  # (T,)
+            embeds = torch.empty(len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device)
+            attention_mask = self.glm.scores_mask(attention_mask, layout.in_context[:, past:], embeds, columns, cache)
         model_inputs = {
             "input_ids": torch.where(layout.starts, config.sop_token_id, input_ids)[:, past:].contiguous(),
             "position_ids": positions[..., past:].contiguous(),
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            CACHE: cache,
         }
         if inputs_embeds is not None and inputs_embeds.shape[1] == length:  # the prompt itself
             model_inputs |= {"input_ids": None, "inputs_embeds": inputs_embeds[:, past:]}

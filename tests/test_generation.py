@@ -41,13 +41,17 @@ def test_labels_in_the_inputs_change_nothing(tiny_model):
     assert torch.equal(model.generate(TWO, labels=labels, **LIMITS), model.generate(TWO, **LIMITS))
 
 
-def test_a_cache_of_the_whole_context_or_none(tiny_model):
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # before Transformers 5.24, and since
+def test_a_cache_of_the_whole_context_or_none(tiny_model, name):
     model, cache, part = tiny_model(), DynamicCache(), DynamicCache()
-    model(TWO, past_key_values=cache)
-    assert torch.equal(model.generate(TWO, past_key_values=cache, **LIMITS), model.generate(TWO, **LIMITS))
-    model(TWO[:, :4], past_key_values=part)
+    model(TWO, **{name: cache})
+    assert cache.get_seq_length() == TWO.shape[1]
+    generated = model.generate(TWO, **{name: cache}, **LIMITS)
+    assert torch.equal(generated, model.generate(TWO, **LIMITS))
+    assert cache.get_seq_length() == generated.shape[1] - 1  # nothing reads the last token
+    model(TWO[:, :4], **{name: part})
     with pytest.raises(ValueError, match="holds only a part of the bidirectional context"):
-        model.generate(TWO, past_key_values=part, **LIMITS)
+        model.generate(TWO, **{name: part}, **LIMITS)
 
 
 def test_sampling_and_num_return_sequences(tiny_model):
