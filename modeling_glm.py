@@ -33,13 +33,13 @@ if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the othe
     from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401
     from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 
-# --- Where Transformers 5 and 4.57 differ -----------------------------------------------------------------------------
+# --- Where versions of Transformers differ ----------------------------------------------------------------------------
 try:  # 5: initialisers that leave loaded weights alone
     from transformers import initialization as init
 except ImportError:
     from torch.nn import init
 
-# The cache's name in calls and results: `cache` from 5.24 on, `past_key_values` before. Methods take both.
+# The cache's name: `cache` from 5.24 on, `past_key_values` before. Models take both, layers the one that is looked for.
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 # What versions or trainers hand to prepare_inputs_for_generation and a step does not take.
 STEP_ARGUMENTS = "cache_position next_sequence_length is_first_iteration position_ids token_type_ids labels".split()
@@ -259,7 +259,7 @@ class GLMModel(GLMPreTrainedModel):
     ) -> BaseModelOutputWithPast:  # fmt: skip
         """
         Args:
-            input_ids (B, T), or inputs_embeds (B, T, H). past_key_values, or cache: what was computed for earlier tokens.
+            input_ids (B, T), or inputs_embeds (B, T, H). past_key_values, or cache: keys and values of earlier tokens.
             attention_mask: told apart by its rank. None: nothing is padding. (B,) or (1,): lengths of the bidirectional
                 contexts, counted from the first token of this call. (B, T), or (B, N) with a cache: 0 marks padding.
                 (B, 1, T, K): explicit; integers and booleans mark what is visible, floats are added to the scores.
@@ -275,8 +275,8 @@ class GLMModel(GLMPreTrainedModel):
         config = self.config
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
-        cache = kwargs.pop("cache", past_key_values)
-        use_cache = config.use_cache if use_cache is None else use_cache
+        other_name, use_cache = kwargs.pop("cache", None), config.use_cache if use_cache is None else use_cache
+        cache = other_name if past_key_values is None else past_key_values
         use_cache = use_cache and not (self.gradient_checkpointing and self.training)
         cache = DynamicCache(config=config) if use_cache and cache is None else cache
 
@@ -481,6 +481,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             ValueError: if a prompt has no blank to fill or is too long, and for ways of generating that would read the
                 bidirectional context in parts.
         """
+        kwargs = {CACHE if name in ("cache", "past_key_values") else name: value for name, value in kwargs.items()}
         config, embeds = self.config, kwargs.get("inputs_embeds")
         settings = generation_config if generation_config is not None else self.generation_config
         if kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None)) is not None:
@@ -490,8 +491,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if ids is None and embeds is None:
             raise ValueError("There is no prompt; pass input_ids with a mask token to fill.")
-        no_ids = ids is None
-        ids = self.glm.recognise_ids(embeds) if no_ids else ids
+        ids, no_ids = self.glm.recognise_ids(embeds) if ids is None else ids, ids is None
         mask = kwargs.pop("attention_mask", None)
         if generation_attention_mask is not None:  # the row of <|startofpiece|> shows what of the context is real
             mask = generation_attention_mask[:, 0, ids.shape[1] - 1, : ids.shape[1]]
@@ -568,14 +568,14 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         if not config.block_position_encoding:
             positions = torch.where(layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1)  # (B, N)
 
-        cache = past_key_values if cache is None else cache
+        cache = cache if past_key_values is None else past_key_values
         past = int(cache.get_seq_length()) if cache is not None else 0
         if past and length - past > 1 and layout.in_context[:, past:].any():
             raise ValueError("The cache holds only a part of the bidirectional context; leave it out.")
         if cache is not None and cache.is_compileable:  # a fixed shape for the compiled forward
             columns = torch.arange(past, length, device=input_ids.device)  # (T,)
-            embeds = torch.empty(len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device)
-            attention_mask = self.glm.scores_mask(attention_mask, layout.in_context[:, past:], embeds, columns, cache)
+            like = torch.empty(len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device)  # (B, T, 0)
+            attention_mask = self.glm.scores_mask(attention_mask, layout.in_context[:, past:], like, columns, cache)
         model_inputs = {
             "input_ids": torch.where(layout.starts, config.sop_token_id, input_ids)[:, past:].contiguous(),
             "position_ids": positions[..., past:].contiguous(),

@@ -59,16 +59,19 @@ def prefill_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
 
 def step_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
     """The three calls that are compared for a decode step; the caches are cropped so that the context stays."""
+    from glm_transformers.modeling_glm import CACHE  # there since `import_glm`
+
     prompt, token = make_prompt(batch, context), torch.full((batch, 1), 7)
     mask = torch.ones(batch, context + 1, dtype=torch.long) if padding else None
     positions = torch.tensor([context // 2, 2]).expand(batch, 2)[..., None]  # (B, 2, 1): its blank, second of its piece
 
     def step_of(model, **inputs):
         cache = DynamicCache(config=model.config)
-        model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        filled = {CACHE: cache, "use_cache": True}
+        model(prompt, **filled, logits_to_keep=1)
 
         def step():
-            model(input_ids=token, attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
+            model(input_ids=token, attention_mask=mask, **filled, **inputs)
             cache.crop(-1)  # a negative number means "remove so many" on every version
 
         return step

@@ -5,7 +5,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -99,13 +99,13 @@ class StoredTensor:
             raise damaged(self.file)
 
     def forget(self):
-        """Let the system have the memory back in which it keeps the tensor's bytes, if they are not needed again.
+        """Let the system have the memory back in which it keeps the tensor's bytes: they are not needed again.
 
-        A large file that is read once pushes out what others need, and memory that is used again is faster than fresh one.
+        Else a large file that is read once pushes out what others need, and all that is written takes fresh memory.
         """
-        if hasattr(os, "posix_fadvise"):  # macOS and Windows have no such advice
-            with open_at(self.file, self.offset) as file:
-                length = spanned(self.shape, self.stride) * self.dtype.itemsize
+        length = spanned(self.shape, self.stride) * self.dtype.itemsize
+        if length and hasattr(os, "posix_fadvise"):  # no length would be the rest of the file; macOS has no such advice
+            with open_at(self.file, self.offset) as file, suppress(OSError):  # some file systems take no advice
                 os.posix_fadvise(file.fileno(), self.offset, length, os.POSIX_FADV_DONTNEED)
 
     def read(self) -> torch.Tensor:

@@ -107,6 +107,26 @@ def test_however_few_bytes_are_read_at_once(tmp_path, monkeypatch, ranks, chunk)
         assert torch.equal(torch.cat(list(merged[name].chunks())).view(tensor.shape), tensor), name
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_was_read_is_forgotten_and_a_system_may_refuse_that(tmp_path, monkeypatch, ranks):
+    forgotten = []
+
+    def refuse(descriptor, offset, length, advice):
+        forgotten.append(length)
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
+    parameters = make_parameters()
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters, ranks)
+    sizes = [part.nbytes for parameter in read_checkpoint(checkpoint).values() for part in parameter.parts]
+    tensors = weights(convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS))
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in parameters.items())
+    assert sorted(forgotten) == sorted(sizes)
+    monkeypatch.delattr(os, "posix_fadvise")
+    convert_checkpoint(checkpoint, tmp_path / "out", overwrite=True, **OPTIONS)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_tensors_whose_numbers_are_not_in_their_order(tmp_path, legacy):
     parameters = make_parameters()

@@ -43,12 +43,17 @@ def test_labels_in_the_inputs_change_nothing(tiny_model):
 
 @pytest.mark.parametrize("name", ["past_key_values", "cache"])  # before Transformers 5.24, and since
 def test_a_cache_of_the_whole_context_or_none(tiny_model, name):
-    model, cache, part = tiny_model(), DynamicCache(), DynamicCache()
-    model(TWO, **{name: cache})
+    model, assistant = tiny_model(), tiny_model(hidden_size=16, num_layers=1)
+    cache, another, part = DynamicCache(), DynamicCache(), DynamicCache()
+    model(TWO, **{"past_key_values": None, "cache": None, name: cache})
     assert cache.get_seq_length() == TWO.shape[1]
     generated = model.generate(TWO, **{name: cache}, **LIMITS)
     assert torch.equal(generated, model.generate(TWO, **LIMITS))
     assert cache.get_seq_length() == generated.shape[1] - 1  # nothing reads the last token
+    model(TWO, **{name: another})
+    assert torch.equal(model.generate(TWO, **{name: another}, assistant_model=assistant, **LIMITS), generated)
+    with pytest.raises(ValueError, match="cache_implementation"):
+        model.generate(TWO, **{name: another}, cache_implementation="static", **LIMITS)
     model(TWO[:, :4], **{name: part})
     with pytest.raises(ValueError, match="holds only a part of the bidirectional context"):
         model.generate(TWO, **{name: part}, **LIMITS)
