@@ -150,9 +150,9 @@ class GLMSelfAttention(nn.Module):
         self.dense = GLMResidualProjection(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states, attention_mask=None, cache_position=None, **kwargs):
-        cache, (batch, length, hidden_size) = kwargs.pop(CACHE, None), hidden_states.shape  # (B, T, H)
+        cache = kwargs.pop(CACHE, None)
         query, key, value = (
-            projected.view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, A, T, D)
+            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H) -> (B, A, T, D)
             for projected in self.query_key_value(hidden_states).chunk(3, dim=-1)
         )
         if cache is not None:  # (B, A, T, D) -> (B, A, K, D)
@@ -161,7 +161,7 @@ class GLMSelfAttention(nn.Module):
             self, query, key, value, attention_mask,
             scaling=self.head_dim**-0.5, dropout=self.attention_dropout if self.training else 0.0, **kwargs,
         )  # fmt: skip
-        return self.dense(output.reshape(batch, length, hidden_size)), weights
+        return self.dense(output.flatten(2)), weights  # (B, T, A, D) -> (B, T, H)
 
 
 class GLMMLP(nn.Module):
@@ -254,7 +254,7 @@ class GLMModel(GLMPreTrainedModel):
     def forward(
         self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None, past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None, use_cache: bool | None = None,
+        inputs_embeds: torch.FloatTensor | None = None, use_cache: bool | None = None, cache: Cache | None = None,
         output_attentions: bool | None = None, output_hidden_states: bool | None = None, **kwargs,
     ) -> BaseModelOutputWithPast:  # fmt: skip
         """
@@ -275,8 +275,8 @@ class GLMModel(GLMPreTrainedModel):
         config = self.config
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
-        other_name, use_cache = kwargs.pop("cache", None), config.use_cache if use_cache is None else use_cache
-        cache = other_name if past_key_values is None else past_key_values
+        cache = cache if past_key_values is None else past_key_values
+        use_cache = config.use_cache if use_cache is None else use_cache
         use_cache = use_cache and not (self.gradient_checkpointing and self.training)
         cache = DynamicCache(config=config) if use_cache and cache is None else cache
 
