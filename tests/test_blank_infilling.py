@@ -207,8 +207,6 @@ def long_texts(golden, count=1500, length=256) -> list[list[int]]:
 
 @pytest.mark.parametrize("mode", [mode for mode in GOLDEN_MODES if "multidoc" not in mode])
 def test_distributions_on_1500_long_texts(tokenizer, golden, statistics, mode):
-    if "statistics_large" not in statistics["modes"].get(mode, {}):
-        pytest.skip("the original has no statistics of long texts for this mode")
     theirs = statistics["modes"][mode]["statistics_large"]
     collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=256, seed=2)
     rows = [row for text in long_texts(golden) for row in rows_of(collator([{"input_ids": text}]))]
