@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -19,9 +19,11 @@ from .conversion.tokenizers import BUILDERS
 from .conversion.weights import PROMPT_WEIGHTS
 from .training.blank_infilling import MODES, RECIPES
 
-
 app = typer.Typer(
-    help="GLM for Transformers.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="GLM for Transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 Model = Enum("Model", {name: name for name in RELEASED})
@@ -38,8 +40,14 @@ def clear_errors(*kinds: type[Exception]):
     try:
         yield
     except (ConversionError, ModuleNotFoundError, *kinds) as error:
-        missing = isinstance(error, ModuleNotFoundError)  # what only training needs is not installed with the rest
-        message = f'{error.name} is not installed; install it with pip install ".[train]".' if missing else str(error)
+        missing = isinstance(
+            error, ModuleNotFoundError
+        )  # what only training needs is not installed with the rest
+        message = (
+            f'{error.name} is not installed; install it with pip install ".[train]".'
+            if missing
+            else str(error)
+        )
         typer.secho(message, fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from error
 
@@ -58,20 +66,35 @@ def convert(
         ),
     ],
     output: Annotated[Path, typer.Argument(help="The Hub repository to write.")],
-    model: Annotated[Optional[Model], typer.Option(help="The released checkpoint this is, or is shaped after.")] = None,
-    vocab: Annotated[Optional[str], typer.Option(help="Folder, file or Hub name of the vocabulary.")] = None,
-    num_attention_heads: Annotated[Optional[int], typer.Option(min=1, help="Heads; wins over --model.")] = None,
-    tokenizer: Annotated[Optional[Family], typer.Option(help="Family of the tokenizer; wins over --model.")] = None,
+    model: Annotated[
+        Model | None, typer.Option(help="The released checkpoint this is, or is shaped after.")
+    ] = None,
+    vocab: Annotated[
+        str | None, typer.Option(help="Folder, file or Hub name of the vocabulary.")
+    ] = None,
+    num_attention_heads: Annotated[
+        int | None, typer.Option(min=1, help="Heads; wins over --model.")
+    ] = None,
+    tokenizer: Annotated[
+        Family | None, typer.Option(help="Family of the tokenizer; wins over --model.")
+    ] = None,
     task_mask: Annotated[
-        Optional[bool],
-        typer.Option("--task-mask/--no-task-mask", help="Trained with [gMASK] and [sMASK]; wins over --model."),
+        bool | None,
+        typer.Option(
+            "--task-mask/--no-task-mask",
+            help="Trained with [gMASK] and [sMASK]; wins over --model.",
+        ),
     ] = None,
     dtype: Annotated[
-        Optional[DType], typer.Option(help="Type of the weights; the checkpoint's own by default.")
+        DType | None, typer.Option(help="Type of the weights; the checkpoint's own by default.")
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing repository.")] = False,
-    push_to_hub: Annotated[Optional[str], typer.Option(help="Name on the Hub to upload the repository to.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing repository.")
+    ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Name on the Hub to upload the repository to.")
+    ] = None,
 ):
     """Convert an original checkpoint, or a repository of the old Hub port, to a complete Hub repository.
 
@@ -93,7 +116,9 @@ def convert(
         )
     typer.secho(f"{repository} is complete and verified.", fg=typer.colors.GREEN)
     if (repository / PROMPT_WEIGHTS).exists():
-        typer.echo(f"The weights of its continuous prompt, which GLMConfig has no place for, are in {PROMPT_WEIGHTS}.")
+        typer.echo(
+            f"The weights of its continuous prompt, which GLMConfig has no place for, are in {PROMPT_WEIGHTS}."
+        )
     if push_to_hub is not None:
         typer.echo(f"It is on the Hub as {push_to_hub}.")
     fills = fills_blanks(read_repository_config(repository))
@@ -132,7 +157,8 @@ def models():
 def verify(
     repository: Annotated[Path, typer.Argument(help="The converted repository.")],
     against: Annotated[
-        Optional[Path], typer.Option(help="The checkpoint it was converted from, to compare every tensor.")
+        Path | None,
+        typer.Option(help="The checkpoint it was converted from, to compare every tensor."),
     ] = None,
 ):
     """Check a converted repository: files, weights, tokenizer, and one filled blank. Exit status 0 if all is right, else 1."""
@@ -150,21 +176,28 @@ def verify(
 def export(
     repository: Annotated[Path, typer.Argument(help="The converted repository.")],
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")],
-    model_parallel_size: Annotated[int, typer.Option(min=1, help="Number of model-parallel ranks.")] = 1,
+    model_parallel_size: Annotated[
+        int, typer.Option(min=1, help="Number of model-parallel ranks.")
+    ] = 1,
     dtype: Annotated[
-        Optional[DType], typer.Option(help="Type of the weights; the repository's own by default.")
+        DType | None, typer.Option(help="Type of the weights; the repository's own by default.")
     ] = None,
 ):
     """Write a repository's weights as a checkpoint of the original code."""
     with clear_errors():
         written = export_checkpoint(
-            repository, checkpoint, model_parallel_size=model_parallel_size, dtype=dtype and dtype.value
+            repository,
+            checkpoint,
+            model_parallel_size=model_parallel_size,
+            dtype=dtype and dtype.value,
         )
     typer.secho(f"{written} is complete.", fg=typer.colors.GREEN)
 
 
 @app.command()
-def demo(output: Annotated[Path, typer.Argument(help="The Hub repository to write.")] = Path("glm-demo")):
+def demo(
+    output: Annotated[Path, typer.Argument(help="The Hub repository to write.")] = Path("glm-demo"),
+):
     """Convert, verify and run a small real model that comes with this package; needs no network."""
     from .demo import run_demo
 
@@ -175,34 +208,54 @@ def demo(output: Annotated[Path, typer.Argument(help="The Hub repository to writ
 @app.command()
 def pretrain(
     data: Annotated[
-        str, typer.Argument(help="Text (a document on each line), JSON lines or parquet file, folder, or Hub dataset.")
+        str,
+        typer.Argument(
+            help="Text (a document on each line), JSON lines or parquet file, folder, or Hub dataset."
+        ),
     ],
     output: Annotated[str, typer.Argument(help="The Hub repository to write.")],
-    model: Annotated[Optional[str], typer.Option(help="A converted repository to continue from.")] = None,
-    config: Annotated[
-        Optional[str], typer.Option(help="JSON file with fields of GLMConfig, to train from scratch.")
+    model: Annotated[
+        str | None, typer.Option(help="A converted repository to continue from.")
     ] = None,
-    tokenizer: Annotated[Optional[str], typer.Option(help="Folder with the tokenizer, to train from scratch.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="JSON file with fields of GLMConfig, to train from scratch."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder with the tokenizer, to train from scratch.")
+    ] = None,
     recipe: Annotated[
-        str, typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}.")
+        str,
+        typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}."),
     ] = "glm-base",
     validation: Annotated[
-        Optional[str], typer.Option(help="Documents on which the loss of each mode is evaluated.")
+        str | None, typer.Option(help="Documents on which the loss of each mode is evaluated.")
     ] = None,
-    streaming: Annotated[bool, typer.Option("--streaming", help="Read the data while training.")] = False,
-    one_document: Annotated[bool, typer.Option("--one-document", help="One document in each text.")] = False,
-    length: Annotated[Optional[int], typer.Option(min=4, help="Longest text in tokens.")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read the data while training.")
+    ] = False,
+    one_document: Annotated[
+        bool, typer.Option("--one-document", help="One document in each text.")
+    ] = False,
+    length: Annotated[int | None, typer.Option(min=4, help="Longest text in tokens.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
     batch_size: Annotated[int, typer.Option(help="Texts for each process and forward pass.")] = 16,
     accumulation: Annotated[int, typer.Option(help="Forward passes for each step.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
-    warmup: Annotated[float, typer.Option(help="Share of the steps until the highest learning rate.")] = 0.06,
+    warmup: Annotated[
+        float, typer.Option(help="Share of the steps until the highest learning rate.")
+    ] = 0.06,
     decay: Annotated[Decay, typer.Option(help="Form of the decay.")] = Decay.cosine,
-    decay_ratio: Annotated[float, typer.Option(help="Lowest learning rate, as a share of the highest.")] = 0.1,
+    decay_ratio: Annotated[
+        float, typer.Option(help="Lowest learning rate, as a share of the highest.")
+    ] = 0.1,
     decay_steps: Annotated[
-        Optional[int], typer.Option(min=1, help="Step at which the decay ends; the last one by default.")
+        int | None,
+        typer.Option(min=1, help="Step at which the decay ends; the last one by default."),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="Of everything but biases and layer norms.")] = 0.1,
+    weight_decay: Annotated[
+        float, typer.Option(help="Of everything but biases and layer norms.")
+    ] = 0.1,
     max_grad_norm: Annotated[float, typer.Option(help="Longest gradient.")] = 1.0,
     precision: Annotated[Precision, typer.Option(help="Type of the arithmetic.")] = Precision.fp32,
     gradient_checkpointing: Annotated[
@@ -218,7 +271,9 @@ def pretrain(
     ] = False,
 ):
     """Pretrain by autoregressive blank infilling; on several processes through `accelerate launch`."""
-    options = {name: value.value if isinstance(value, Enum) else value for name, value in locals().items()}
+    options = {
+        name: value.value if isinstance(value, Enum) else value for name, value in locals().items()
+    }
     with clear_errors(ValueError, OSError):
         from .training.pretrain import Pretraining
         from .training.pretrain import pretrain as run
@@ -229,20 +284,27 @@ def pretrain(
 
 @app.command()
 def preview(
-    repository: Annotated[str, typer.Argument(help="A converted repository, or another folder with its tokenizer.")],
-    text: Annotated[Optional[str], typer.Option(help="The text to make an example of; or else")] = None,
+    repository: Annotated[
+        str, typer.Argument(help="A converted repository, or another folder with its tokenizer.")
+    ],
+    text: Annotated[
+        str | None, typer.Option(help="The text to make an example of; or else")
+    ] = None,
     data: Annotated[
-        Optional[str], typer.Option(help="documents, as `glm pretrain` takes them, to pack a sample of.")
+        str | None,
+        typer.Option(help="documents, as `glm pretrain` takes them, to pack a sample of."),
     ] = None,
     mode: Annotated[
-        Optional[Mode], typer.Option(help="What is masked; drawn with the recipe's probabilities by default.")
+        Mode | None,
+        typer.Option(help="What is masked; drawn with the recipe's probabilities by default."),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}.")
+        str,
+        typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}."),
     ] = "glm-base",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another example.")] = 0,
     length: Annotated[int, typer.Option(min=4, help="Longest text in tokens.")] = 64,
-    png: Annotated[Optional[Path], typer.Option(help="Picture to write.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Picture to write.")] = None,
 ):
     """Show one example of pretraining: its tokens, positions and labels, and who sees whom."""
     from .training.preview import draw, make_example, make_picture, make_table

@@ -38,7 +38,10 @@ class GLMConfig(PretrainedConfig):
     # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
     model_type = "glm-blank-infilling"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
-    attribute_map = {"num_hidden_layers": "num_layers", "max_position_embeddings": "max_sequence_length"}
+    attribute_map = {
+        "num_hidden_layers": "num_layers",
+        "max_position_embeddings": "max_sequence_length",
+    }
 
     def __init__(
         self,
@@ -86,11 +89,24 @@ class GLMConfig(PretrainedConfig):
 
         for option, default in UNSUPPORTED_OPTIONS.items():
             if kwargs.pop(option, default) != default:
-                raise ValueError(f"{option} is not supported, no released GLM uses it; remove it from the config.")
-        kwargs.setdefault("tie_word_embeddings", True)  # the output head is the word embedding itself
-        super().__init__(pad_token_id=pad_token_id, eos_token_id=eos_token_id, bos_token_id=bos_token_id, **kwargs)
+                raise ValueError(
+                    f"{option} is not supported, no released GLM uses it; remove it from the config."
+                )
+        kwargs.setdefault(
+            "tie_word_embeddings", True
+        )  # the output head is the word embedding itself
+        super().__init__(
+            pad_token_id=pad_token_id,
+            eos_token_id=eos_token_id,
+            bos_token_id=bos_token_id,
+            **kwargs,
+        )
         # Transformers 5 leaves these to the model's own class.
-        self.pad_token_id, self.eos_token_id, self.bos_token_id = pad_token_id, eos_token_id, bos_token_id
+        self.pad_token_id, self.eos_token_id, self.bos_token_id = (
+            pad_token_id,
+            eos_token_id,
+            bos_token_id,
+        )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
@@ -110,7 +126,11 @@ class GLMConfig(PretrainedConfig):
     @property
     def position_rows(self) -> int:
         """Rows of the position tables: P + 1 with block positions, P without, as in the original."""
-        return self.max_sequence_length + 1 if self.block_position_encoding else self.max_sequence_length
+        return (
+            self.max_sequence_length + 1
+            if self.block_position_encoding
+            else self.max_sequence_length
+        )
 
     @property
     def start_token_ids(self) -> list[int]:
@@ -119,7 +139,11 @@ class GLMConfig(PretrainedConfig):
     @property
     def end_token_ids(self) -> list[int]:
         """The ids that end a piece: end of piece, end of text."""
-        eos = self.eos_token_id if isinstance(self.eos_token_id, (list, tuple)) else [self.eos_token_id]
+        eos = (
+            self.eos_token_id
+            if isinstance(self.eos_token_id, (list, tuple))
+            else [self.eos_token_id]
+        )
         return [id for id in (self.eop_token_id, *eos) if id is not None]
 
     @property
@@ -139,7 +163,9 @@ class GLMConfig(PretrainedConfig):
         two_rows = self.block_position_encoding
         if position_ids.dim() != 2 + two_rows or (two_rows and position_ids.shape[1] != 2):
             needed = "(batch, 2, tokens)" if two_rows else "(batch, tokens)"
-            raise ValueError(f"position_ids have shape {tuple(position_ids.shape)}; this model needs {needed}.")
+            raise ValueError(
+                f"position_ids have shape {tuple(position_ids.shape)}; this model needs {needed}."
+            )
         if position_ids.numel() and position_ids.min() < 0:
             raise ValueError(f"position_ids hold {int(position_ids.min())}; they start at 0.")
         if position_ids.numel() and position_ids.max() >= self.position_rows:

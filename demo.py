@@ -9,7 +9,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from .conversion import ConversionError, convert_checkpoint, verify_repository
 
-
 EXAMPLES = Path(__file__).with_name("examples")
 CHECKPOINT, VOCABULARY = EXAMPLES / "demo_checkpoint", EXAMPLES / "demo_vocabulary"
 # What the checkpoint's tensors cannot tell.
@@ -32,13 +31,18 @@ def run_demo(output: Path):
     """
     console = Console(highlight=False)
     if output.exists() and not all(check.passed for check in verify_repository(output, CHECKPOINT)):
-        raise ConversionError(f"{output} exists and is not the demo's repository; choose another place.")
+        raise ConversionError(
+            f"{output} exists and is not the demo's repository; choose another place."
+        )
     if not output.exists():
         console.print("[bold]Convert[/] the original checkpoint")
         convert_checkpoint(CHECKPOINT, output, **OPTIONS)
     console.print("[bold]Verify[/] the repository")
     for check in verify_repository(output, CHECKPOINT):
-        console.print(f"  {'[green]ok[/]' if check.passed else '[red]failed[/]'} {check.name}:", Text(check.detail))
+        console.print(
+            f"  {'[green]ok[/]' if check.passed else '[red]failed[/]'} {check.name}:",
+            Text(check.detail),
+        )
 
     console.print("[bold]Fill blanks[/] with AutoModelForSeq2SeqLM, all in one call")
     tokenizer = AutoTokenizer.from_pretrained(output, trust_remote_code=True)
@@ -50,7 +54,13 @@ def run_demo(output: Path):
 
     console.print("[bold]Fill a blank[/] with the pipeline")
     fill = pipeline("text2text-generation", model=str(output), trust_remote_code=True)
-    show(console, "a blank", PIPELINE_TEXT, fill(PIPELINE_TEXT, max_new_tokens=8)[0]["blanks"], tokenizer)
+    show(
+        console,
+        "a blank",
+        PIPELINE_TEXT,
+        fill(PIPELINE_TEXT, max_new_tokens=8)[0]["blanks"],
+        tokenizer,
+    )
     console.print(f"The repository is [bold]{output.resolve()}[/].", soft_wrap=True)
 
 

@@ -17,12 +17,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import Cache, DynamicCache, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 from transformers.activations import ACT2FN
 from transformers.generation import EosTokenCriteria
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_outputs import MultipleChoiceModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    MultipleChoiceModelOutput,
+    SequenceClassifierOutput,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -42,14 +53,23 @@ except ImportError:
 # The cache's name: `cache` from 5.24 on, `past_key_values` before. Models take both, layers the one that is looked for.
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 # What versions or trainers hand to prepare_inputs_for_generation and a step does not take.
-STEP_ARGUMENTS = "cache_position next_sequence_length is_first_iteration position_ids token_type_ids labels".split()
+STEP_ARGUMENTS = [
+    "cache_position",
+    "next_sequence_length",
+    "is_first_iteration",
+    "position_ids",
+    "token_type_ids",
+    "labels",
+]
 _MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
 
 
 def _attention_function(self: "GLMSelfAttention"):
     """The kernel in use. Both versions look for these expressions, `self` included, before they allow another one."""
     if hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
-        return ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        return ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
     if self.config._attn_implementation == "eager":
         return eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
@@ -78,7 +98,13 @@ class BlankLayout:
     starts: torch.BoolTensor
 
     @classmethod
-    def of(cls, ids: torch.LongTensor, config, visible: torch.BoolTensor | bool = True, generated: bool = False):
+    def of(
+        cls,
+        ids: torch.LongTensor,
+        config,
+        visible: torch.BoolTensor | bool = True,
+        generated: bool = False,
+    ):
         """Read the layout from `ids` (B, N), padding hidden by `visible` (B, N).
 
         In training every `<|startofpiece|>` starts a piece. When `generated`, only the first one does: a later one was
@@ -110,7 +136,10 @@ class BlankLayout:
     def positions(self, context_positions: torch.LongTensor) -> torch.LongTensor:
         """(B, N) positions of the context -> (B, 2, N): position of the token, or of its blank; block position."""
         of_blank = context_positions.gather(1, self.mask_columns())
-        return torch.stack([torch.where(self.in_context, context_positions, of_blank), self.block_positions()], dim=1)
+        return torch.stack(
+            [torch.where(self.in_context, context_positions, of_blank), self.block_positions()],
+            dim=1,
+        )
 
 
 def count_positions(visible: torch.Tensor) -> torch.LongTensor:
@@ -121,10 +150,14 @@ def count_positions(visible: torch.Tensor) -> torch.LongTensor:
 # --- Network ----------------------------------------------------------------------------------------------------------
 
 
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def eager_attention_forward(
+    module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs
+):
     """Attention written out. query (B, A, T, D), key and value (B, A, K, D), mask added to the scores (B, 1, T, K)."""
     # attention_scale keeps half-precision products small; the softmax runs in float32 at the full scale.
-    scores = torch.matmul(query * (scaling / module.attention_scale), key.transpose(2, 3)).float()  # (B, A, T, K)
+    scores = torch.matmul(
+        query * (scaling / module.attention_scale), key.transpose(2, 3)
+    ).float()  # (B, A, T, K)
     if module.attention_scale != 1.0:
         scores *= module.attention_scale
     if attention_mask is not None:
@@ -144,7 +177,10 @@ class GLMSelfAttention(nn.Module):
         super().__init__()
         self.config, self.layer_idx = config, layer_idx
         self.is_causal = False  # no mask means that every key is visible
-        self.attention_scale, self.attention_dropout = config.attention_scale, config.attention_dropout_prob
+        self.attention_scale, self.attention_dropout = (
+            config.attention_scale,
+            config.attention_dropout_prob,
+        )
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = GLMResidualProjection(config.hidden_size, config.hidden_size)
@@ -152,15 +188,25 @@ class GLMSelfAttention(nn.Module):
     def forward(self, hidden_states, attention_mask=None, cache_position=None, **kwargs):
         cache = kwargs.pop(CACHE, None)
         query, key, value = (
-            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H) -> (B, A, T, D)
+            projected.unflatten(-1, (-1, self.head_dim)).transpose(
+                1, 2
+            )  # (B, T, H) -> (B, A, T, D)
             for projected in self.query_key_value(hidden_states).chunk(3, dim=-1)
         )
         if cache is not None:  # (B, A, T, D) -> (B, A, K, D)
-            key, value = cache.update(key, value, self.layer_idx, {"cache_position": cache_position})
+            key, value = cache.update(
+                key, value, self.layer_idx, {"cache_position": cache_position}
+            )
         output, weights = _attention_function(self)(
-            self, query, key, value, attention_mask,
-            scaling=self.head_dim**-0.5, dropout=self.attention_dropout if self.training else 0.0, **kwargs,
-        )  # fmt: skip
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
         return self.dense(output.flatten(2)), weights  # (B, T, A, D) -> (B, T, H)
 
 
@@ -189,7 +235,9 @@ class GLMLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states, **kwargs):
         attended, weights = self.attention(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
-        hidden_states = hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+        hidden_states = hidden_states + self.dropout(
+            self.mlp(self.post_attention_layernorm(hidden_states))
+        )
         return hidden_states, weights
 
 
@@ -201,14 +249,18 @@ class GLMTransformer(nn.Module):
         self.position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
         if config.block_position_encoding:
             self.block_position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
-        self.layers = nn.ModuleList(GLMLayer(config, layer_idx) for layer_idx in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            GLMLayer(config, layer_idx) for layer_idx in range(config.num_layers)
+        )
         self.final_layernorm = nn.LayerNorm(config.hidden_size)
 
     def embed_positions(self, position_ids: torch.LongTensor) -> torch.Tensor:
         """(B, 2, T), or (B, T) without block positions -> (B, T, H)."""
         if position_ids.dim() == 2:
             return self.position_embeddings(position_ids)
-        return self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])
+        return self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(
+            position_ids[:, 1]
+        )
 
 
 class GLMPreTrainedModel(PreTrainedModel):
@@ -221,7 +273,9 @@ class GLMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GLMLayer"]
     _skip_keys_device_placement = [CACHE]
-    _supports_sdpa = True  # flash attention is not: its kernels have no mask for a bidirectional context
+    _supports_sdpa = (
+        True  # flash attention is not: its kernels have no mask for a bidirectional context
+    )
     _supports_flex_attn = True
     _supports_context_parallel = False
     _can_compile_fullgraph = True
@@ -252,11 +306,18 @@ class GLMModel(GLMPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None, past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None, use_cache: bool | None = None, cache: Cache | None = None,
-        output_attentions: bool | None = None, output_hidden_states: bool | None = None, **kwargs,
-    ) -> BaseModelOutputWithPast:  # fmt: skip
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        cache: Cache | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
         """
         Args:
             input_ids (B, T), or inputs_embeds (B, T, H). past_key_values, or cache: keys and values of earlier tokens.
@@ -285,17 +346,32 @@ class GLMModel(GLMPreTrainedModel):
         past = cache.get_seq_length() if cache is not None else 0
         cache_position = torch.arange(length, device=ids.device) + past  # (T,)
         rank = 0 if attention_mask is None else attention_mask.dim()
-        visible = attention_mask[:, -length:].bool() if rank == 2 else torch.ones_like(ids, dtype=torch.bool)
+        visible = (
+            attention_mask[:, -length:].bool()
+            if rank == 2
+            else torch.ones_like(ids, dtype=torch.bool)
+        )
         layout = BlankLayout.of(ids, config, visible)
         if position_ids is None or (position_ids.dim() == 2 and config.block_position_encoding):
             if past > 0:
-                raise ValueError("New tokens alone do not tell their positions; with a filled cache pass position_ids.")
-            if not torch.compiler.is_compiling() and (layout.sops.sum(-1) > layout.is_mask.sum(-1)).any():
-                raise ValueError("A text has more <|startofpiece|> than mask tokens; give every piece a mask.")
-            position_ids = layout.positions(count_positions(visible) if position_ids is None else position_ids)
+                raise ValueError(
+                    "New tokens alone do not tell their positions; with a filled cache pass position_ids."
+                )
+            if (
+                not torch.compiler.is_compiling()
+                and (layout.sops.sum(-1) > layout.is_mask.sum(-1)).any()
+            ):
+                raise ValueError(
+                    "A text has more <|startofpiece|> than mask tokens; give every piece a mask."
+                )
+            position_ids = layout.positions(
+                count_positions(visible) if position_ids is None else position_ids
+            )
             if not config.block_position_encoding:
                 if layout.sops.any():
-                    raise ValueError("Without block positions a text with pieces needs position_ids.")
+                    raise ValueError(
+                        "Without block positions a text with pieces needs position_ids."
+                    )
                 position_ids = position_ids[:, 0]
             if input_ids is not None:
                 input_ids = torch.where(layout.starts, config.sop_token_id or 0, input_ids)
@@ -304,32 +380,50 @@ class GLMModel(GLMPreTrainedModel):
 
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
-        mask = self.scores_mask(attention_mask, layout.in_context, inputs_embeds, cache_position, cache)
-        hidden_states = self.embedding_dropout(inputs_embeds + self.transformer.embed_positions(position_ids))
-        keep_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        keep_attentions = config.output_attentions if output_attentions is None else output_attentions
+        mask = self.scores_mask(
+            attention_mask, layout.in_context, inputs_embeds, cache_position, cache
+        )
+        hidden_states = self.embedding_dropout(
+            inputs_embeds + self.transformer.embed_positions(position_ids)
+        )
+        keep_states = (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        keep_attentions = (
+            config.output_attentions if output_attentions is None else output_attentions
+        )
         all_hidden_states, all_attentions = (hidden_states,), ()
         kwargs |= {"attention_mask": mask, CACHE: cache, "cache_position": cache_position}
-        for layer in self.transformer.layers[: config.num_layers]:  # fewer when a model assists itself by early exit
+        for layer in self.transformer.layers[
+            : config.num_layers
+        ]:  # fewer when a model assists itself by early exit
             hidden_states, weights = layer(hidden_states, **kwargs)
             all_hidden_states += (hidden_states,) if keep_states else ()
             all_attentions += (weights,) if keep_attentions else ()
         return BaseModelOutputWithPast(
-            self.transformer.final_layernorm(hidden_states), cache if use_cache else None,
-            all_hidden_states if keep_states else None, all_attentions if keep_attentions else None,
-        )  # fmt: skip
+            self.transformer.final_layernorm(hidden_states),
+            cache if use_cache else None,
+            all_hidden_states if keep_states else None,
+            all_attentions if keep_attentions else None,
+        )
 
     def recognise_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
         """(B, T, H) -> (B, T): ids of the mask, start and end tokens, known by their embedding; -1 elsewhere."""
         ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
-        for id in self.config.special_ids:  # masks last: in glm-10b-chinese [gMASK] and the end of piece share a row
+        for id in (
+            self.config.special_ids
+        ):  # masks last: in glm-10b-chinese [gMASK] and the end of piece share a row
             ids[(inputs_embeds == self.word_embeddings.weight[id]).all(-1)] = id
         return ids
 
     def scores_mask(
-        self, attention_mask: torch.Tensor | None, in_context: torch.BoolTensor, inputs_embeds: torch.Tensor,
-        cache_position: torch.LongTensor, cache: Cache | None = None,
-    ) -> torch.Tensor | BlockMask | None:  # fmt: skip
+        self,
+        attention_mask: torch.Tensor | None,
+        in_context: torch.BoolTensor,
+        inputs_embeds: torch.Tensor,
+        cache_position: torch.LongTensor,
+        cache: Cache | None = None,
+    ) -> torch.Tensor | BlockMask | None:
         """What is added to the attention scores, (B, 1, T, K): 0 where a key is visible, the lowest number elsewhere.
 
         Context keys are visible to all, the others to themselves and to what follows (paper, figure 2). `in_context` is
@@ -338,10 +432,14 @@ class GLMModel(GLMPreTrainedModel):
         length, kernel = len(cache_position), self.config._attn_implementation
         keys, fixed_length = length, cache is not None and cache.is_compileable
         if cache is not None:
-            keys = cache.get_mask_sizes(length if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[0]
+            keys = cache.get_mask_sizes(length if _MASK_SIZES_TAKE_A_LENGTH else cache_position, 0)[
+                0
+            ]
         rank = 0 if attention_mask is None else attention_mask.dim()
         if rank == 3:
-            raise ValueError("attention_mask has three dimensions; an explicit one is (batch, 1, tokens, keys).")
+            raise ValueError(
+                "attention_mask has three dimensions; an explicit one is (batch, 1, tokens, keys)."
+            )
         if rank == 0 and length == 1 and not fixed_length:
             return None  # one new token sees all keys
         # Eager attention adds the mask to float32 scores; the fused kernels want the type of their inputs.
@@ -350,26 +448,44 @@ class GLMModel(GLMPreTrainedModel):
             attention_mask = attention_mask[..., -keys:]
             if attention_mask.is_floating_point():
                 if kernel == "flex_attention":
-                    raise ValueError("flex_attention needs a boolean mask; pass one, or use eager or sdpa attention.")
-                return attention_mask.to(dtype).clamp(min=torch.finfo(dtype).min)  # a row of -inf would be NaN
+                    raise ValueError(
+                        "flex_attention needs a boolean mask; pass one, or use eager or sdpa attention."
+                    )
+                return attention_mask.to(dtype).clamp(
+                    min=torch.finfo(dtype).min
+                )  # a row of -inf would be NaN
             visible = attention_mask != 0
         else:
             columns = torch.arange(keys, device=cache_position.device)  # (K,)
             visible = (columns <= cache_position[:, None])[None, None]  # (1, 1, T, K)
             if rank == 1:  # context lengths count from the first token of this call
-                visible = visible | (columns - cache_position[0] < attention_mask[:, None])[:, None, None]
+                visible = (
+                    visible | (columns - cache_position[0] < attention_mask[:, None])[:, None, None]
+                )
             elif length > 1:
-                in_context = F.pad(in_context & (cache_position[0] == 0), (0, keys - length))  # (B, K)
+                in_context = F.pad(
+                    in_context & (cache_position[0] == 0), (0, keys - length)
+                )  # (B, K)
                 visible = visible | in_context[:, None, None]
             if rank == 2:
-                if attention_mask.shape[1] > keys or (attention_mask.shape[1] < keys and not fixed_length):
-                    raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {keys} tokens.")
-                not_padding = F.pad(attention_mask.bool(), (0, keys - attention_mask.shape[1]))  # (B, K)
-                itself = columns == cache_position[:, None]  # (T, K): padding sees itself, not nothing
+                if attention_mask.shape[1] > keys or (
+                    attention_mask.shape[1] < keys and not fixed_length
+                ):
+                    raise ValueError(
+                        f"attention_mask has {attention_mask.shape[1]} columns for {keys} tokens."
+                    )
+                not_padding = F.pad(
+                    attention_mask.bool(), (0, keys - attention_mask.shape[1])
+                )  # (B, K)
+                itself = (
+                    columns == cache_position[:, None]
+                )  # (T, K): padding sees itself, not nothing
                 visible = visible & not_padding[:, None, None] | itself
         if kernel == "flex_attention":
             seen = visible.expand(len(inputs_embeds), 1, length, keys)
-            return create_block_mask(lambda b, _, q, k: seen[b, 0, q, k], len(seen), None, length, keys, seen.device)
+            return create_block_mask(
+                lambda b, _, q, k: seen[b, 0, q, k], len(seen), None, length, keys, seen.device
+            )
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill(~visible, torch.finfo(dtype).min)
 
@@ -379,7 +495,9 @@ class GLMModel(GLMPreTrainedModel):
 
 def project_to_vocabulary(states: torch.Tensor, embedding: nn.Embedding) -> torch.Tensor:
     """Logits: states (..., H) -> (..., V)."""
-    hook = getattr(embedding, "_hf_hook", None)  # with a device_map: the table is on another device, or offloaded
+    hook = getattr(
+        embedding, "_hf_hook", None
+    )  # with a device_map: the table is on another device, or offloaded
     if hook is not None:
         (states,), _ = hook.pre_forward(embedding, states)
     rows = states.reshape(-1, states.shape[-1])  # (R, H)
@@ -387,7 +505,9 @@ def project_to_vocabulary(states: torch.Tensor, embedding: nn.Embedding) -> torc
     # the table with 2 to 8 columns than as that of 1 to 8 rows with the table: see benchmarks/decode.py.
     if states.device.type == "cpu" and states.dtype == torch.float32 and 0 < len(rows) <= 8:
         columns = rows if len(rows) > 1 else rows.repeat(2, 1)  # copied: a row of stride 0 is slow
-        logits = F.linear(embedding.weight, columns)[:, : len(rows)].t().reshape(*states.shape[:-1], -1)
+        logits = (
+            F.linear(embedding.weight, columns)[:, : len(rows)].t().reshape(*states.shape[:-1], -1)
+        )
     else:
         logits = F.linear(states, embedding.weight)
     return logits if hook is None else hook.post_forward(embedding, logits)
@@ -416,7 +536,9 @@ class PieceLength(LogitsProcessor):
 
     def __call__(self, input_ids, scores):
         layout = BlankLayout.of(input_ids, self.config, generated=True)
-        full = layout.block_positions()[:, -1] > self.max_piece_length  # (B,): <|startofpiece|> is at 1
+        full = (
+            layout.block_positions()[:, -1] > self.max_piece_length
+        )  # (B,): <|startofpiece|> is at 1
         ended = torch.full_like(scores, -torch.inf)
         ended[:, self.config.eop_token_id] = 0.0
         return torch.where(full[:, None], ended, scores)
@@ -432,12 +554,18 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
 
     @can_return_tuple
     def forward(
-        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None, past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None, labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None, logits_to_keep: int | torch.Tensor = 0,
-        num_items_in_batch: int | torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:  # fmt: skip
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
         """Inputs as in `GLMModel.forward`.
 
         Args:
@@ -447,23 +575,45 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         Example:
             >>> tokenizer.decode_pieces(model.generate(**tokenizer("Ng is a professor at [MASK].", return_tensors="pt")))
         """
-        labels = kwargs.pop("shift_labels", labels)  # what the library calls labels that are aligned
-        outputs = self.glm(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs)
+        labels = kwargs.pop(
+            "shift_labels", labels
+        )  # what the library calls labels that are aligned
+        outputs = self.glm(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            **kwargs,
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         states = outputs.last_hidden_state[:, kept]  # (B, T or kept, H)
         logits = project_to_vocabulary(states, self.glm.word_embeddings)  # (B, T or kept, V)
         options = {"num_items_in_batch": num_items_in_batch, "shift_labels": labels}
-        loss = None if labels is None else self.loss_function(logits, None, logits.shape[-1], **options)
-        return CausalLMOutputWithPast(loss, logits, getattr(outputs, CACHE), outputs.hidden_states, outputs.attentions)
+        loss = (
+            None
+            if labels is None
+            else self.loss_function(logits, None, logits.shape[-1], **options)
+        )
+        return CausalLMOutputWithPast(
+            loss, logits, getattr(outputs, CACHE), outputs.hidden_states, outputs.attentions
+        )
 
     # --- Generation: nothing of GLM travels from step to step, all is read from the ids ---
 
     @torch.no_grad()
     def generate(
-        self, inputs: torch.LongTensor | None = None, generation_config=None,
-        logits_processor: LogitsProcessorList | None = None, *args, max_piece_length: int | None = None,
-        position_ids: torch.LongTensor | None = None, generation_attention_mask: torch.Tensor | None = None, **kwargs,
-    ):  # fmt: skip
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config=None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args,
+        max_piece_length: int | None = None,
+        position_ids: torch.LongTensor | None = None,
+        generation_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ):
         """Fill every blank of every row: the library's `generate`, for prompts that hold mask tokens.
 
         Args:
@@ -481,37 +631,59 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             ValueError: if a prompt has no blank to fill or is too long, and for ways of generating that would read the
                 bidirectional context in parts.
         """
-        kwargs = {CACHE if name in ("cache", "past_key_values") else name: value for name, value in kwargs.items()}
+        kwargs = {
+            CACHE if name in ("cache", "past_key_values") else name: value
+            for name, value in kwargs.items()
+        }
         config, embeds = self.config, kwargs.get("inputs_embeds")
         settings = generation_config if generation_config is not None else self.generation_config
-        if kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None)) is not None:
+        if (
+            kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
+            is not None
+        ):
             raise ValueError("prefill_chunk_size cuts the bidirectional context; leave it out.")
         if kwargs.get("cache_implementation", settings.cache_implementation) == "paged":
-            raise ValueError('cache_implementation="paged" is causal only; use "dynamic" or "static".')
+            raise ValueError(
+                'cache_implementation="paged" is causal only; use "dynamic" or "static".'
+            )
         ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if ids is None and embeds is None:
             raise ValueError("There is no prompt; pass input_ids with a mask token to fill.")
         ids, no_ids = self.glm.recognise_ids(embeds) if ids is None else ids, ids is None
         mask = kwargs.pop("attention_mask", None)
-        if generation_attention_mask is not None:  # the row of <|startofpiece|> shows what of the context is real
+        if (
+            generation_attention_mask is not None
+        ):  # the row of <|startofpiece|> shows what of the context is real
             mask = generation_attention_mask[:, 0, ids.shape[1] - 1, : ids.shape[1]]
         mask = torch.ones_like(ids) if mask is None else mask
         if mask.shape != ids.shape:
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; generation needs {tuple(ids.shape)}.")
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}; generation needs {tuple(ids.shape)}."
+            )
         context_positions = kwargs.pop("context_positions", position_ids)
         if context_positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
-            context_positions = context_positions.view(len(ids), -1, context_positions.shape[-1])[:, 0, : ids.shape[1]]
-        if kwargs.get("max_length") is not None:  # the caller's limit wins over the one in generation_config.json
+            context_positions = context_positions.view(len(ids), -1, context_positions.shape[-1])[
+                :, 0, : ids.shape[1]
+            ]
+        if (
+            kwargs.get("max_length") is not None
+        ):  # the caller's limit wins over the one in generation_config.json
             kwargs.setdefault("max_new_tokens", None)
         stop_ids = kwargs.get("eos_token_id", settings.eos_token_id)
         stop_ids = stop_ids if isinstance(stop_ids, (list, tuple)) else [stop_ids]
-        self._check_prompt(ids, mask.bool(), stops_at_ends=not set(config.end_token_ids).isdisjoint(stop_ids))
+        self._check_prompt(
+            ids, mask.bool(), stops_at_ends=not set(config.end_token_ids).isdisjoint(stop_ids)
+        )
         positions = count_positions(mask) if context_positions is None else context_positions
         if config.block_position_encoding:
-            max_piece_length = min(max_piece_length or config.max_sequence_length, config.max_sequence_length)
+            max_piece_length = min(
+                max_piece_length or config.max_sequence_length, config.max_sequence_length
+            )
             config.check_inputs(None, torch.stack([positions, torch.zeros_like(positions)], dim=1))
         else:  # each blank reserves max_piece_length positions behind it, as the original does
-            max_piece_length = max_piece_length or kwargs.get("max_new_tokens", settings.max_new_tokens)
+            max_piece_length = max_piece_length or kwargs.get(
+                "max_new_tokens", settings.max_new_tokens
+            )
             if max_piece_length is None:
                 raise ValueError("A model without block positions needs max_piece_length.")
             blanks = BlankLayout.of(ids, config).is_mask.sum(-1, keepdim=True)  # (B, 1)
@@ -520,12 +692,20 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         if not (ids == config.sop_token_id).any():
             ids, mask = F.pad(ids, (0, 1), value=config.sop_token_id), F.pad(mask, (0, 1), value=1)
             if embeds is not None:
-                sop = self.glm.word_embeddings.weight[config.sop_token_id].expand(len(embeds), 1, -1)
+                sop = self.glm.word_embeddings.weight[config.sop_token_id].expand(
+                    len(embeds), 1, -1
+                )
                 kwargs["inputs_embeds"] = torch.cat([embeds, sop.to(embeds)], dim=1)
-        processors = LogitsProcessorList([*(logits_processor or []), PieceLength(max_piece_length, config)])
+        processors = LogitsProcessorList(
+            [*(logits_processor or []), PieceLength(max_piece_length, config)]
+        )
         kwargs |= {"max_piece_length": max_piece_length, "context_positions": context_positions}
-        output = super().generate(ids, generation_config, processors, *args, attention_mask=mask, **kwargs)
-        prompt = ids.shape[1] if no_ids else 0  # as everywhere in Transformers, embeddings are not returned
+        output = super().generate(
+            ids, generation_config, processors, *args, attention_mask=mask, **kwargs
+        )
+        prompt = (
+            ids.shape[1] if no_ids else 0
+        )  # as everywhere in Transformers, embeddings are not returned
         if torch.is_tensor(output):
             return output[:, prompt:]
         output.sequences = output.sequences[:, prompt:]
@@ -535,28 +715,49 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
         """Raise a ValueError for a prompt (B, S) that cannot be filled."""
         config = self.config
         if None in (config.sop_token_id, config.eop_token_id) or not config.mask_token_ids:
-            raise ValueError("Ids are unknown; pass sop_token_id, eop_token_id, mask_token_ids to from_pretrained.")
+            raise ValueError(
+                "Ids are unknown; pass sop_token_id, eop_token_id, mask_token_ids to from_pretrained."
+            )
         layout = BlankLayout.of(ids, config, visible, generated=True)
         blanks, started = layout.is_mask.sum(-1), layout.sops.any(-1)  # (B,)
         if (blanks == 0).any():
-            raise ValueError(f"Prompt {int(blanks.argmin())} has no mask token; write one where text is missing.")
+            raise ValueError(
+                f"Prompt {int(blanks.argmin())} has no mask token; write one where text is missing."
+            )
         if stops_at_ends and (layout.starts.sum(-1) > blanks).any():
-            raise ValueError("A prompt has as many pieces as masks already; there is nothing left to generate.")
+            raise ValueError(
+                "A prompt has as many pieces as masks already; there is nothing left to generate."
+            )
         if started.any() != started.all():
-            raise ValueError("Some prompts contain <|startofpiece|>, others do not; append it to all or to none.")
+            raise ValueError(
+                "Some prompts contain <|startofpiece|>, others do not; append it to all or to none."
+            )
         if (~layout.in_context & ~visible).any():
-            raise ValueError("There is padding after <|startofpiece|>; pad prompts with a piece on the left.")
+            raise ValueError(
+                "There is padding after <|startofpiece|>; pad prompts with a piece on the left."
+            )
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.LongTensor, past_key_values: Cache | None = None, cache: Cache | None = None,
-        attention_mask: torch.Tensor | None = None, inputs_embeds: torch.FloatTensor | None = None,
-        max_piece_length: int | None = None, context_positions: torch.LongTensor | None = None, **kwargs,
-    ) -> dict:  # fmt: skip
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        max_piece_length: int | None = None,
+        context_positions: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
         """The inputs of one step, from all ids so far (B, N)."""
         config, length = self.config, input_ids.shape[1]
         layout = BlankLayout.of(input_ids, config, generated=True)
-        real, given = torch.ones_like(input_ids) if attention_mask is None else attention_mask, context_positions
-        context_positions = count_positions(real) if given is None else F.pad(given, (0, length - given.shape[1]))
+        real, given = (
+            torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            context_positions,
+        )
+        context_positions = (
+            count_positions(real) if given is None else F.pad(given, (0, length - given.shape[1]))
+        )
         if not config.block_position_encoding:
             masks_before = layout.is_mask.cumsum(-1) - layout.is_mask.long()  # (B, N)
             context_positions = context_positions + max_piece_length * masks_before
@@ -566,25 +767,38 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             attention_mask = real.masked_fill(positions[:, 1] > max_piece_length, 0)
             positions = positions.clamp(max=config.position_rows - 1)
         if not config.block_position_encoding:
-            positions = torch.where(layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1)  # (B, N)
+            positions = torch.where(
+                layout.in_context, positions[:, 0], positions[:, 0] + positions[:, 1] - 1
+            )  # (B, N)
 
         cache = cache if past_key_values is None else past_key_values
         past = int(cache.get_seq_length()) if cache is not None else 0
         if past and length - past > 1 and layout.in_context[:, past:].any():
-            raise ValueError("The cache holds only a part of the bidirectional context; leave it out.")
+            raise ValueError(
+                "The cache holds only a part of the bidirectional context; leave it out."
+            )
         if cache is not None and cache.is_compileable:  # a fixed shape for the compiled forward
             columns = torch.arange(past, length, device=input_ids.device)  # (T,)
-            like = torch.empty(len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device)  # (B, T, 0)
-            attention_mask = self.glm.scores_mask(attention_mask, layout.in_context[:, past:], like, columns, cache)
+            like = torch.empty(
+                len(input_ids), length - past, 0, dtype=self.dtype, device=input_ids.device
+            )  # (B, T, 0)
+            attention_mask = self.glm.scores_mask(
+                attention_mask, layout.in_context[:, past:], like, columns, cache
+            )
         model_inputs = {
-            "input_ids": torch.where(layout.starts, config.sop_token_id, input_ids)[:, past:].contiguous(),
+            "input_ids": torch.where(layout.starts, config.sop_token_id, input_ids)[
+                :, past:
+            ].contiguous(),
             "position_ids": positions[..., past:].contiguous(),
             "attention_mask": attention_mask,
             CACHE: cache,
         }
         if inputs_embeds is not None and inputs_embeds.shape[1] == length:  # the prompt itself
             model_inputs |= {"input_ids": None, "inputs_embeds": inputs_embeds[:, past:]}
-        return {**{name: value for name, value in kwargs.items() if name not in STEP_ARGUMENTS}, **model_inputs}
+        return {
+            **{name: value for name, value in kwargs.items() if name not in STEP_ARGUMENTS},
+            **model_inputs,
+        }
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         return None  # the library would count 0, 1, 2, ...
@@ -612,11 +826,16 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None, choice_ids: list[list[torch.LongTensor]] = (),
-        choice_indices: list[list[torch.LongTensor]] = (), labels: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None, **kwargs: Unpack[TransformersKwargs],
-    ) -> MultipleChoiceModelOutput:  # fmt: skip
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        choice_ids: list[list[torch.LongTensor]] = (),
+        choice_indices: list[list[torch.LongTensor]] = (),
+        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MultipleChoiceModelOutput:
         """Inputs as `build_inputs_for_multiple_choice` of the tokenizer makes them.
 
         Args:
@@ -629,15 +848,28 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         kwargs |= {"inputs_embeds": inputs_embeds, "use_cache": False}
         outputs = self.glm(input_ids, attention_mask, position_ids, **kwargs)
         if not len(outputs.last_hidden_state) == len(choice_ids) == len(choice_indices):
-            raise ValueError("Pass a list of choice_ids and a list of choice_indices for every row.")
+            raise ValueError(
+                "Pass a list of choice_ids and a list of choice_indices for every row."
+            )
         rows = []
         for states, choices, columns in zip(outputs.last_hidden_state, choice_ids, choice_indices):
             states = states[torch.cat(tuple(columns))]  # (R, H), R tokens of all choices
             logits = project_to_vocabulary(states, self.glm.word_embeddings).float()  # (R, V)
-            targets = torch.cat(tuple(choices)).to(logits.device)  # lists stay behind when a batch is moved
+            targets = torch.cat(tuple(choices)).to(
+                logits.device
+            )  # lists stay behind when a batch is moved
             log_probs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-            rows.append(torch.stack([choice.sum() for choice in log_probs.split([len(choice) for choice in choices])]))
-        logits = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-torch.inf)  # (B, C)
+            rows.append(
+                torch.stack(
+                    [
+                        choice.sum()
+                        for choice in log_probs.split([len(choice) for choice in choices])
+                    ]
+                )
+            )
+        logits = nn.utils.rnn.pad_sequence(
+            rows, batch_first=True, padding_value=-torch.inf
+        )  # (B, C)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
@@ -655,7 +887,9 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        if module is self.pool_layer or module is self.multichoice_head:  # the original leaves these to nn.Linear
+        if (
+            module is self.pool_layer or module is self.multichoice_head
+        ):  # the original leaves these to nn.Linear
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             init.uniform_(module.bias, -(module.in_features**-0.5), module.in_features**-0.5)
         else:
@@ -663,10 +897,14 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_ids: torch.LongTensor | None = None, attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None, inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs],
-    ) -> SequenceClassifierOutput:  # fmt: skip
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
         """Inputs as in `GLMModel.forward`; positions count all tokens, for this head reads no pieces.
 
         Args:
@@ -681,7 +919,9 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         if position_ids is None:
             position_ids = count_positions(visible)  # (B, T)
             if self.config.block_position_encoding:
-                position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)  # (B, 2, T)
+                position_ids = torch.stack(
+                    [position_ids, torch.zeros_like(position_ids)], dim=1
+                )  # (B, 2, T)
         kwargs |= {"inputs_embeds": inputs_embeds, "use_cache": False}
         outputs = self.glm(input_ids, attention_mask, position_ids, **kwargs)
         columns = torch.arange(ids.shape[1], device=ids.device)
@@ -690,10 +930,20 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             in_context = (columns < attention_mask[:, None]).expand_as(ids)
         first = (in_context & visible).int().argmax(-1)  # (B,)
         last = torch.where(in_context & visible, columns, 0).max(-1).values  # (B,)
-        pooled_column = {"cls": first, "start": in_context.sum(-1), "pad": last}[self.config.pool_token]
+        pooled_column = {"cls": first, "start": in_context.sum(-1), "pad": last}[
+            self.config.pool_token
+        ]
         if not torch.compiler.is_compiling() and (pooled_column == ids.shape[1]).any():
             raise ValueError('pool_token "start" reads <|startofpiece|>; append it to every text.')
-        pooled = outputs.last_hidden_state[torch.arange(len(ids), device=ids.device), pooled_column]  # (B, H)
-        logits = self.multichoice_head(self.dropout(torch.tanh(self.pool_layer(pooled))))  # (B, num_labels)
-        loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        pooled = outputs.last_hidden_state[
+            torch.arange(len(ids), device=ids.device), pooled_column
+        ]  # (B, H)
+        logits = self.multichoice_head(
+            self.dropout(torch.tanh(self.pool_layer(pooled)))
+        )  # (B, num_labels)
+        loss = (
+            None
+            if labels is None
+            else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        )
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)

@@ -38,14 +38,19 @@ class GLMText2TextGenerationPipeline(Pipeline):
 
     def __call__(self, inputs, **kwargs):
         results = super().__call__(inputs, **kwargs)
-        if isinstance(inputs, list) and all(isinstance(result, list) and len(result) == 1 for result in results):
+        if isinstance(inputs, list) and all(
+            isinstance(result, list) and len(result) == 1 for result in results
+        ):
             return [result[0] for result in results]
         return results
 
     def preprocess(self, text: str, truncation=None) -> dict:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"A prompt must be a text with something in it, not {text!r}.")
-        if not any(mask in text for mask in self.tokenizer.convert_ids_to_tokens(self.tokenizer.mask_token_ids)):
+        if not any(
+            mask in text
+            for mask in self.tokenizer.convert_ids_to_tokens(self.tokenizer.mask_token_ids)
+        ):
             text = f"{text}{'' if text[-1].isspace() else ' '}{self._continuation_mask()}"
         return {"text": text, **self.tokenizer(text, truncation=truncation, return_tensors="pt")}
 
@@ -55,14 +60,25 @@ class GLMText2TextGenerationPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
         text = model_inputs.pop("text")
-        output = self.model.generate(**model_inputs, **_complete_generate_kwargs(self, generate_kwargs))
-        sequences = getattr(output, "sequences", output)  # with return_dict_in_generate they are one of several fields
+        output = self.model.generate(
+            **model_inputs, **_complete_generate_kwargs(self, generate_kwargs)
+        )
+        sequences = getattr(
+            output, "sequences", output
+        )  # with return_dict_in_generate they are one of several fields
         batch = model_inputs["input_ids"].shape[0]
-        return {"text": text, "sequences": sequences.view(batch, -1, sequences.shape[-1])}  # (B, returned, N)
+        return {
+            "text": text,
+            "sequences": sequences.view(batch, -1, sequences.shape[-1]),
+        }  # (B, returned, N)
 
     def postprocess(self, model_outputs: dict) -> list[dict]:
         text, (sequences,) = model_outputs["text"], model_outputs["sequences"]  # (returned, N)
         return [
-            {"generated_text": " ".join(pieces), "blanks": pieces, "filled_text": self.tokenizer.fill(text, pieces)}
+            {
+                "generated_text": " ".join(pieces),
+                "blanks": pieces,
+                "filled_text": self.tokenizer.fill(text, pieces),
+            }
             for pieces in self.tokenizer.decode_pieces(sequences)
         ]

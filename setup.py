@@ -2,7 +2,6 @@ from pathlib import Path
 
 from setuptools import setup
 
-
 setup(
     name="glm-transformers",
     version="0.1.0",
@@ -18,7 +17,9 @@ setup(
         "glm_transformers.conversion": "conversion",
         "glm_transformers.training": "training",
     },
-    package_data={"glm_transformers": ["examples/demo_checkpoint/**", "examples/demo_vocabulary/*"]},
+    package_data={
+        "glm_transformers": ["examples/demo_checkpoint/**", "examples/demo_vocabulary/*"]
+    },
     install_requires=[
         "transformers>=4.57,<6",
         "torch>=2.6",

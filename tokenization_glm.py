@@ -64,7 +64,9 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
     if hasattr(PreTrainedTokenizerFast, "_batch_encode_plus"):
 
         def _batch_encode_plus(self, batch_text_or_text_pairs, **kwargs):
-            return self._encode_blanks(super()._batch_encode_plus, batch_text_or_text_pairs, **kwargs)
+            return self._encode_blanks(
+                super()._batch_encode_plus, batch_text_or_text_pairs, **kwargs
+            )
     else:
 
         def _encode_plus(self, text, text_pair=None, **kwargs):
@@ -88,9 +90,13 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         may not cut a mask away.
         """
         words = kwargs.get("is_split_into_words", False)
-        single = isinstance(texts, str) or (words and not (texts and isinstance(texts[0], (list, tuple))))
+        single = isinstance(texts, str) or (
+            words and not (texts and isinstance(texts[0], (list, tuple)))
+        )
         rows = [texts] if single else texts
-        ends = [row[-1] if words and row else row for row in rows]  # a pair is a tuple: it has no blank to be continued
+        ends = [
+            row[-1] if words and row else row for row in rows
+        ]  # a pair is a tuple: it has no blank to be continued
         continued = [isinstance(end, str) and end.endswith("[gMASK]") for end in ends]
         if kwargs.get("text_pair") is not None or not kwargs.get("add_special_tokens", True):
             continued = []
@@ -106,7 +112,11 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         texts_of_rows = encoded.get("overflow_to_sample_mapping", range(len(rows)))
         open_end = [self.gmask_token_id, self.eos_token_id]
         ids = encoded["input_ids"]
-        open_rows = [row for row, text in enumerate(texts_of_rows) if continued[text] and ids[row][-2:] == open_end]
+        open_rows = [
+            row
+            for row, text in enumerate(texts_of_rows)
+            if continued[text] and ids[row][-2:] == open_end
+        ]
         for name, values in encoded.items():
             for row in open_rows if name != "overflow_to_sample_mapping" else ():
                 values[row] = values[row][:-1] if isinstance(values[row], list) else values[row] - 1
@@ -114,10 +124,16 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             encoded = {name: values[0] for name, values in encoded.items()}
         if strategy == PaddingStrategy.DO_NOT_PAD:
             return BatchEncoding(dict(encoded), tensor_type=tensors)
-        padding |= {"padding": strategy, "max_length": kwargs.get("max_length"), "return_tensors": tensors}
+        padding |= {
+            "padding": strategy,
+            "max_length": kwargs.get("max_length"),
+            "return_tensors": tensors,
+        }
         return self.pad(encoded, return_attention_mask="attention_mask" in encoded, **padding)
 
-    def _check_truncation(self, encoded, truncation_strategy=None, return_overflowing_tokens=False, **kwargs):
+    def _check_truncation(
+        self, encoded, truncation_strategy=None, return_overflowing_tokens=False, **kwargs
+    ):
         if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE or return_overflowing_tokens:
             return  # nothing is cut away
         masks = set(self.mask_token_ids)
@@ -130,10 +146,19 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
                 )
 
     def train_new_from_iterator(
-        self, text_iterator, vocab_size, length=None, new_special_tokens=None, special_tokens_map=None, **kwargs
+        self,
+        text_iterator,
+        vocab_size,
+        length=None,
+        new_special_tokens=None,
+        special_tokens_map=None,
+        **kwargs,
     ):
         """The library's, for SentencePiece too: its `<unk>` is a piece of the old vocabulary, `[UNK]` takes over."""
-        unknown, renamed = getattr(self._tokenizer.model, "unk_token", None), special_tokens_map or {}
+        unknown, renamed = (
+            getattr(self._tokenizer.model, "unk_token", None),
+            special_tokens_map or {},
+        )
         if unknown is not None and unknown not in self.get_added_vocab():
             special_tokens_map = {unknown: renamed.get(self.unk_token, self.unk_token), **renamed}
         return super().train_new_from_iterator(
@@ -167,11 +192,15 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         """
         context, real = self._context(inputs)  # (B, S)
         if targets is None:
-            answers = [[[self.sop_token_id] * max_gen_length]] * len(context)  # only positions and mask matter
+            answers = [[[self.sop_token_id] * max_gen_length]] * len(
+                context
+            )  # only positions and mask matter
         else:
             targets = [targets] if isinstance(targets, str) else targets
             if len(targets) != len(context):
-                raise ValueError(f"There are {len(targets)} targets for {len(context)} texts; pass one for each.")
+                raise ValueError(
+                    f"There are {len(targets)} targets for {len(context)} texts; pass one for each."
+                )
             rows = [[target] if isinstance(target, str) else target for target in targets]
             answers = [[self._answer(answer)[:max_gen_length] for answer in row] for row in rows]
         longest = max(sum(map(len, row)) for row in answers)
@@ -190,21 +219,41 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             labels.append([token for answer in row_answers for token in answer] + [-100] * missing)
             of_blank = [of_token[mask] for mask, answer in zip(masks, row_answers) for _ in answer]
             in_block = [i + 1 for answer in row_answers for i in range(len(answer))]
-            positions.append([of_token + of_blank + [0] * missing, [0] * len(of_token) + in_block + [0] * missing])
+            positions.append(
+                [
+                    of_token + of_blank + [0] * missing,
+                    [0] * len(of_token) + in_block + [0] * missing,
+                ]
+            )
         answer_ids, position_ids = torch.tensor(ids), torch.tensor(positions)  # (B, G), (B, 2, T)
-        causal = torch.ones(length, length, dtype=torch.long).tril().expand(len(context), -1, -1)  # (B, G, G)
+        causal = (
+            torch.ones(length, length, dtype=torch.long).tril().expand(len(context), -1, -1)
+        )  # (B, G, G)
         nothing = torch.zeros(len(context), context.shape[1], length, dtype=torch.long)
-        from_context = torch.cat([real[:, None].expand(-1, context.shape[1], -1), nothing], dim=2)  # (B, S, T)
+        from_context = torch.cat(
+            [real[:, None].expand(-1, context.shape[1], -1), nothing], dim=2
+        )  # (B, S, T)
         from_answers = torch.cat([real[:, None].expand(-1, length, -1), causal], dim=2)  # (B, G, T)
         mask = torch.cat([from_context, from_answers], dim=1)[:, None]  # (B, 1, T, T)
         if targets is None:
             ids = torch.cat([context, answer_ids[:, :1]], dim=1)
-            return BatchEncoding({"input_ids": ids, "position_ids": position_ids, "generation_attention_mask": mask})
+            return BatchEncoding(
+                {"input_ids": ids, "position_ids": position_ids, "generation_attention_mask": mask}
+            )
         labels = torch.cat([torch.full_like(context, -100), torch.tensor(labels)], dim=1)
         ids = torch.cat([context, answer_ids], dim=1)
-        return BatchEncoding({"input_ids": ids, "position_ids": position_ids, "attention_mask": mask, "labels": labels})
+        return BatchEncoding(
+            {
+                "input_ids": ids,
+                "position_ids": position_ids,
+                "attention_mask": mask,
+                "labels": labels,
+            }
+        )
 
-    def build_inputs_for_multiple_choice(self, inputs: BatchEncoding, choices: list[list[str]]) -> BatchEncoding:
+    def build_inputs_for_multiple_choice(
+        self, inputs: BatchEncoding, choices: list[list[str]]
+    ) -> BatchEncoding:
         """Every choice of a row behind its context; each sees the context and itself.
 
         A choice is scored as it is encoded, without an end token; with several masks it answers the last one, as in the
@@ -223,14 +272,26 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         """
         context, real = self._context(inputs)  # (B, S)
         if len(choices) != len(context):
-            raise ValueError(f"There are {len(choices)} lists of choices for {len(context)} texts; pass one for each.")
-        built = {"input_ids": [], "position_ids": [], "attention_mask": [], "choice_ids": [], "choice_indices": []}
+            raise ValueError(
+                f"There are {len(choices)} lists of choices for {len(context)} texts; pass one for each."
+            )
+        built = {
+            "input_ids": [],
+            "position_ids": [],
+            "attention_mask": [],
+            "choice_ids": [],
+            "choice_indices": [],
+        }
         for row, row_choices in enumerate(choices):
             tokens = [self(choice, add_special_tokens=False).input_ids for choice in row_choices]
             if not tokens or not all(tokens):
-                raise ValueError(f"Text {row} has no choices or an empty one; give every choice some text.")
+                raise ValueError(
+                    f"Text {row} has no choices or an empty one; give every choice some text."
+                )
             of_token, masks = self._context_positions(context[row], real[row])
-            ids = context[row].tolist() + [id for choice in tokens for id in [self.sop_token_id, *choice[:-1]]]
+            ids = context[row].tolist() + [
+                id for choice in tokens for id in [self.sop_token_id, *choice[:-1]]
+            ]
             of_blank = [of_token[masks[-1]]] * (len(ids) - len(of_token))
             in_block = [i + 1 for choice in tokens for i in range(len(choice))]
             lengths = [len(choice) for choice in tokens]
@@ -240,10 +301,14 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             )  # (T, T)
             visible[:, : len(of_token)] = real[row]
             built["input_ids"].append(torch.tensor(ids))
-            built["position_ids"].append(torch.tensor([of_token + of_blank, [0] * len(of_token) + in_block]).T)
+            built["position_ids"].append(
+                torch.tensor([of_token + of_blank, [0] * len(of_token) + in_block]).T
+            )
             built["attention_mask"].append(visible)
             built["choice_ids"].append([torch.tensor(choice) for choice in tokens])
-            built["choice_indices"].append(list(torch.arange(len(of_token), len(ids)).split(lengths)))
+            built["choice_indices"].append(
+                list(torch.arange(len(of_token), len(ids)).split(lengths))
+            )
         length = max(len(ids) for ids in built["input_ids"])
         built["attention_mask"] = torch.stack(
             [
@@ -251,8 +316,12 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
                 for mask in built["attention_mask"]
             ]
         )[:, None]  # (B, 1, T, T)
-        built["input_ids"] = pad_sequence(built["input_ids"], batch_first=True, padding_value=self.pad_token_id)
-        built["position_ids"] = pad_sequence(built["position_ids"], batch_first=True).transpose(1, 2)  # (B, 2, T)
+        built["input_ids"] = pad_sequence(
+            built["input_ids"], batch_first=True, padding_value=self.pad_token_id
+        )
+        built["position_ids"] = pad_sequence(built["position_ids"], batch_first=True).transpose(
+            1, 2
+        )  # (B, 2, T)
         return BatchEncoding(built)
 
     def _answer(self, text: str) -> list[int]:
@@ -262,14 +331,22 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         """ids (B, S), and 1 for real tokens, 0 for padding (B, S)."""
         context = torch.as_tensor(inputs["input_ids"])
         context = context[None] if context.dim() == 1 else context
-        real = torch.as_tensor(inputs["attention_mask"]) if "attention_mask" in inputs else torch.ones_like(context)
+        real = (
+            torch.as_tensor(inputs["attention_mask"])
+            if "attention_mask" in inputs
+            else torch.ones_like(context)
+        )
         return context, real.view_as(context)
 
-    def _context_positions(self, ids: torch.LongTensor, real: torch.LongTensor) -> tuple[list[int], list[int]]:
+    def _context_positions(
+        self, ids: torch.LongTensor, real: torch.LongTensor
+    ) -> tuple[list[int], list[int]]:
         """(S,) positions that do not count padding, and the columns of the masks."""
         masks = torch.isin(ids, torch.tensor(self.mask_token_ids)).nonzero()[:, 0].tolist()
         if not masks:
-            raise ValueError(f"A text has no mask; write {' or '.join(self.masks)} where the answer belongs.")
+            raise ValueError(
+                f"A text has no mask; write {' or '.join(self.masks)} where the answer belongs."
+            )
         return (real.cumsum(0) - 1).clamp(min=0).tolist(), masks
 
     # --- Answers ------------------------------------------------------------------------------------------------------
@@ -284,7 +361,9 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         Returns:
             For each row the text of its pieces, at most one for each mask of its context.
         """
-        sequences = sequences.tolist() if hasattr(sequences, "tolist") else [list(row) for row in sequences]
+        sequences = (
+            sequences.tolist() if hasattr(sequences, "tolist") else [list(row) for row in sequences]
+        )
         sequences = [sequences] if sequences and isinstance(sequences[0], int) else sequences
         masks, ends = set(self.mask_token_ids), {self.eop_token_id, self.eos_token_id}
         answers = []
@@ -316,7 +395,9 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         """
         blanks = list(re.finditer("|".join(map(re.escape, self.masks)), text))
         if len(pieces) > len(blanks):
-            raise ValueError(f"There are {len(pieces)} pieces for {len(blanks)} masks; pass at most one for each mask.")
+            raise ValueError(
+                f"There are {len(pieces)} pieces for {len(blanks)} masks; pass at most one for each mask."
+            )
         filled, end = "", 0
         for blank, piece in zip(blanks, pieces):
             filled, piece = _join(filled, text[end : blank.start()], own_space=True), piece.strip()
@@ -330,7 +411,9 @@ def _places(ids: set[int], encodings: list) -> set[tuple]:
     return {
         (text, word, characters)
         for encoding in encodings
-        for id, text, word, characters in zip(encoding.ids, encoding.sequence_ids, encoding.word_ids, encoding.offsets)
+        for id, text, word, characters in zip(
+            encoding.ids, encoding.sequence_ids, encoding.word_ids, encoding.offsets
+        )
         if id in ids
     }
 

@@ -48,7 +48,9 @@ def seconds(call) -> float:
 
 @torch.no_grad()
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
@@ -56,12 +58,16 @@ def main():
     package = import_glm()
     from glm_transformers.training import RECIPES, BlankInfillingCollator
 
-    config = package.GLMConfig(vocab_size=VOCABULARY, hidden_size=768, num_layers=12, num_attention_heads=12)
+    config = package.GLMConfig(
+        vocab_size=VOCABULARY, hidden_size=768, num_layers=12, num_attention_heads=12
+    )
     model = package.GLMModel(config).eval()
     texts = torch.randint(200, 30522, (BATCH, LENGTH)).numpy()
     texts[:, 0], texts[:, -1] = Vocabulary.cls_token_id, Vocabulary.eos_token_id
     samples = [{"input_ids": text} for text in texts]
-    print("| recipe | collator, samples/s | model, samples/s | collator / model |\n|---|---:|---:|---:|")
+    print(
+        "| recipe | collator, samples/s | model, samples/s | collator / model |\n|---|---:|---:|---:|"
+    )
     for name in RECIPES:
         collator = BlankInfillingCollator(Vocabulary(), name, max_length=LENGTH)
         collated, read = [], []

@@ -26,12 +26,11 @@ from decode import import_glm
 
 import_glm()
 
+from glm_transformers import GLMConfig  # noqa: E402
 from glm_transformers.conversion import export_checkpoint  # noqa: E402
 from glm_transformers.conversion.released import RELEASED  # noqa: E402
 from glm_transformers.conversion.repository import AUTO_MAP, build_network, write_config  # noqa: E402
 from glm_transformers.conversion.weights import write_weights  # noqa: E402
-from glm_transformers import GLMConfig  # noqa: E402
-
 
 PROGRAM = "from decode import import_glm; import_glm(); from glm_transformers.cli import main"
 
@@ -68,7 +67,10 @@ def make_repository(folder: Path, model: str):
     )
     folder.mkdir()
     block = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
-    parameters = {name: Made(tuple(tensor.shape), block) for name, tensor in build_network(config).state_dict().items()}
+    parameters = {
+        name: Made(tuple(tensor.shape), block)
+        for name, tensor in build_network(config).state_dict().items()
+    }
     write_weights(folder, parameters, "5GB")
     write_config(folder / "config.json", config, torch.float16)
 
@@ -100,14 +102,19 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Where checkpoints are made and deleted.")],
     model: Annotated[list[str], typer.Option(help="Names of released checkpoints.")] = ["glm-2b"],
     ranks: Annotated[list[int], typer.Option(help="Numbers of model-parallel ranks.")] = [1, 4],
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds of which the table shows medians.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Rounds of which the table shows medians.")
+    ] = 3,
 ):
     """Print a table of memory and throughput."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     repository, checkpoint, output = folder / "repository", folder / "checkpoint", folder / "output"
     starts = [run(sys.executable, "-c", PROGRAM) for _ in range(1 + repeats)]
-    start, imported = statistics.median(seconds for seconds, _ in starts[1:]), min(memory for _, memory in starts)
+    start, imported = (
+        statistics.median(seconds for seconds, _ in starts[1:]),
+        min(memory for _, memory in starts),
+    )
     columns = (
         "model",
         "ranks",
@@ -130,7 +137,10 @@ def main(
             converted, copied, peaks = [], [], []
             # The first round is not counted: a virtual disk is slow where it is written for the first time.
             for round in range(1 + repeats):
-                for command, seconds in ((convert, converted), (["cp", "-r", checkpoint, output], copied)):
+                for command, seconds in (
+                    (convert, converted),
+                    (["cp", "-r", checkpoint, output], copied),
+                ):
                     forget(folder)
                     taken, peak = run(*command)
                     if command is convert:

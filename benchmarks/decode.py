@@ -37,7 +37,12 @@ def build_models(attention: str):
     package = import_glm()
     special = {"sop_token_id": START, "eop_token_id": END, "mask_token_ids": [MASK]}
     sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    common = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "attn_implementation": attention, **sizes}
+    common = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": POSITIONS,
+        "attn_implementation": attention,
+        **sizes,
+    }
     glm = package.GLMForConditionalGeneration(package.GLMConfig(**common, **special))
     return glm.eval(), GPT2LMHeadModel(GPT2Config(**common)).eval()
 
@@ -53,7 +58,12 @@ def make_prompt(batch: int, context: int) -> torch.LongTensor:
 def prefill_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
     """The three calls that are compared for a prefill."""
     mask = torch.ones(batch, context, dtype=torch.long) if padding else None
-    inputs = {"input_ids": make_prompt(batch, context), "attention_mask": mask, "use_cache": True, "logits_to_keep": 1}
+    inputs = {
+        "input_ids": make_prompt(batch, context),
+        "attention_mask": mask,
+        "use_cache": True,
+        "logits_to_keep": 1,
+    }
     return [lambda: glm(**inputs), lambda: gpt2(**inputs), floor_call(glm, batch, context)]
 
 
@@ -63,7 +73,9 @@ def step_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
 
     prompt, token = make_prompt(batch, context), torch.full((batch, 1), 7)
     mask = torch.ones(batch, context + 1, dtype=torch.long) if padding else None
-    positions = torch.tensor([context // 2, 2]).expand(batch, 2)[..., None]  # (B, 2, 1): its blank, second of its piece
+    positions = torch.tensor([context // 2, 2]).expand(batch, 2)[
+        ..., None
+    ]  # (B, 2, 1): its blank, second of its piece
 
     def step_of(model, **inputs):
         cache = DynamicCache(config=model.config)
@@ -106,24 +118,34 @@ def measure(make_calls, *args, n: int) -> list[float]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=20, help="measured rounds for each row of the table")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="measured rounds for each row of the table"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--context", type=int, nargs="+", default=[64, 256, 512])
-    parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="for both models")
+    parser.add_argument(
+        "--attention", choices=["eager", "sdpa"], default="eager", help="for both models"
+    )
     parser.add_argument("--phase", nargs="+", choices=list(CALLS), default=list(CALLS))
-    parser.add_argument("--padding", action="store_true", help="give both an attention mask of ones")
+    parser.add_argument(
+        "--padding", action="store_true", help="give both an attention mask of ones"
+    )
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     glm, gpt2 = build_models(args.attention)
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, float32\n")
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, float32\n"
+    )
     print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
     print("|---" + "|---:" * 7 + "|")
     for phase in args.phase:
         for batch in args.batch:
             for context in args.context:
-                ours, theirs, floor = measure(CALLS[phase], glm, gpt2, batch, context, args.padding, n=args.repeats)
+                ours, theirs, floor = measure(
+                    CALLS[phase], glm, gpt2, batch, context, args.padding, n=args.repeats
+                )
                 row = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
                 print(f"| {phase} | {batch} | {context} | {row} |", flush=True)
 

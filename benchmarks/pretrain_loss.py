@@ -30,8 +30,14 @@ def measure(mode: str, only_targets: bool) -> dict:
     from glm_transformers.training.pretrain import GLMForBlankInfilling
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = package.GLMConfig(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_layers=2, num_attention_heads=8)
-    model = (GLMForBlankInfilling if only_targets else package.GLMForConditionalGeneration)(config).to(device).train()
+    config = package.GLMConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_layers=2, num_attention_heads=8
+    )
+    model = (
+        (GLMForBlankInfilling if only_targets else package.GLMForConditionalGeneration)(config)
+        .to(device)
+        .train()
+    )
     texts = torch.randint(200, 30522, (BATCH, LENGTH)).numpy()
     texts[:, 0], texts[:, -1] = SPECIAL["[CLS]"], SPECIAL["[PAD]"]
     collator = BlankInfillingCollator(Vocabulary(), max_length=LENGTH)
@@ -54,7 +60,9 @@ def measure(mode: str, only_targets: bool) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -62,20 +70,28 @@ def main():
         mode, kind = arguments.measure
         print(json.dumps(measure(mode, kind == "targets")))
         return
-    print("| mode | | at targets | everywhere | everywhere / at targets |\n|---|---|---:|---:|---:|")
+    print(
+        "| mode | | at targets | everywhere | everywhere / at targets |\n|---|---|---:|---:|---:|"
+    )
     for mode in ("token", "document"):
         found = {"targets": [], "all": []}
         for _ in range(arguments.repeats):
             for kind in found:
                 run = subprocess.run(
-                    [sys.executable, __file__, "--measure", mode, kind], stdout=subprocess.PIPE, text=True, check=True
+                    [sys.executable, __file__, "--measure", mode, kind],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
                 )
                 found[kind].append(json.loads(run.stdout.splitlines()[-1]))
         for unit in ("seconds", "MB"):
             targets, everything = (
-                statistics.median(entry[unit] for entry in found[kind]) for kind in ("targets", "all")
+                statistics.median(entry[unit] for entry in found[kind])
+                for kind in ("targets", "all")
             )
-            print(f"| {mode} | {unit} | {targets:.2f} | {everything:.2f} | {everything / targets:.2f} |")
+            print(
+                f"| {mode} | {unit} | {targets:.2f} | {everything:.2f} | {everything / targets:.2f} |"
+            )
 
 
 if __name__ == "__main__":

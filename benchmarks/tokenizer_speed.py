@@ -14,9 +14,24 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-WORDS = (
-    "the of model text blank answer word sentence 2022 University, language. pretraining (general) filled in by".split()
-)
+WORDS = [
+    "the",
+    "of",
+    "model",
+    "text",
+    "blank",
+    "answer",
+    "word",
+    "sentence",
+    "2022",
+    "University,",
+    "language.",
+    "pretraining",
+    "(general)",
+    "filled",
+    "in",
+    "by",
+]
 WORDS += ["清华大学", "位于", "北京", "Über", "naïve"]
 
 
@@ -44,7 +59,9 @@ def main():
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(args.repository, trust_remote_code=True, model_max_length=10**6)
+    tokenizer = AutoTokenizer.from_pretrained(
+        args.repository, trust_remote_code=True, model_max_length=10**6
+    )
     bare = Tokenizer.from_file(f"{args.repository}/tokenizer.json")
     print(f"transformers {transformers.__version__}\n")
     print("| texts | words each | mask | bare, texts/s | GLM, texts/s | GLM / bare |")
@@ -57,10 +74,15 @@ def main():
             if mask == "[gMASK]":
                 texts = [text.replace(mask, "").strip() + f" {mask}" for text in texts]
             theirs, ours = measure(
-                [lambda: [encoding.ids for encoding in bare.encode_batch(texts)], lambda: tokenizer(texts)],
+                [
+                    lambda: [encoding.ids for encoding in bare.encode_batch(texts)],
+                    lambda: tokenizer(texts),
+                ],
                 args.repeats,
             )
-            print(f"| {count} | {words} | {mask} | {count / theirs:.0f} | {count / ours:.0f} | {theirs / ours:.2f} |")
+            print(
+                f"| {count} | {words} | {mask} | {count / theirs:.0f} | {count / ours:.0f} | {theirs / ours:.2f} |"
+            )
 
 
 if __name__ == "__main__":

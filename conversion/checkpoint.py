@@ -31,10 +31,14 @@ class Split:
         Columns:              (R, C)    -> (R, 1, n, C/n)   -> (R, 1, C/n)
         Query, key and value: (3H, ...) -> (3, n, H/n, ...) -> (3, H/n, ...), for a rank has [Q_r ; K_r ; V_r]
         """
-        return merged.unflatten(self.dimension, (self.blocks, ranks, -1)).select(self.dimension + 1, rank)
+        return merged.unflatten(self.dimension, (self.blocks, ranks, -1)).select(
+            self.dimension + 1, rank
+        )
 
     def shape(self, shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
-        return tuple(size * factor if at == self.dimension else size for at, size in enumerate(shape))
+        return tuple(
+            size * factor if at == self.dimension else size for at, size in enumerate(shape)
+        )
 
 
 ROWS, COLUMNS, QUERY_KEY_VALUE, COPIED = Split(0), Split(1), Split(0, blocks=3), None
@@ -139,7 +143,9 @@ class Parameter:
             else:
                 for count in step_sizes(outer, max(1, few // max(1, ranks * inner))):
                     rows = [take(count * inner).view(count, inner) for take in takes]
-                    yield torch.stack(rows, dim=1).view(-1)  # (count, n, inner) -> (count * n * inner,)
+                    yield torch.stack(rows, dim=1).view(
+                        -1
+                    )  # (count, n, inner) -> (count * n * inner,)
 
 
 def check_finite(name: str, tensor: torch.Tensor):
@@ -154,7 +160,9 @@ def find_split(name: str) -> Split | None:
     for pattern, split in SPLITS.items():
         if re.fullmatch(pattern, name):
             return split
-    raise ConversionError(f"The checkpoint holds {name}, which is no parameter of GLM; is it a GLM checkpoint?")
+    raise ConversionError(
+        f"The checkpoint holds {name}, which is no parameter of GLM; is it a GLM checkpoint?"
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Parameter]:
@@ -175,7 +183,9 @@ def read_checkpoint(path: Path) -> dict[str, Parameter]:
 def find_rank_files(path: Path) -> list[Path]:
     """The file of each rank, in order."""
     if not path.exists():
-        raise ConversionError(f"{path} does not exist; pass a checkpoint folder or an mp_rank_00_model_states.pt file.")
+        raise ConversionError(
+            f"{path} does not exist; pass a checkpoint folder or an mp_rank_00_model_states.pt file."
+        )
     if path.is_file():
         folder = path.parent
         if not RANK_FILE.fullmatch(path.name):
@@ -183,7 +193,11 @@ def find_rank_files(path: Path) -> list[Path]:
     else:
         folder = path / read_tracker(path)
     try:
-        files = {int(match[1]): file for file in folder.iterdir() if (match := RANK_FILE.fullmatch(file.name))}
+        files = {
+            int(match[1]): file
+            for file in folder.iterdir()
+            if (match := RANK_FILE.fullmatch(file.name))
+        }
     except OSError as error:
         raise ConversionError(
             f"{folder}, which the tracker file of {path} names, cannot be opened: {error.strerror}."
@@ -232,7 +246,9 @@ def check_entries(path: Path, ranks: list[TorchFile]):
         # torch keeps the name that a file had when it was written.
         written = rank.name and RANK_FILE.fullmatch(f"{rank.name}.pt")
         if written and RANK_FILE.fullmatch(rank.file.name) and written[0] != rank.file.name:
-            raise ConversionError(f"{rank.file} was written as {written[0]}; give the ranks their own names back.")
+            raise ConversionError(
+                f"{rank.file} was written as {written[0]}; give the ranks their own names back."
+            )
 
 
 def find_module(rank: TorchFile) -> dict[str, StoredTensor]:
@@ -242,8 +258,14 @@ def find_module(rank: TorchFile) -> dict[str, StoredTensor]:
         inner := next((module[key] for key in WRAPPERS if isinstance(module.get(key), dict)), None)
     ):
         module = inner
-    if not isinstance(module, dict) or not module or not all(isinstance(name, str) for name in module):
-        raise ConversionError(f"{rank.file} holds no `module` with parameters; is it a GLM checkpoint?")
+    if (
+        not isinstance(module, dict)
+        or not module
+        or not all(isinstance(name, str) for name in module)
+    ):
+        raise ConversionError(
+            f"{rank.file} holds no `module` with parameters; is it a GLM checkpoint?"
+        )
     found = {}
     for name, tensor in module.items():
         if not isinstance(tensor, PickledTensor):
@@ -257,7 +279,9 @@ def find_module(rank: TorchFile) -> dict[str, StoredTensor]:
 def add_parameter(found: dict[str, StoredTensor], name: str, tensor: StoredTensor):
     released = PREFIXES.sub("", name)
     if released in found:
-        raise ConversionError(f"The checkpoint holds {released} twice, with and without a prefix; keep one.")
+        raise ConversionError(
+            f"The checkpoint holds {released} twice, with and without a prefix; keep one."
+        )
     if not tensor.dtype.is_floating_point:
         raise ConversionError(
             f"{name} has dtype {str(tensor.dtype).removeprefix('torch.')}, but parameters are floating point; is it quantized?"
@@ -271,7 +295,9 @@ def merge_ranks(ranks: list[dict[str, StoredTensor]]) -> dict[str, Parameter]:
     for rank in ranks:
         for name in rank:
             if name not in everywhere:
-                raise ConversionError(f"The model-parallel ranks disagree: {name} is not in all of them.")
+                raise ConversionError(
+                    f"The model-parallel ranks disagree: {name} is not in all of them."
+                )
     parameters = {}
     for name in ranks[0]:
         parts, split = tuple(rank[name] for rank in ranks), find_split(name)
@@ -280,8 +306,12 @@ def merge_ranks(ranks: list[dict[str, StoredTensor]]) -> dict[str, Parameter]:
                 f"The parts of {name} have different dtypes on the model-parallel ranks; the ranks do not belong together."
             )
         shape = parts[0].shape
-        fits = split is COPIED or (len(shape) > split.dimension and shape[split.dimension] % split.blocks == 0)
+        fits = split is COPIED or (
+            len(shape) > split.dimension and shape[split.dimension] % split.blocks == 0
+        )
         if not fits or any(part.shape != shape for part in parts):
-            raise ConversionError(f"The parts of {name} do not fit together: {[list(part.shape) for part in parts]}.")
+            raise ConversionError(
+                f"The parts of {name} do not fit together: {[list(part.shape) for part in parts]}."
+            )
         parameters[name] = Parameter(name, parts, parts[0].dtype)
     return parameters

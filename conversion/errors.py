@@ -8,4 +8,6 @@ class ConversionError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.encode("utf-8", "backslashreplace").decode("utf-8").split()))
+        super().__init__(
+            " ".join(message.encode("utf-8", "backslashreplace").decode("utf-8").split())
+        )

@@ -20,7 +20,6 @@ from .stored import STORAGE_TYPES, read_safetensors
 from .tensors import memory
 from .weights import PROMPT_WEIGHTS, check_names, find_weights
 
-
 # The tracker's word for a checkpoint that training does not continue from.
 TAG = "release"
 STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_TYPES.items()}
@@ -57,12 +56,23 @@ class Pickler(pickle.Pickler):
     def reducer_override(self, value):
         if isinstance(value, Pickled):
             stride = torch.empty(value.shape, device="meta").stride()
-            return torch._utils._rebuild_tensor_v2, (Storage(value), 0, value.shape, stride, False, OrderedDict())
+            return torch._utils._rebuild_tensor_v2, (
+                Storage(value),
+                0,
+                value.shape,
+                stride,
+                False,
+                OrderedDict(),
+            )
         return NotImplemented
 
 
 def export_checkpoint(
-    repository: str | Path, output: str | Path, *, model_parallel_size: int = 1, dtype: str | None = None
+    repository: str | Path,
+    output: str | Path,
+    *,
+    model_parallel_size: int = 1,
+    dtype: str | None = None,
 ) -> Path:
     """Write the weights of a repository as the original code's checkpoint: a tracker file and an iteration folder.
 
@@ -100,12 +110,22 @@ def export_checkpoint(
     parameters, module = {}, OrderedDict()
     for key, (name, tensor) in enumerate(tensors.items()):
         released = name.removeprefix("glm.")
-        parameters[key] = parameter = Parameter(released, (tensor,), DTYPES.get(dtype, tensor.dtype))
+        parameters[key] = parameter = Parameter(
+            released, (tensor,), DTYPES.get(dtype, tensor.dtype)
+        )
         shape = rank_shape(parameter, model_parallel_size)
-        module[f"{prefix}{released}" if name.startswith("glm.") else name] = Pickled(str(key), parameter.dtype, shape)
+        module[f"{prefix}{released}" if name.startswith("glm.") else name] = Pickled(
+            str(key), parameter.dtype, shape
+        )
     entries = {
         **dict(module=module, optimizer=None, lr_scheduler=None, csr_tensor_module_names=set()),
-        **dict(skipped_steps=0, global_steps=0, global_samples=0, dp_world_size=1, mp_world_size=model_parallel_size),
+        **dict(
+            skipped_steps=0,
+            global_steps=0,
+            global_samples=0,
+            dp_world_size=1,
+            mp_world_size=model_parallel_size,
+        ),
         **dict(iteration=0, client_lr_scheduler=None),
     }
     size = sum(parameter.nbytes for parameter in parameters.values())
@@ -114,18 +134,24 @@ def export_checkpoint(
         archives = []
         for rank in range(model_parallel_size):
             root = f"mp_rank_{rank:02d}_model_states"
-            archive = opened.enter_context(zipfile.ZipFile(folder / TAG / f"{root}.pt", "w", zipfile.ZIP_STORED))
+            archive = opened.enter_context(
+                zipfile.ZipFile(folder / TAG / f"{root}.pt", "w", zipfile.ZIP_STORED)
+            )
             archives.append((archive, root))
             stream = io.BytesIO()
             Pickler(stream, protocol=2).dump(entries)
             archive.writestr(zipfile.ZipInfo(f"{root}/data.pkl"), stream.getvalue())
             archive.writestr(zipfile.ZipInfo(f"{root}/byteorder"), "little")
-        with tqdm(total=size, desc="Writing ranks", unit="B", unit_scale=True, leave=False) as progress:
+        with tqdm(
+            total=size, desc="Writing ranks", unit="B", unit_scale=True, leave=False
+        ) as progress:
             for key, parameter in parameters.items():
                 write_parts(archives, key, parameter)
                 progress.update(parameter.nbytes)
         for archive, root in archives:
-            archive.writestr(zipfile.ZipInfo(f"{root}/version"), "3\n")  # of the format, as torch 1.6 to today write it
+            archive.writestr(
+                zipfile.ZipInfo(f"{root}/version"), "3\n"
+            )  # of the format, as torch 1.6 to today write it
         opened.close()
         for file in (folder / TAG).iterdir():
             synchronize(file)
@@ -152,7 +178,11 @@ def write_parts(archives: list[tuple[zipfile.ZipFile, str]], key: int, parameter
     """Write each rank's part of one parameter to its file."""
     merged, split = parameter.read(), find_split(parameter.name)
     for rank, (archive, root) in enumerate(archives):
-        part = merged if split is COPIED else split.of_rank(merged, len(archives), rank).contiguous()
+        part = (
+            merged if split is COPIED else split.of_rank(merged, len(archives), rank).contiguous()
+        )
         record = zipfile.ZipInfo(f"{root}/data/{key}")
-        with archive.open(record, "w", force_zip64=part.nbytes >= zipfile.ZIP64_LIMIT // 2) as opened:
+        with archive.open(
+            record, "w", force_zip64=part.nbytes >= zipfile.ZIP64_LIMIT // 2
+        ) as opened:
             opened.write(memory(part))

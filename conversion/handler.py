@@ -11,7 +11,9 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
-        self.fill = pipeline("text2text-generation", model=path, trust_remote_code=True, dtype="auto")
+        self.fill = pipeline(
+            "text2text-generation", model=path, trust_remote_code=True, dtype="auto"
+        )
 
     def __call__(self, data: dict) -> list:
         """
@@ -22,5 +24,7 @@ class EndpointHandler:
         if not inputs:
             raise ValueError('The request has no texts; send {"inputs": "a text with a [MASK]"}.')
         if not isinstance(parameters, dict):
-            raise ValueError('The parameters must be named; send them like {"parameters": {"max_new_tokens": 32}}.')
+            raise ValueError(
+                'The parameters must be named; send them like {"parameters": {"max_new_tokens": 32}}.'
+            )
         return self.fill(inputs, **parameters)

@@ -17,10 +17,14 @@ def check_upload(name: str):
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ConversionError(f"{name} is no name on the Hub; pass one such as my-name/my-glm.") from error
+        raise ConversionError(
+            f"{name} is no name on the Hub; pass one such as my-name/my-glm."
+        ) from error
     try:
         HfApi().whoami()
-    except Exception as error:  # there is no network, no token, or a wrong one: each library has its own errors
+    except (
+        Exception
+    ) as error:  # there is no network, no token, or a wrong one: each library has its own errors
         raise ConversionError(
             f"The Hub cannot be written to; log in with `hf auth login` and try again: {error}"
         ) from error
@@ -39,7 +43,9 @@ def push_to_hub(repository: Path, name: str) -> str:
     try:
         address = api.create_repo(name, exist_ok=True)
         api.upload_folder(
-            repo_id=name, folder_path=repository, commit_message="Convert from the original GLM checkpoint"
+            repo_id=name,
+            folder_path=repository,
+            commit_message="Convert from the original GLM checkpoint",
         )
     except Exception as error:
         raise ConversionError(

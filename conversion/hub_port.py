@@ -10,11 +10,15 @@ from .stored import read_safetensors, read_torch_file
 from .tokenizers import VOCABULARIES
 from .weights import INDEX, WEIGHTS, read_weight_map
 
-
 OLD_WEIGHTS, OLD_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What our configuration keeps of the old one, beside the sizes, which the tensors tell; the last four ask for what no released
 # checkpoint uses, and our configuration refuses them.
-KEPT_OPTIONS = ("attention_scale", "embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
+KEPT_OPTIONS = (
+    "attention_scale",
+    "embedding_dropout_prob",
+    "attention_dropout_prob",
+    "output_dropout_prob",
+)
 KEPT_OPTIONS += ("initializer_range", "pool_token", "id2label", "label2id")
 KEPT_OPTIONS += ("relative_encoding", "performer", "sentinel_token", "spell_length")
 TOKENIZER_CONFIGS = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
@@ -35,21 +39,29 @@ class HubPort:
     @property
     def options(self) -> dict:
         """What our configuration keeps."""
-        return {name: self.config[name] for name in KEPT_OPTIONS if self.config.get(name) is not None}
+        return {
+            name: self.config[name] for name in KEPT_OPTIONS if self.config.get(name) is not None
+        }
 
     @property
     def task_mask(self) -> bool:
         """Whether the tokenizer knows `[gMASK]`."""
         texts = [self.folder / name for name in TOKENIZER_CONFIGS]
         return any(
-            '"[gMASK]"' in file.read_text(encoding="utf-8", errors="replace") for file in texts if file.is_file()
+            '"[gMASK]"' in file.read_text(encoding="utf-8", errors="replace")
+            for file in texts
+            if file.is_file()
         )
 
     def read_parameters(self) -> dict[str, Parameter]:
         """The parameters under their released names; no tensor is read yet."""
         found = {}
         for file in self.files:
-            tensors = read_safetensors(file) if file.suffix == ".safetensors" else find_module(read_torch_file(file))
+            tensors = (
+                read_safetensors(file)
+                if file.suffix == ".safetensors"
+                else find_module(read_torch_file(file))
+            )
             for name, tensor in tensors.items():
                 add_parameter(found, name, tensor)
         return merge_ranks([found])
@@ -80,12 +92,16 @@ def find_hub_port(folder: Path) -> HubPort | None:
         )
     for index in (INDEX, OLD_INDEX):
         if (folder / index).is_file():
-            files = [folder / name for name in sorted(set(read_weight_map(folder / index).values()))]
+            files = [
+                folder / name for name in sorted(set(read_weight_map(folder / index).values()))
+            ]
             break
     else:
         files = [folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()][:1]
     if not files:
-        raise ConversionError(f"{folder} holds no {OLD_WEIGHTS} and no {WEIGHTS}; download the repository completely.")
+        raise ConversionError(
+            f"{folder} holds no {OLD_WEIGHTS} and no {WEIGHTS}; download the repository completely."
+        )
     return HubPort(folder, config, files, find_family(folder))
 
 

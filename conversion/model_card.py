@@ -6,7 +6,6 @@ from huggingface_hub import ModelCardData
 from ..configuration_glm import GLMConfig
 from ..tokenization_glm import GLMTokenizerFast
 
-
 PAPER = "https://aclanthology.org/2022.acl-long.26"
 ORIGINAL = "https://github.com/THUDM/GLM"
 
@@ -93,14 +92,20 @@ def model_card(
         license_name="as-published-with-the-weights",
         license_link=ORIGINAL if released else None,
         tags=["glm", "custom_code", "arxiv:2103.10360", *(["blank-infilling"] if fills else [])],
-        widget=[{"text": text, "example_title": f"{mask}: {BLANKS[mask]}"} for mask, text in prompts.items()] or None,
+        widget=[
+            {"text": text, "example_title": f"{mask}: {BLANKS[mask]}"}
+            for mask, text in prompts.items()
+        ]
+        or None,
     )
     sections = [
         _description(name, config, released, parameters),
         _use(name, prompts, config, tokenizer),
         _masks(masks) if masks else "",
         _memory(config, dtype, parameters),
-        PUBLISHED_HEADING.format(released=released) + PUBLISHED[released] if released in PUBLISHED else "",
+        PUBLISHED_HEADING.format(released=released) + PUBLISHED[released]
+        if released in PUBLISHED
+        else "",
         "## Licence\n\nThe weights keep the licence under which they were published; the Python files here are Apache-2.0.",
         f"## Citation\n\n{CITATION}",
     ]
@@ -114,7 +119,11 @@ def _description(name: str, config: GLMConfig, released: str | None, parameters:
         if config.architectures == ["GLMForConditionalGeneration"]
         else f"sorts texts into {config.num_labels} classes"
     )
-    origin = f"It was converted from the released checkpoint [{released}]({ORIGINAL}).\n" if released else ""
+    origin = (
+        f"It was converted from the released checkpoint [{released}]({ORIGINAL}).\n"
+        if released
+        else ""
+    )
     return f"""# {name.rpartition("/")[2]}
 
 A GLM ([General Language Model]({PAPER}), Du et al., ACL 2022) with {count(parameters)} parameters
@@ -124,7 +133,9 @@ directions and writes the answer from left to right.
 {config.num_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} attention heads, texts of up to {config.max_sequence_length} tokens."""
 
 
-def _use(name: str, prompts: dict[str, str], config: GLMConfig, tokenizer: GLMTokenizerFast | None) -> str:
+def _use(
+    name: str, prompts: dict[str, str], config: GLMConfig, tokenizer: GLMTokenizerFast | None
+) -> str:
     """Code to paste; its Python code is in this repository, which is why the library asks for trust."""
     if prompts:
         return f"""## How to use
@@ -155,7 +166,9 @@ and 5. On Inference Endpoints, `handler.py` answers requests; the serverless ser
         if config.architectures == ["GLMForConditionalGeneration"]
         else "AutoModelForSequenceClassification"
     )
-    missing = "\nThis repository has no tokenizer; the network takes ids." if tokenizer is None else ""
+    missing = (
+        "\nThis repository has no tokenizer; the network takes ids." if tokenizer is None else ""
+    )
     return f"""## How to use
 
 ```python
@@ -178,7 +191,9 @@ def _masks(masks: list[str]) -> str:
 
 
 def _memory(config: GLMConfig, dtype: torch.dtype, parameters: int) -> str:
-    cache = 2 * config.num_layers * config.hidden_size * config.max_sequence_length  # keys and values of one text
+    cache = (
+        2 * config.num_layers * config.hidden_size * config.max_sequence_length
+    )  # keys and values of one text
     rows = "\n".join(
         f"| {str(kind).removeprefix('torch.')}{' (as stored)' if kind == dtype else ''} | {size(parameters * kind.itemsize)} | {size(cache * kind.itemsize)} |"
         for kind in (torch.float32, torch.float16, torch.bfloat16)
@@ -195,13 +210,19 @@ def _memory(config: GLMConfig, dtype: torch.dtype, parameters: int) -> str:
 def count(number: int) -> str:
     """A number of parameters as people say it: 110M, 1.9B."""
     return (
-        f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.0f}M" if number >= 1e7 else f"{number / 1e6:.2g}M"
+        f"{number / 1e9:.1f}B"
+        if number >= 1e9
+        else f"{number / 1e6:.0f}M"
+        if number >= 1e7
+        else f"{number / 1e6:.2g}M"
     )
 
 
 def size(number: int) -> str:
     """A number of bytes."""
     unit, name = next(
-        (unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= unit or name == "kB"
+        (unit, name)
+        for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+        if number >= unit or name == "kB"
     )
     return f"{number / unit:.1f} {name}"

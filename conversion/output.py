@@ -18,8 +18,12 @@ def clear_errors(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ConversionError(f"The disk of {output.parent} is full; make room or choose another place.") from error
-        raise ConversionError(f"{error.filename or output} cannot be used: {error.strerror or error}.") from error
+            raise ConversionError(
+                f"The disk of {output.parent} is full; make room or choose another place."
+            ) from error
+        raise ConversionError(
+            f"{error.filename or output} cannot be used: {error.strerror or error}."
+        ) from error
 
 
 def prepare(output: Path, sources: list[Path], overwrite: bool = False):
@@ -27,7 +31,9 @@ def prepare(output: Path, sources: list[Path], overwrite: bool = False):
     with clear_errors(output):
         clean_leftovers(output)
         if os.path.lexists(output) and not overwrite:
-            raise ConversionError(f"{output} exists already; choose another place, or pass --overwrite.")
+            raise ConversionError(
+                f"{output} exists already; choose another place, or pass --overwrite."
+            )
         if any(file.resolve().is_relative_to(output.resolve()) for file in sources):
             raise ConversionError(f"{output} holds what is to be read; choose another place.")
 
@@ -92,7 +98,9 @@ def clean_leftovers(output: Path):
 
 def remove(path: Path):
     if path.is_dir() and not path.is_symlink():
-        (path / "config.json").unlink(missing_ok=True)  # first: half of a repository must not look like one
+        (path / "config.json").unlink(
+            missing_ok=True
+        )  # first: half of a repository must not look like one
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

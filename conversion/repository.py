@@ -23,12 +23,25 @@ from .output import new_folder, prepare, synchronize
 from .released import RELEASED, Released
 from .stored import read_safetensors
 from .tokenizers import BUILDERS, build_tokenizer, find_vocabulary, save_tokenizer
-from .weights import PROMPT_WEIGHTS, check_names, checksum, find_weights, fingerprint, plan_shards
-from .weights import verify_weights, write_safetensors, write_weights
-
+from .weights import (
+    PROMPT_WEIGHTS,
+    check_names,
+    checksum,
+    find_weights,
+    fingerprint,
+    plan_shards,
+    verify_weights,
+    write_safetensors,
+    write_weights,
+)
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SHIPPED_FILES = ("configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py")
+SHIPPED_FILES = (
+    "configuration_glm.py",
+    "modeling_glm.py",
+    "tokenization_glm.py",
+    "pipeline_glm.py",
+)
 HANDLER = Path(__file__).with_name("handler.py")
 # What the weights, the tokenizer and the code were when they were converted: `glm verify` compares.
 RECORD = "conversion.json"
@@ -102,13 +115,19 @@ def convert_checkpoint(
     port = find_hub_port(checkpoint)
     family = first_of(tokenizer, released and released.tokenizer, port and port.family)
     heads = first_of(
-        num_attention_heads, released and released.num_attention_heads, port and port.config.get("num_attention_heads")
+        num_attention_heads,
+        released and released.num_attention_heads,
+        port and port.config.get("num_attention_heads"),
     )
     masks = first_of(task_mask, released and released.task_mask, port and port.task_mask, False)
     if not isinstance(heads, int):
-        raise ConversionError("The tensors do not tell the number of heads; pass --model or --num-attention-heads.")
+        raise ConversionError(
+            "The tensors do not tell the number of heads; pass --model or --num-attention-heads."
+        )
     if family is None or family not in (*BUILDERS, "none"):
-        raise ConversionError(f"Pass --model, or --tokenizer with one of {', '.join(BUILDERS)}, none.")
+        raise ConversionError(
+            f"Pass --model, or --tokenizer with one of {', '.join(BUILDERS)}, none."
+        )
     if dtype is not None and dtype not in DTYPES:
         raise ConversionError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
     plan_shards({}, max_shard_size)
@@ -116,8 +135,10 @@ def convert_checkpoint(
         hub.check_upload(push_to_hub)
     # Whatever is missing is said before any work, and the source is never replaced.
     prepare(output, port.files if port else find_rank_files(checkpoint), overwrite)
-    vocab = first_of(vocab, port and port.family == family and port.folder or None)
-    glm_tokenizer = None if family == "none" else build_tokenizer(family, find_vocabulary(family, vocab), masks)
+    vocab = first_of(vocab, (port and port.family == family and port.folder) or None)
+    glm_tokenizer = (
+        None if family == "none" else build_tokenizer(family, find_vocabulary(family, vocab), masks)
+    )
     if port and glm_tokenizer is not None:
         port.check_tokenizer(glm_tokenizer)
 
@@ -125,12 +146,18 @@ def convert_checkpoint(
     prompt = {name: parameters.pop(name) for name in list(parameters) if is_prompt(name)}
     config = read_config(parameters, heads, glm_tokenizer, port)
     if released and num_attention_heads is None:
-        check_sizes(model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config)
+        check_sizes(
+            model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config
+        )
     stored = {parameter.dtype for parameter in parameters.values()}
     if dtype is None and len(stored) > 1:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in stored))
-        raise ConversionError(f"The checkpoint's tensors have the dtypes {names}, and a network has one; pass --dtype.")
-    copied_rows = released.copied_rows if released and not port else ()  # the port's repositories have the copy
+        raise ConversionError(
+            f"The checkpoint's tensors have the dtypes {names}, and a network has one; pass --dtype."
+        )
+    copied_rows = (
+        released.copied_rows if released and not port else ()
+    )  # the port's repositories have the copy
     named = repository_names(parameters, copied_rows, DTYPES.get(dtype))
     write_repository(
         output,
@@ -142,7 +169,8 @@ def convert_checkpoint(
         max_shard_size,
         name=push_to_hub,
         released=model
-        if released and (released.layers, released.hidden_size) == (config.num_layers, config.hidden_size)
+        if released
+        and (released.layers, released.hidden_size) == (config.num_layers, config.hidden_size)
         else None,
         language={"chinese": "zh", "none": None}.get(family, "en"),
     )
@@ -181,10 +209,14 @@ def write_repository(
     check_names(network, parameters)
     # In the network's order, so that a file does not depend on how the checkpoint was cut.
     parameters = {name: parameters[name] for name in network.state_dict()}
-    with new_folder(output, sum(parameter.nbytes for parameter in (*parameters.values(), *prompt.values()))) as folder:
+    with new_folder(
+        output, sum(parameter.nbytes for parameter in (*parameters.values(), *prompt.values()))
+    ) as folder:
         written = checksums = write_weights(folder, parameters, max_shard_size)
         if prompt:
-            written = checksums | write_safetensors(folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None)
+            written = checksums | write_safetensors(
+                folder / PROMPT_WEIGHTS, prompt, advance=lambda count: None
+            )
         record = {"weights": fingerprint(parameters, checksums), "copied_rows": copied_rows}
         dtype, count = (
             parameters["glm.word_embeddings.weight"].dtype,
@@ -221,7 +253,9 @@ def first_of(*values):
 
 def find_released(model: str | None) -> Released | None:
     if model is not None and model not in RELEASED:
-        raise ConversionError(f"{model} is not a released checkpoint; choose one of {', '.join(RELEASED)}.")
+        raise ConversionError(
+            f"{model} is not a released checkpoint; choose one of {', '.join(RELEASED)}."
+        )
     return RELEASED[model] if model is not None else None
 
 
@@ -229,7 +263,10 @@ def find_released(model: str | None) -> Released | None:
 
 
 def read_config(
-    parameters: dict[str, Parameter], heads: int, tokenizer: GLMTokenizerFast | None, port: HubPort | None
+    parameters: dict[str, Parameter],
+    heads: int,
+    tokenizer: GLMTokenizerFast | None,
+    port: HubPort | None,
 ) -> GLMConfig:
     """The configuration: sizes from the tensors, special ids from the tokenizer, the rest from the old port's if there is one."""
     for table in ("word_embeddings.weight", "transformer.position_embeddings.weight"):
@@ -245,11 +282,19 @@ def read_config(
             f"{heads} attention heads do not divide the hidden size {hidden_size}; pass --num-attention-heads."
         )
     block_positions = "transformer.block_position_embeddings.weight" in parameters
-    rows = parameters["transformer.position_embeddings.weight"].shape[0]  # P + 1 with block positions, else P
-    layers = {int(match[1]) for name in parameters if (match := re.match(r"transformer\.layers\.(\d+)\.", name))}
+    rows = parameters["transformer.position_embeddings.weight"].shape[
+        0
+    ]  # P + 1 with block positions, else P
+    layers = {
+        int(match[1])
+        for name in parameters
+        if (match := re.match(r"transformer\.layers\.(\d+)\.", name))
+    }
     absent = next((layer for layer in range(len(layers) or 1) if layer not in layers), None)
     if absent is not None:
-        raise ConversionError(f"The checkpoint lacks transformer.layers.{absent}; it is incomplete.")
+        raise ConversionError(
+            f"The checkpoint lacks transformer.layers.{absent}; it is incomplete."
+        )
     options = dict(port.options) if port else {}
     options |= dict(architectures=["GLMForConditionalGeneration"])
     if any(name.startswith(("pool_layer.", "multichoice_head.")) for name in parameters):
@@ -260,7 +305,11 @@ def read_config(
             )
         options |= dict(architectures=["GLMForSequenceClassification"], num_labels=head.shape[0])
         if len(options.get("id2label", ())) != head.shape[0]:  # not names of these labels
-            options = {name: value for name, value in options.items() if name not in ("id2label", "label2id")}
+            options = {
+                name: value
+                for name, value in options.items()
+                if name not in ("id2label", "label2id")
+            }
     if tokenizer is not None:
         if not len(tokenizer) <= vocabulary < len(tokenizer) + VOCABULARY_MULTIPLE:
             raise ConversionError(
@@ -283,13 +332,21 @@ def read_config(
     }
     try:
         config = GLMConfig(
-            **{**options, **sizes, "num_attention_heads": heads, "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
+            **{
+                **options,
+                **sizes,
+                "num_attention_heads": heads,
+                "auto_map": AUTO_MAP,
+                "custom_pipelines": PIPELINES,
+            }
         )
     except (ValueError, TypeError) as error:
         raise ConversionError(f"No GLM can have this configuration: {error}") from error
     if port:
         check_sizes(
-            str(port.folder / "config.json"), {name: port.config[name] for name in sizes if name in port.config}, config
+            str(port.folder / "config.json"),
+            {name: port.config[name] for name in sizes if name in port.config},
+            config,
         )
     return config
 
@@ -299,12 +356,18 @@ def read_repository_config(repository: Path) -> GLMConfig:
     try:
         values = json.loads((repository / "config.json").read_text(encoding="utf-8"))
         if values.get("model_type") != GLMConfig.model_type:
-            raise ConversionError(f'{repository} has model type "{values.get("model_type")}"; convert it first.')
+            raise ConversionError(
+                f'{repository} has model type "{values.get("model_type")}"; convert it first.'
+            )
         return GLMConfig(**values)
     except OSError as error:
-        raise ConversionError(f"{repository} is no repository: {error.strerror}: {error.filename}.") from error
+        raise ConversionError(
+            f"{repository} is no repository: {error.strerror}: {error.filename}."
+        ) from error
     except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise ConversionError(f"{repository / 'config.json'} is no configuration of GLM: {error}.") from error
+        raise ConversionError(
+            f"{repository / 'config.json'} is no configuration of GLM: {error}."
+        ) from error
 
 
 def check_sizes(source: str, sizes: dict[str, int], config: GLMConfig):
@@ -322,7 +385,9 @@ def is_prompt(name: str) -> bool:
 
 
 def repository_names(
-    parameters: dict[str, Parameter], copied_rows: tuple[tuple[int, int], ...] = (), dtype: torch.dtype | None = None
+    parameters: dict[str, Parameter],
+    copied_rows: tuple[tuple[int, int], ...] = (),
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Parameter]:
     """The parameters as a repository has them: the network's named `glm.`, with copied rows, in `dtype` if it is given."""
     named = {}
@@ -334,13 +399,18 @@ def repository_names(
                     f"Row {source} is to be copied to {target} and the checkpoint's vocabulary has {parameter.shape[0]} rows; pass the --model it is."
                 )
         parameter = replace(parameter, copied_rows=rows, dtype=dtype or parameter.dtype)
-        named[name if name.startswith(("pool_layer.", "multichoice_head.")) else f"glm.{name}"] = parameter
+        named[name if name.startswith(("pool_layer.", "multichoice_head.")) else f"glm.{name}"] = (
+            parameter
+        )
     return named
 
 
 def build_network(config: GLMConfig) -> torch.nn.Module:
     """The network without memory for its weights: it knows their names, shapes and order."""
-    classes = {network.__name__: network for network in (GLMForConditionalGeneration, GLMForSequenceClassification)}
+    classes = {
+        network.__name__: network
+        for network in (GLMForConditionalGeneration, GLMForSequenceClassification)
+    }
     with torch.device("meta"):
         return classes[config.architectures[0]](config)
 
@@ -348,10 +418,16 @@ def build_network(config: GLMConfig) -> torch.nn.Module:
 # --- What is written --------------------------------------------------------------------------------------------------
 
 
-def write_files(folder: Path, config: GLMConfig, tokenizer: GLMTokenizerFast | None, record: dict, card: str):
+def write_files(
+    folder: Path, config: GLMConfig, tokenizer: GLMTokenizerFast | None, record: dict, card: str
+):
     """Write everything but the weights and config.json; `record` and the hashes of these files go into conversion.json."""
     # Without block positions each blank takes as many positions as it may have tokens, and the context needs some, too.
-    longest = config.max_sequence_length if config.block_position_encoding else config.max_sequence_length // 4
+    longest = (
+        config.max_sequence_length
+        if config.block_position_encoding
+        else config.max_sequence_length // 4
+    )
     generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, longest)}
     for file in SHIPPED_FILES:
         shutil.copyfile(PACKAGE / file, folder / file)
@@ -373,7 +449,11 @@ def write_files(folder: Path, config: GLMConfig, tokenizer: GLMTokenizerFast | N
 
 def write_config(file: Path, config: GLMConfig, dtype: torch.dtype):
     # `torch_dtype` is the name that both Transformers 5 and 4.57 read.
-    values = {name: value for name, value in config.to_dict().items() if name not in ("dtype", "transformers_version")}
+    values = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in ("dtype", "transformers_version")
+    }
     write_json(file, {**values, "torch_dtype": str(dtype).removeprefix("torch.")})
 
 

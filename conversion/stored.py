@@ -20,7 +20,6 @@ import torch
 from .errors import ConversionError
 from .tensors import Place, StoredTensor, contiguous_stride, spanned
 
-
 # What precedes the tensors of a file is well below one megabyte for the largest GLM; much more is no checkpoint.
 LARGEST_PICKLE = 256 * 2**20
 # The first object of a torch file from before 1.6, a number chosen by torch, as pickle protocol 2 writes it.
@@ -38,7 +37,12 @@ STORAGE_TYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-SAFETENSORS_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SAFETENSORS_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 SAFETENSORS_TYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
 SAFETENSORS_TYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
 
@@ -114,7 +118,11 @@ ALLOWED = {
     ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
     ("torch.storage", "UntypedStorage"): torch.uint8,
-    **{(module, name): dtype for module in ("torch", "torch.cuda") for name, dtype in STORAGE_TYPES.items()},
+    **{
+        (module, name): dtype
+        for module in ("torch", "torch.cuda")
+        for name, dtype in STORAGE_TYPES.items()
+    },
     **{
         (module, name): kind
         for module in ("builtins", "__builtin__")
@@ -127,7 +135,11 @@ IGNORED = {
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "_codecs": ("encode",),
-    "torch": ("Size", "device", *(str(dtype).removeprefix("torch.") for dtype in STORAGE_TYPES.values())),
+    "torch": (
+        "Size",
+        "device",
+        *(str(dtype).removeprefix("torch.") for dtype in STORAGE_TYPES.values()),
+    ),
     "argparse": ("Namespace",),
     "fp16.loss_scaler": ("LossScaler", "DynamicLossScaler"),
     "deepspeed.runtime.fp16.loss_scaler": ("LossScaler", "DynamicLossScaler"),
@@ -187,13 +199,20 @@ class TorchFile:
         storage, place = tensor.storage, self.places.get(tensor.storage.key)
         size = storage.dtype.itemsize
         if place is None or storage.numbers * size != place.length:
-            raise ConversionError(f"{self.file} is damaged: a storage is missing or of a wrong length; copy it again.")
+            raise ConversionError(
+                f"{self.file} is damaged: a storage is missing or of a wrong length; copy it again."
+            )
         whole = tensor.offset == 0 and spanned(tensor.shape, tensor.stride) == storage.numbers
         offset = place.offset + tensor.offset * size
         return StoredTensor(
-            self.file, offset, storage.dtype, tensor.shape, tensor.stride,
-            checksum=place.checksum if whole else None, within=None if whole or place.checksum is None else place,
-        )  # fmt: skip
+            self.file,
+            offset,
+            storage.dtype,
+            tensor.shape,
+            tensor.stride,
+            checksum=place.checksum if whole else None,
+            within=None if whole or place.checksum is None else place,
+        )
 
 
 def read_torch_file(file: Path) -> TorchFile:
@@ -212,7 +231,9 @@ def read_torch_file(file: Path) -> TorchFile:
         raise ConversionError(f"{file} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # damaged files fail in every way there is
         reason = str(error) or type(error).__name__
-        raise ConversionError(f"{file} cannot be read as a checkpoint of tensors: {reason}.") from error
+        raise ConversionError(
+            f"{file} cannot be read as a checkpoint of tensors: {reason}."
+        ) from error
 
 
 def read_zip(file: Path) -> TorchFile:
@@ -224,7 +245,9 @@ def read_zip(file: Path) -> TorchFile:
             raise ValueError("it is a zip file without the pickle that torch writes")
         (root,) = roots
         if f"{root}byteorder" in records and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("it was written on a big-endian machine; save it again on a little-endian one")
+            raise ValueError(
+                "it was written on a big-endian machine; save it again on a little-endian one"
+            )
         if records[f"{root}data.pkl"].file_size > LARGEST_PICKLE:
             raise ValueError("its pickle is larger than that of any checkpoint")
         content = unpickle(io.BytesIO(archive.read(f"{root}data.pkl")))
@@ -239,7 +262,9 @@ def read_zip(file: Path) -> TorchFile:
                 offset = record.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
                 if header[:4] != b"PK\x03\x04" or offset + record.file_size > length:
                     raise ValueError("it ends before its tensors do")
-                places[name.removeprefix(f"{root}data/")] = Place(file, offset, record.file_size, record.CRC)
+                places[name.removeprefix(f"{root}data/")] = Place(
+                    file, offset, record.file_size, record.CRC
+                )
     return TorchFile(file, content, places, name=root.rstrip("/"))
 
 
@@ -253,7 +278,9 @@ def read_legacy(file: Path) -> TorchFile:
         stream.seek(len(LEGACY_START))
         _version, machine = unpickle(stream), unpickle(stream)
         if not machine["little_endian"]:
-            raise ValueError("it was written on a big-endian machine; save it again on a little-endian one")
+            raise ValueError(
+                "it was written on a big-endian machine; save it again on a little-endian one"
+            )
         tensors = []
         content = unpickle(stream)
         keys = unpickle(stream)
@@ -310,12 +337,18 @@ def read_safetensors(file: Path) -> dict[str, StoredTensor]:
         for name, entry in header.items():
             if name == "__metadata__":
                 continue
-            dtype, shape, (start, end) = SAFETENSORS_TYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+            dtype, shape, (start, end) = (
+                SAFETENSORS_TYPES[entry["dtype"]],
+                tuple(entry["shape"]),
+                entry["data_offsets"],
+            )
             if math.prod(shape) * dtype.itemsize != end - start or min(start, *shape, 0) < 0:
                 raise ValueError(f"{name} is not as long as its shape says")
             if 8 + header_length + end > length:
                 raise ValueError("it ends before its tensors do")
-            tensors[name] = StoredTensor(file, 8 + header_length + start, dtype, shape, contiguous_stride(shape))
+            tensors[name] = StoredTensor(
+                file, 8 + header_length + start, dtype, shape, contiguous_stride(shape)
+            )
         return tensors
     except OSError as error:
         raise ConversionError(f"{file} cannot be read: {error.strerror or error}.") from error

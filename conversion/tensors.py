@@ -14,7 +14,6 @@ import torch
 
 from .errors import ConversionError
 
-
 # Bytes of a tensor that are worked on at once: few enough to stay in the processor's cache between one step and the next.
 CHUNK = 2**21
 
@@ -74,7 +73,10 @@ class StoredTensor:
         if not is_contiguous(self.shape, self.stride):
             length = spanned(self.shape, self.stride)
             with replace(self, shape=(length,), stride=(1,)).opened() as take:
-                numbers, taken = take(length).as_strided(self.shape, self.stride).contiguous().view(-1), 0
+                numbers, taken = (
+                    take(length).as_strided(self.shape, self.stride).contiguous().view(-1),
+                    0,
+                )
 
             def take_held(count: int) -> torch.Tensor:
                 nonlocal taken
@@ -104,8 +106,13 @@ class StoredTensor:
         Else a large file that is read once pushes out what others need, and all that is written takes fresh memory.
         """
         length = spanned(self.shape, self.stride) * self.dtype.itemsize
-        if length and hasattr(os, "posix_fadvise"):  # no length would be the rest of the file; macOS has no such advice
-            with open_at(self.file, self.offset) as file, suppress(OSError):  # some file systems take no advice
+        if length and hasattr(
+            os, "posix_fadvise"
+        ):  # no length would be the rest of the file; macOS has no such advice
+            with (
+                open_at(self.file, self.offset) as file,
+                suppress(OSError),
+            ):  # some file systems take no advice
                 os.posix_fadvise(file.fileno(), self.offset, length, os.POSIX_FADV_DONTNEED)
 
     def read(self) -> torch.Tensor:
@@ -166,7 +173,9 @@ def step_sizes(total: int, step: int) -> list[int]:
 
 
 def damaged(file: Path) -> ConversionError:
-    return ConversionError(f"{file} is damaged: a tensor does not have its checksum; copy it again.")
+    return ConversionError(
+        f"{file} is damaged: a tensor does not have its checksum; copy it again."
+    )
 
 
 def open_at(path: Path, offset: int) -> io.FileIO:

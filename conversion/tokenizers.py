@@ -9,15 +9,26 @@ import struct
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from ..tokenization_glm import GLMTokenizerFast
 from .errors import ConversionError
 
-
 # The vocabulary files of each family, by the names they have in one place or another, and the Hub name that has them.
 VOCABULARIES = {
-    "gpt2": ([("gpt2-vocab.json", "vocab.json"), ("gpt2-merges.txt", "merges.txt")], "openai-community/gpt2"),
+    "gpt2": (
+        [("gpt2-vocab.json", "vocab.json"), ("gpt2-merges.txt", "merges.txt")],
+        "openai-community/gpt2",
+    ),
     "roberta": (
         [("roberta-vocab.json", "dict.json", "vocab.json"), ("roberta-merges.txt", "merges.txt")],
         "FacebookAI/roberta-large",
@@ -48,7 +59,11 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
         folder = folder.parent
     elif not folder.exists():
         try:
-            folder = Path(snapshot_download(str(vocab), allow_patterns=[name for group in names for name in group]))
+            folder = Path(
+                snapshot_download(
+                    str(vocab), allow_patterns=[name for group in names for name in group]
+                )
+            )
         except Exception as error:
             raise ConversionError(
                 f"{vocab} is neither a folder nor a repository that can be reached on the Hub; pass --vocab with the "
@@ -58,7 +73,9 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
     for group in names:
         present = [folder / name for name in group if (folder / name).is_file()]
         if not present:
-            raise ConversionError(f"{folder} holds no {' or '.join(group)}, which the {family} tokenizer needs.")
+            raise ConversionError(
+                f"{folder} holds no {' or '.join(group)}, which the {family} tokenizer needs."
+            )
         files.append(present[0])
     return files
 
@@ -107,11 +124,18 @@ def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: 
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
 
 
-def add_command_tokens(tokenizer: Tokenizer, surfaces: list[str], strip: bool = True, normalized: tuple[str, ...] = ()):
+def add_command_tokens(
+    tokenizer: Tokenizer, surfaces: list[str], strip: bool = True, normalized: tuple[str, ...] = ()
+):
     """Add the tokens in the order of their ids; those the vocabulary has keep theirs."""
     tokenizer.add_special_tokens(
         [
-            AddedToken(surface, lstrip=strip and "MASK]" in surface, normalized=surface in normalized, special=True)
+            AddedToken(
+                surface,
+                lstrip=strip and "MASK]" in surface,
+                normalized=surface in normalized,
+                special=True,
+            )
             for surface in surfaces
         ]
     )
@@ -120,7 +144,15 @@ def add_command_tokens(tokenizer: Tokenizer, surfaces: list[str], strip: bool = 
 def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
     model = models.BPE.from_file(str(vocabulary), str(merges))
     tokenizer = byte_level(model)
-    surfaces = ["<|endoftext|>", "<|startofpiece|>", "<|endofpiece|>", "[CLS]", "[MASK]", "[SEP]", "[UNK]"]
+    surfaces = [
+        "<|endoftext|>",
+        "<|startofpiece|>",
+        "<|endofpiece|>",
+        "[CLS]",
+        "[MASK]",
+        "[SEP]",
+        "[UNK]",
+    ]
     add_command_tokens(tokenizer, surfaces + ["[gMASK]", "[sMASK]"] * task_mask)
     return tokenizer
 
@@ -139,13 +171,21 @@ def build_roberta(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
         "<|endoftext|>": "<|unused|>",
     }
     ids = {renamed.get(piece, piece): id for piece, id in pieces.items()}
-    pairs = [tuple(line.split(" ")) for line in merges.read_text(encoding="utf-8").splitlines()[1:] if line]
+    pairs = [
+        tuple(line.split(" "))
+        for line in merges.read_text(encoding="utf-8").splitlines()[1:]
+        if line
+    ]
     # GPT-2 merges can make pieces that RoBERTa has not: the original reads these as id 0, as it does all unknown ones.
-    tokenizer = byte_level(models.BPE(ids, [pair for pair in pairs if "".join(pair) in ids], unk_token="[CLS]"))
+    tokenizer = byte_level(
+        models.BPE(ids, [pair for pair in pairs if "".join(pair) in ids], unk_token="[CLS]")
+    )
     # `[SEP]` has the id of the end of text, and a vocabulary has one surface for an id: the text is rewritten.
     tokenizer.normalizer = normalizers.Replace("[SEP]", "<|endoftext|>")
     surfaces = ["[CLS]", "<|endoftext|>", "[UNK]", "[MASK]", "<|startofpiece|>", "<|endofpiece|>"]
-    add_command_tokens(tokenizer, surfaces + ["[gMASK]", "[sMASK]"] * task_mask, normalized=("<|endoftext|>",))
+    add_command_tokens(
+        tokenizer, surfaces + ["[gMASK]", "[sMASK]"] * task_mask, normalized=("<|endoftext|>",)
+    )
     return tokenizer
 
 
@@ -272,4 +312,9 @@ def protobuf_fields(message: bytes):
         yield number, value
 
 
-BUILDERS = {"gpt2": build_gpt2, "roberta": build_roberta, "bert": build_bert, "chinese": build_chinese}
+BUILDERS = {
+    "gpt2": build_gpt2,
+    "roberta": build_roberta,
+    "bert": build_bert,
+    "chinese": build_chinese,
+}

@@ -27,7 +27,6 @@ from .stored import read_safetensors
 from .tensors import StoredTensor, same_bytes
 from .weights import PROMPT_WEIGHTS, find_weights, fingerprint, verify_weights
 
-
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PROMPT = "Ng is an adjunct professor at [MASK]."
 
@@ -57,7 +56,9 @@ class Verification:
             self.record = json.loads((self.repository / RECORD).read_text(encoding="utf-8"))
             recorded = dict(self.record["files"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConversionError(f"{RECORD} is missing or damaged; convert the checkpoint again.") from error
+            raise ConversionError(
+                f"{RECORD} is missing or damaged; convert the checkpoint again."
+            ) from error
         tokenizer = TOKENIZER_FILES if "tokenizer.json" in recorded or self.has_tokenizer() else ()
         for file in (
             "config.json",
@@ -71,7 +72,9 @@ class Verification:
                 raise ConversionError(f"{file} is missing.")
         for file in SHIPPED_FILES:
             if hash_file(self.repository / file) != recorded.get(file):
-                raise ConversionError(f"{file} is not what was converted; it was changed or is damaged.")
+                raise ConversionError(
+                    f"{file} is not what was converted; it was changed or is damaged."
+                )
         return "all there"
 
     def weights(self) -> str:
@@ -89,7 +92,9 @@ class Verification:
         """The tokenizer is the one that was converted with these weights, and its ids are the configuration's."""
         if not self.has_tokenizer():
             return None
-        if hash_file(self.repository / "tokenizer.json") != self.record["files"].get("tokenizer.json"):
+        if hash_file(self.repository / "tokenizer.json") != self.record["files"].get(
+            "tokenizer.json"
+        ):
             raise ConversionError(
                 "tokenizer.json was not converted with these weights; put the right one back, or convert again."
             )
@@ -99,9 +104,14 @@ class Verification:
             raise ConversionError(
                 f"The tokenizer has ids up to {max(ids.values())} and the weights {self.config.vocab_size} rows."
             )
-        for token, id in (("<|startofpiece|>", self.config.sop_token_id), ("<|endofpiece|>", self.config.eop_token_id)):
+        for token, id in (
+            ("<|startofpiece|>", self.config.sop_token_id),
+            ("<|endofpiece|>", self.config.eop_token_id),
+        ):
             if ids.get(token) != id:
-                raise ConversionError(f"{token} has id {ids.get(token)} in tokenizer.json and {id} in config.json.")
+                raise ConversionError(
+                    f"{token} has id {ids.get(token)} in tokenizer.json and {id} in config.json."
+                )
         return f"fits the weights, {len(ids)} special tokens"
 
     def equality(self) -> str | None:
@@ -120,9 +130,13 @@ class Verification:
         if (self.repository / PROMPT_WEIGHTS).is_file():
             ours |= read_safetensors(self.repository / PROMPT_WEIGHTS)
         for name in sorted(set(expected) ^ set(ours)):
-            raise ConversionError(f"{name} is only in {'the checkpoint' if name in expected else 'the repository'}.")
+            raise ConversionError(
+                f"{name} is only in {'the checkpoint' if name in expected else 'the repository'}."
+            )
         for name, parameter in expected.items():
-            if parameter.shape != ours[name].shape or not same_bytes(parameter.read(), ours[name].read()):
+            if parameter.shape != ours[name].shape or not same_bytes(
+                parameter.read(), ours[name].read()
+            ):
                 raise ConversionError(f"{name} is not the same in the checkpoint.")
         return f"{len(expected)} tensors equal those of {self.checkpoint}"
 
@@ -130,11 +144,15 @@ class Verification:
         """A fresh load by the Auto classes fills one blank."""
         if not self.has_tokenizer() or self.config.architectures != ["GLMForConditionalGeneration"]:
             return None
-        if any(hash_file(self.repository / file) != hash_file(PACKAGE / file) for file in SHIPPED_FILES):
+        if any(
+            hash_file(self.repository / file) != hash_file(PACKAGE / file) for file in SHIPPED_FILES
+        ):
             raise ConversionError(
                 "Its code is not that of this version, and is not run; convert again to bring it up to date."
             )
-        needed = 4 * sum(tensor.nbytes // tensor.dtype.itemsize for tensor in self.tensors.values())  # in float32
+        needed = 4 * sum(
+            tensor.nbytes // tensor.dtype.itemsize for tensor in self.tensors.values()
+        )  # in float32
         if 1.2 * needed > psutil.virtual_memory().available:
             return None
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -146,9 +164,13 @@ class Verification:
             ).eval()
             inputs = tokenizer([PROMPT], return_tensors="pt")
             with torch.no_grad():
-                pieces = tokenizer.decode_pieces(model.generate(**inputs, max_new_tokens=8, do_sample=False))[0]
+                pieces = tokenizer.decode_pieces(
+                    model.generate(**inputs, max_new_tokens=8, do_sample=False)
+                )[0]
         except Exception as error:  # whatever stops a user's load is the result of this check
-            raise ConversionError(f"It does not load or generate: {type(error).__name__}: {error}") from error
+            raise ConversionError(
+                f"It does not load or generate: {type(error).__name__}: {error}"
+            ) from error
         return f"{PROMPT} -> {pieces[0]!r}"
 
     def has_tokenizer(self) -> bool:

@@ -23,8 +23,11 @@ from .errors import ConversionError
 from .stored import SAFETENSORS_TYPES, read_safetensors
 from .tensors import StoredTensor, memory
 
-
-WEIGHTS, INDEX, PROMPT_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "prompt_spell.safetensors"
+WEIGHTS, INDEX, PROMPT_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "prompt_spell.safetensors",
+)
 WORD_EMBEDDINGS = "glm.word_embeddings.weight"
 TYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 READ_AHEAD = 16  # chunks that wait in memory
@@ -61,7 +64,9 @@ def plan_shards(sizes: dict[str, int], max_shard_size: str) -> dict[str, list[st
     return plan.filename_to_tensors
 
 
-def write_weights(folder: Path, parameters: dict[str, Parameter], max_shard_size: str) -> dict[str, int]:
+def write_weights(
+    folder: Path, parameters: dict[str, Parameter], max_shard_size: str
+) -> dict[str, int]:
     """Write the parameters in shards, with an index if there is more than one.
 
     Returns:
@@ -69,9 +74,13 @@ def write_weights(folder: Path, parameters: dict[str, Parameter], max_shard_size
     """
     sizes = {name: parameter.nbytes for name, parameter in parameters.items()}
     shards, checksums = plan_shards(sizes, max_shard_size), {}
-    with tqdm(total=sum(sizes.values()), desc="Writing weights", unit="B", unit_scale=True, leave=False) as progress:
+    with tqdm(
+        total=sum(sizes.values()), desc="Writing weights", unit="B", unit_scale=True, leave=False
+    ) as progress:
         for file, names in shards.items():
-            checksums |= write_safetensors(folder / file, {name: parameters[name] for name in names}, progress.update)
+            checksums |= write_safetensors(
+                folder / file, {name: parameters[name] for name in names}, progress.update
+            )
     if len(shards) > 1:
         weight_map = {name: file for file, names in shards.items() for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
@@ -80,7 +89,9 @@ def write_weights(folder: Path, parameters: dict[str, Parameter], max_shard_size
 
 
 @one_thread()
-def write_safetensors(file: Path, parameters: dict[str, Parameter], advance: Callable[[int], object]) -> dict[str, int]:
+def write_safetensors(
+    file: Path, parameters: dict[str, Parameter], advance: Callable[[int], object]
+) -> dict[str, int]:
     """Write one file: the header follows from the shapes, then what is read is written. Returns the checksums."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     # Wide numbers first, so that each tensor starts at a multiple of its number's size.
@@ -94,10 +105,12 @@ def write_safetensors(file: Path, parameters: dict[str, Parameter], advance: Cal
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    checksums = {name: 0 for name in parameters}
+    checksums = dict.fromkeys(parameters, 0)
     with open(file, "wb") as opened:
         opened.write(struct.pack("<Q", len(text)) + text)
-        for name, numbers in read_ahead((name, part) for name, parameter in ordered for part in parameter.chunks()):
+        for name, numbers in read_ahead(
+            (name, part) for name, parameter in ordered for part in parameter.chunks()
+        ):
             opened.write(memory(numbers))
             checksums[name] = zlib.crc32(memory(numbers), checksums[name])
             advance(numbers.nbytes)
@@ -126,7 +139,8 @@ def checksum(tensor: Parameter | StoredTensor) -> int:
 def fingerprint(tensors: dict[str, Parameter | StoredTensor], checksums: dict[str, int]) -> str:
     """One digest for all weights, whatever files they are in."""
     lines = [
-        f"{name} {tensors[name].dtype} {list(tensors[name].shape)} {checksums[name]:08x}\n" for name in sorted(tensors)
+        f"{name} {tensors[name].dtype} {list(tensors[name].shape)} {checksums[name]:08x}\n"
+        for name in sorted(tensors)
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -169,7 +183,9 @@ def check_names(model: torch.nn.Module, tensors: dict[str, Parameter | StoredTen
     missing = sorted(set(expected) - set(tensors))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ConversionError(f"The checkpoint lacks {missing[0].removeprefix('glm.')}{more}; it is incomplete.")
+        raise ConversionError(
+            f"The checkpoint lacks {missing[0].removeprefix('glm.')}{more}; it is incomplete."
+        )
     for name, tensor in tensors.items():
         if name not in expected:
             raise ConversionError(
@@ -197,7 +213,9 @@ def verify_weights(model: torch.nn.Module, tensors: dict[str, StoredTensor]) -> 
         ConversionError: if names or shapes are not the model's, or the network's results are not finite.
     """
     check_names(model, tensors)
-    names = [name for name in model.state_dict() if name != WORD_EMBEDDINGS] + [WORD_EMBEDDINGS]  # the head comes last
+    names = [name for name in model.state_dict() if name != WORD_EMBEDDINGS] + [
+        WORD_EMBEDDINGS
+    ]  # the head comes last
     checksums = dict.fromkeys(names, 0)
     progress = tqdm(
         total=sum(tensor.nbytes for tensor in tensors.values()),
@@ -216,11 +234,15 @@ def verify_weights(model: torch.nn.Module, tensors: dict[str, StoredTensor]) -> 
 
     with progress, closing(read_ahead(read())) as chunks:
         if not run_layer_by_layer(model.eval(), tensors[WORD_EMBEDDINGS], chunks).isfinite().all():
-            raise ConversionError("The network's results on these weights are not finite; the checkpoint is damaged.")
+            raise ConversionError(
+                "The network's results on these weights are not finite; the checkpoint is damaged."
+            )
     return checksums
 
 
-def run_layer_by_layer(model: torch.nn.Module, embedding: StoredTensor, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
+def run_layer_by_layer(
+    model: torch.nn.Module, embedding: StoredTensor, chunks: Iterator[torch.Tensor]
+) -> torch.Tensor:
     """The network's results for the first ids: logits (1, T, V), or the classes' (1, C).
 
     Args:
@@ -247,7 +269,9 @@ def run_layer_by_layer(model: torch.nn.Module, embedding: StoredTensor, chunks: 
         yield module
         module.to("meta")
 
-    count = min(2, *embedding.shape[:1], model.config.position_rows)  # T: two see each other, and more take longer
+    count = min(
+        2, *embedding.shape[:1], model.config.position_rows
+    )  # T: two see each other, and more take longer
     ids = torch.arange(count)[None]  # (1, T)
     with embedding.opened() as take:
         hidden = take(count * embedding.shape[1]).view(1, count, -1).float()  # (1, T, H)
@@ -270,5 +294,7 @@ def run_layer_by_layer(model: torch.nn.Module, embedding: StoredTensor, chunks: 
         return results
     # The head is the word embedding, some rows at a time: (1, T, H) x (rows, H) -> (1, T, rows), together (1, T, V).
     place = torch.empty(0)  # used again for all rows
-    rows = (place.resize_(numbers.shape).copy_(numbers).view(-1, hidden.shape[-1]) for numbers in chunks)
+    rows = (
+        place.resize_(numbers.shape).copy_(numbers).view(-1, hidden.shape[-1]) for numbers in chunks
+    )
     return torch.cat([hidden @ part.T for part in rows], dim=-1)

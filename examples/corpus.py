@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 from facts import TOPICS, Relation, Topic
-from glm_transformers.conversion.tokenizers import build_tokenizer, save_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from glm_transformers.conversion.tokenizers import build_tokenizer, save_tokenizer
 
 DOCUMENTS, VALIDATION_DOCUMENTS = 60_000, 600
 VOCABULARY = 2000  # pieces: with these, a word of the corpus is one piece
@@ -46,7 +46,9 @@ def fill(template: str, row: dict[str, str]) -> str:
 def blank(template: str, row: dict[str, str], field: str, mask: str) -> str:
     """The sentence with a mask for the value of one field; "a" or "an" is as the value wants it."""
     marker = "e\0" if row[field][0] in "aeio" else "\0"
-    return fill(template, {**row, field: marker}).replace(marker, mask).replace(marker.upper(), mask)
+    return (
+        fill(template, {**row, field: marker}).replace(marker, mask).replace(marker.upper(), mask)
+    )
 
 
 def is_certain(topic: Topic, row: dict[str, str], given: set[str], wanted: str) -> bool:
@@ -63,7 +65,11 @@ def words(text: str) -> str:
 def fits_only(text: str, mask: str, sentences: list[str]) -> bool:
     """Whether the text has one blank, and one sentence alone the words around it."""
     before, *between, after = text.split(mask)
-    return not between and sum(sentence.startswith(before) and sentence.endswith(after) for sentence in sentences) == 1
+    return (
+        not between
+        and sum(sentence.startswith(before) and sentence.endswith(after) for sentence in sentences)
+        == 1
+    )
 
 
 class Corpus:
@@ -115,7 +121,10 @@ class Corpus:
     def question_and_answer(self) -> str:
         while True:
             _, relation, row = self.random.choice(self.relations)
-            questions, answers = self.known(relation.questions, row), self.known(relation.statements, row)
+            questions, answers = (
+                self.known(relation.questions, row),
+                self.known(relation.statements, row),
+            )
             if questions:
                 return f"{self.random.choice(questions)} {self.random.choice(answers)}"
 
@@ -137,12 +146,25 @@ class Corpus:
         """
         found = {mask: [] for mask in QUESTIONS}
         sentences = sorted(
-            {fill(words, row) for _, relation, row in self.facts() for words in relation.statements if says(words, row)}
+            {
+                fill(words, row)
+                for _, relation, row in self.facts()
+                for words in relation.statements
+                if says(words, row)
+            }
         )
         for _, _, row, template in self.held_statements:
             for field in sorted(fields(template)):
-                answer = row[field][0].upper() + row[field][1:] if template.startswith(f"{{{field}}}") else row[field]
-                kind = "[gMASK]" if template.endswith(f" {{{field}}}.") and self.random.random() < 0.3 else "[MASK]"
+                answer = (
+                    row[field][0].upper() + row[field][1:]
+                    if template.startswith(f"{{{field}}}")
+                    else row[field]
+                )
+                kind = (
+                    "[gMASK]"
+                    if template.endswith(f" {{{field}}}.") and self.random.random() < 0.3
+                    else "[MASK]"
+                )
                 text = blank(template, row, field, kind)
                 if fits_only(text, kind, sentences):
                     text = text.removesuffix(".") if kind == "[gMASK]" else text
@@ -152,16 +174,24 @@ class Corpus:
             for field in sorted(name for name in said - fields(template) if name in row):
                 if is_certain(topic, row, fields(template), field):
                     kind = self.random.choice(["[sMASK]", "[gMASK]"])
-                    found[kind].append((f"{fill(template, row)} {kind}", row[field], fill(template, row)))
+                    found[kind].append(
+                        (f"{fill(template, row)} {kind}", row[field], fill(template, row))
+                    )
         known = [
             self.known(relation.statements + relation.followers + relation.questions, row)
             for _, relation, row in self.relations
         ]
-        openings = [fill(opening, row) for topic, row in self.subjects for opening in topic.openings]
+        openings = [
+            fill(opening, row) for topic, row in self.subjects for opening in topic.openings
+        ]
         read = "|".join(map(words, [*sum(known, []), *openings]))
         for mask, wanted in QUESTIONS.items():
             self.random.shuffle(found[mask])
-            unread = [(text, answer) for text, answer, phrasing in found[mask] if words(phrasing) not in read]
+            unread = [
+                (text, answer)
+                for text, answer, phrasing in found[mask]
+                if words(phrasing) not in read
+            ]
             for text, answer in unread[:wanted]:
                 yield {"mask": mask, "text": text, "answer": answer}
 
@@ -171,7 +201,9 @@ def train_vocabulary(documents: list[str], folder: Path):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 1, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 1, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(documents, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.model.save(str(folder))
@@ -185,17 +217,25 @@ def main(output: Annotated[Path, typer.Argument(help="The folder to write.")]):
     output.mkdir(parents=True, exist_ok=True)
     corpus = Corpus()
     documents = [corpus.document() for _ in range(DOCUMENTS + VALIDATION_DOCUMENTS)]
-    sentences = {sentence for document in documents for sentence in re.findall(r"[^.?]+[.?]", document)}
+    sentences = {
+        sentence for document in documents for sentence in re.findall(r"[^.?]+[.?]", document)
+    }
     if corpus.held_out & {sentence.strip() for sentence in sentences}:
         raise RuntimeError("A held-out phrasing is in the documents.")
     (output / "train.txt").write_text("\n".join(documents[:DOCUMENTS]) + "\n", encoding="utf-8")
-    (output / "validation.txt").write_text("\n".join(documents[DOCUMENTS:]) + "\n", encoding="utf-8")
+    (output / "validation.txt").write_text(
+        "\n".join(documents[DOCUMENTS:]) + "\n", encoding="utf-8"
+    )
     questions = [json.dumps(question) for question in corpus.questions()]
     (output / "held_out.jsonl").write_text("\n".join(questions) + "\n", encoding="utf-8")
     train_vocabulary(documents[:DOCUMENTS], output / "vocabulary")
     files = [output / "vocabulary" / name for name in ("vocab.json", "merges.txt")]
     (output / "tokenizer").mkdir(exist_ok=True)
-    save_tokenizer(build_tokenizer("gpt2", files, task_mask=True), output / "tokenizer", model_max_length=LONGEST)
+    save_tokenizer(
+        build_tokenizer("gpt2", files, task_mask=True),
+        output / "tokenizer",
+        model_max_length=LONGEST,
+    )
     typer.echo(f"{DOCUMENTS} documents and {len(questions)} held-out questions are in {output}.")
 
 

@@ -24,7 +24,9 @@ BATCH = 50
 def is_right(question: dict, piece: str) -> bool:
     if question["mask"] == "[MASK]":
         return piece.strip() == question["answer"]
-    return re.search(rf"\b{re.escape(question['answer'])}\b", piece, flags=re.IGNORECASE) is not None
+    return (
+        re.search(rf"\b{re.escape(question['answer'])}\b", piece, flags=re.IGNORECASE) is not None
+    )
 
 
 def fill_all(model, tokenizer, texts: list[str], batch: int) -> list[list[str]]:
@@ -47,7 +49,11 @@ class Answers:
 
     def right(self, mask: str) -> list[bool]:
         """Of the questions with this mask, which are answered right."""
-        return [is_right(*asked) for asked in zip(self.questions, self.pieces) if asked[0]["mask"] == mask]
+        return [
+            is_right(*asked)
+            for asked in zip(self.questions, self.pieces)
+            if asked[0]["mask"] == mask
+        ]
 
 
 def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
@@ -55,27 +61,36 @@ def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
     questions = [json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines()]
     texts = [question["text"] for question in questions]
     tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=True)
-    model = AutoModelForSeq2SeqLM.from_pretrained(repository, trust_remote_code=True, dtype=torch.float32).eval()
-    fill = pipeline("text2text-generation", model=str(repository), trust_remote_code=True, dtype=torch.float32)
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        repository, trust_remote_code=True, dtype=torch.float32
+    ).eval()
+    fill = pipeline(
+        "text2text-generation", model=str(repository), trust_remote_code=True, dtype=torch.float32
+    )
     single = fill_all(model, tokenizer, texts, batch=1)
 
     masked = [question for question in questions if question["mask"] == "[MASK]"]
     pairs = list(zip(masked[::2], masked[1::2]))
-    answers = fill_all(model, tokenizer, [f"{one['text']} {other['text']}" for one, other in pairs], BATCH)
+    answers = fill_all(
+        model, tokenizer, [f"{one['text']} {other['text']}" for one, other in pairs], BATCH
+    )
     return Answers(
         questions,
         [pieces[0] for pieces in single],
         [is_right(*asked) for pair, pieces in zip(pairs, answers) for asked in zip(pair, pieces)],
         {
             "in padded batches": fill_all(model, tokenizer, texts, BATCH) == single,
-            "through the pipeline": [result["blanks"] for result in fill(texts, **OPTIONS)] == single,
+            "through the pipeline": [result["blanks"] for result in fill(texts, **OPTIONS)]
+            == single,
         },
     )
 
 
 def main(
     repository: Annotated[Path, typer.Argument(help="The converted demo model.")],
-    held_out: Annotated[Path, typer.Option(help="Questions, a JSON object on each line.")] = HELD_OUT,
+    held_out: Annotated[
+        Path, typer.Option(help="Questions, a JSON object on each line.")
+    ] = HELD_OUT,
     wrong: Annotated[bool, typer.Option("--wrong", help="Print the wrong answers.")] = False,
 ):
     """Print the demo model's accuracy; exit status 1 if a way of asking gives other answers than another."""

@@ -34,7 +34,10 @@ class Topic:
 def table(fields: str, lines: str) -> list[dict[str, str]]:
     """Rows of a table in which "-" is nothing and "_" a space."""
     rows = [dict(zip(fields.split(), line.split())) for line in lines.strip().splitlines()]
-    return [{name: value.replace("_", " ") for name, value in row.items() if value != "-"} for row in rows]
+    return [
+        {name: value.replace("_", " ") for name, value in row.items() if value != "-"}
+        for row in rows
+    ]
 
 
 COUNTRIES = Topic(
@@ -134,7 +137,11 @@ COUNTRIES = Topic(
                 "You find {country} on the map of {continent}.",
                 "The continent of {country} is {continent}.",
             ),
-            ("It is in {continent}.", "It lies in {continent}.", "The country is part of {continent}."),
+            (
+                "It is in {continent}.",
+                "It lies in {continent}.",
+                "The country is part of {continent}.",
+            ),
             (
                 "Where is {country}?",
                 "On which continent is {country}?",
@@ -154,7 +161,11 @@ COUNTRIES = Topic(
                 "{language} is the main language of {country}.",
                 "{language} is what people in {country} speak.",
             ),
-            ("People there speak {language}.", "Its main language is {language}.", "{language} is spoken there."),
+            (
+                "People there speak {language}.",
+                "Its main language is {language}.",
+                "{language} is spoken there.",
+            ),
             (
                 "Which language is spoken in {country}?",
                 "What do people in {country} speak?",
@@ -285,7 +296,11 @@ ANIMALS = Topic(
                 "The {animal} is an animal with {legs} legs.",
                 "Every {animal} stands on {legs} legs.",
             ),
-            ("It has {legs} legs.", "It walks on {legs} legs.", "The animal stands on {legs} legs."),
+            (
+                "It has {legs} legs.",
+                "It walks on {legs} legs.",
+                "The animal stands on {legs} legs.",
+            ),
             (
                 "How many legs has a {animal}?",
                 "How many legs does a {animal} have?",
@@ -302,7 +317,11 @@ ANIMALS = Topic(
                 "You can give {food} to a {animal}.",
             ),
             ("It eats {food}.", "It feeds on {food}.", "Its food is {food}."),
-            ("What does a {animal} eat?", "What is the food of the {animal}?", "What can I give to a hungry {animal}?"),
+            (
+                "What does a {animal} eat?",
+                "What is the food of the {animal}?",
+                "What can I give to a hungry {animal}?",
+            ),
         ),
         Relation(
             (
@@ -313,7 +332,11 @@ ANIMALS = Topic(
                 "The {animal} makes its home in a {home}.",
             ),
             ("It lives in a {home}.", "Its home is a {home}.", "It sleeps in a {home}."),
-            ("Where does a {animal} live?", "What is the home of the {animal}?", "Where do I find the {animal}?"),
+            (
+                "Where does a {animal} live?",
+                "What is the home of the {animal}?",
+                "Where do I find the {animal}?",
+            ),
         ),
         Relation(
             (
@@ -324,7 +347,11 @@ ANIMALS = Topic(
                 "Every {animal} {sound}.",
             ),
             ("It {sound}.",),
-            ("Which animal {sound}?", "What does a {animal} sound like?", "How do I hear a {animal}?"),
+            (
+                "Which animal {sound}?",
+                "What does a {animal} sound like?",
+                "How do I hear a {animal}?",
+            ),
         ),
         Relation(
             (
@@ -337,7 +364,24 @@ ANIMALS = Topic(
     ),
 )
 
-WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+WORDS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+]
 NUMBERS = Topic(
     [{"number": number, "next": after} for number, after in zip(WORDS, WORDS[1:])],
     (
@@ -367,7 +411,11 @@ NUMBERS = Topic(
 )
 
 SUMS = Topic(
-    [{"a": WORDS[a - 1], "b": WORDS[b - 1], "sum": WORDS[a + b - 1]} for a in range(2, 6) for b in range(2, 6)],
+    [
+        {"a": WORDS[a - 1], "b": WORDS[b - 1], "sum": WORDS[a + b - 1]}
+        for a in range(2, 6)
+        for b in range(2, 6)
+    ],
     (
         Relation(
             (
@@ -395,7 +443,7 @@ SUMS = Topic(
     ),
 )
 
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday".split()
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "Monday"]
 WEEK = Topic(
     [{"day": day, "next": after} for day, after in zip(DAYS, DAYS[1:])],
     (
@@ -446,7 +494,20 @@ MONTHS = Topic(
                 December twelfth 31
                 """,
             ),
-            "February March April May June July August September October November December January".split(),
+            [
+                "February",
+                "March",
+                "April",
+                "May",
+                "June",
+                "July",
+                "August",
+                "September",
+                "October",
+                "November",
+                "December",
+                "January",
+            ],
         )
     ],
     subject="month",
@@ -579,7 +640,11 @@ COLOURS = Topic(
                 "Something as {colour} as {thing} is very {colour}.",
             ),
             (),
-            ("What colour is {thing}?", "Which colour has {thing}?", "What is the colour of {thing}?"),
+            (
+                "What colour is {thing}?",
+                "Which colour has {thing}?",
+                "What is the colour of {thing}?",
+            ),
         ),
     ),
 )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-
 ROOT = Path(__file__).resolve().parents[1]
 
 # In a checkout the repository root is the package; an installed glm_transformers is left alone.
@@ -40,9 +39,15 @@ SOP, EOP, MASK, GMASK, SMASK, EOS = 90, 91, 92, 93, 94, 95
 def tiny_config(**options):
     from glm_transformers import GLMConfig
 
-    shape = dict(vocab_size=99, hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64)
+    shape = dict(
+        vocab_size=99, hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64
+    )
     ids = dict(
-        sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS, pad_token_id=EOS
+        sop_token_id=SOP,
+        eop_token_id=EOP,
+        mask_token_ids=[MASK, GMASK, SMASK],
+        eos_token_id=EOS,
+        pad_token_id=EOS,
     )
     return GLMConfig(**{**shape, **ids, **options})
 
@@ -53,6 +58,7 @@ def tiny_model():
 
     def build(cls=None, attn_implementation="eager", **options):
         import torch
+
         from glm_transformers import GLMForConditionalGeneration
 
         torch.manual_seed(7)
@@ -61,9 +67,14 @@ def tiny_model():
         )
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.normal_(std=0.3) if parameter.dim() > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)
+                parameter.normal_(std=0.3) if parameter.dim() > 1 else parameter.add_(
+                    torch.randn_like(parameter) * 0.1
+                )
         if model.can_generate():
-            model.generation_config.eos_token_id, model.generation_config.pad_token_id = [EOP, EOS], EOS
+            model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
+                [EOP, EOS],
+                EOS,
+            )
         return model.eval()
 
     return build
@@ -92,7 +103,9 @@ def repository(reference, tmp_path_factory):
             if "model" in options:
                 options["vocab"] = reference / "vocab"
             output = tmp_path_factory.mktemp("repositories") / name
-            converted[name] = convert_checkpoint(reference / "checkpoints" / name, output, **options)
+            converted[name] = convert_checkpoint(
+                reference / "checkpoints" / name, output, **options
+            )
         return converted[name]
 
     return convert
@@ -101,12 +114,18 @@ def repository(reference, tmp_path_factory):
 @pytest.fixture(scope="session")
 def made_repository(tmp_path_factory) -> Path:
     """A converted repository that needs no golden data: a trained vocabulary, a seeded checkpoint."""
-    from glm_transformers.conversion import convert_checkpoint
     from made import make_checkpoint, make_parameters, make_vocabulary
+
+    from glm_transformers.conversion import convert_checkpoint
 
     folder = tmp_path_factory.mktemp("made")
     checkpoint = make_checkpoint(folder / "checkpoint", make_parameters(), ranks=2)
     vocabulary = make_vocabulary(folder / "vocabulary")
     return convert_checkpoint(
-        checkpoint, folder / "repository", model="glm-2b", vocab=vocabulary, num_attention_heads=4, dtype="float32"
+        checkpoint,
+        folder / "repository",
+        model="glm-2b",
+        vocab=vocabulary,
+        num_attention_heads=4,
+        dtype="float32",
     )

@@ -12,26 +12,42 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer, DynamicCache
-
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DynamicCache,
+)
 
 LOGITS, STATES = dict(atol=1e-4, rtol=0), dict(atol=5e-5, rtol=0)
 
 # The ids that golden checkpoints without a tokenizer use.
-PLAIN_IDS = dict(sop_token_id=601, eop_token_id=602, mask_token_ids=[604, 607, 608], pad_token_id=600, eos_token_id=600)
+PLAIN_IDS = dict(
+    sop_token_id=601,
+    eop_token_id=602,
+    mask_token_ids=[604, 607, 608],
+    pad_token_id=600,
+    eos_token_id=600,
+)
 
 
 def load(repository: Path, auto_class=AutoModelForSeq2SeqLM, **options):
     """The repository in float32, as the goldens are; ids from the caller where it has no tokenizer."""
     if not (repository / "tokenizer.json").exists():
         options = {**PLAIN_IDS, **options}
-    model = auto_class.from_pretrained(repository, trust_remote_code=True, dtype=torch.float32, **options).eval()
-    assert type(model).__module__.startswith("transformers_modules"), "the repository's own code must be what is loaded"
+    model = auto_class.from_pretrained(
+        repository, trust_remote_code=True, dtype=torch.float32, **options
+    ).eval()
+    assert type(model).__module__.startswith("transformers_modules"), (
+        "the repository's own code must be what is loaded"
+    )
     return model
 
 
 def close(actual, expected, what, atol, rtol):
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, msg=lambda message: f"{what}: {message}")
+    torch.testing.assert_close(
+        actual, expected, atol=atol, rtol=rtol, msg=lambda message: f"{what}: {message}"
+    )
 
 
 def check_forward(model, folder: Path, row_copy: bool):
@@ -43,7 +59,11 @@ def check_forward(model, folder: Path, row_copy: bool):
     columns = tensors.get("logit_columns")
     caches = {}
     for name, case in cases.items():
-        golden = {key.split(".")[1]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+        golden = {
+            key.split(".")[1]: tensor
+            for key, tensor in tensors.items()
+            if key.startswith(f"{name}.")
+        }
         mask = golden["attention_mask"]
         cache = DynamicCache(config=model.config)
         if case["mems_from"]:
@@ -56,10 +76,14 @@ def check_forward(model, folder: Path, row_copy: bool):
             past_key_values=cache,
             output_hidden_states=True,
         )
-        caches[name] = [(layer.keys.clone(), layer.values.clone()) for layer in output.past_key_values.layers]
+        caches[name] = [
+            (layer.keys.clone(), layer.values.clone()) for layer in output.past_key_values.layers
+        ]
         length = golden["input_ids"].shape[1]
         for layer, states in enumerate(output.hidden_states):
-            close(states, golden[f"hidden_{layer}"][:, -length:], f"{name} hidden {layer}", **STATES)
+            close(
+                states, golden[f"hidden_{layer}"][:, -length:], f"{name} hidden {layer}", **STATES
+            )
         logits = output.logits if "logits" in golden else output.logits[..., columns]
         expected = golden.get("logits", golden.get("logits_cols"))
         if row_copy:  # the [gMASK] row of glm-10b-chinese is a copy, made by the converter
@@ -98,7 +122,10 @@ def check_generation(model, tokenizer, folder: Path, row_copy: bool):
         expected, steps = [config.sop_token_id], []
         for blank in case["blanks"]:
             # A piece that reaches the limit has one step more here: the one that puts its end.
-            steps += [len(expected) - 1 + i for i in range(len(blank["new_tokens"]) + (blank["ended_by"] != "length"))]
+            steps += [
+                len(expected) - 1 + i
+                for i in range(len(blank["new_tokens"]) + (blank["ended_by"] != "length"))
+            ]
             end = config.eos_token_id if blank["ended_by"] == "eos" else config.eop_token_id
             expected += blank["new_tokens"] + [end]
         assert output.sequences[0, len(context) :].tolist() == expected, name
@@ -117,12 +144,20 @@ def check_multiple_choice(model, folder: Path, row_copy: bool):
     cases = json.loads((folder / "multiple_choice.json").read_text())
     tensors = load_file(folder / "multiple_choice.safetensors")
     for case in cases:
-        golden = {key.split(".")[1]: tensor for key, tensor in tensors.items() if key.startswith(f"{case['case']}.")}
-        logits = model(golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"]).logits
+        golden = {
+            key.split(".")[1]: tensor
+            for key, tensor in tensors.items()
+            if key.startswith(f"{case['case']}.")
+        }
+        logits = model(
+            golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"]
+        ).logits
         if row_copy:  # the copied row takes its share of every probability; without it the original's scores are back
             logits = logits[..., torch.arange(logits.shape[-1]) != 50009]
             extra = torch.nn.functional.linear(
-                model.glm(golden["input_ids"], golden["sep"], golden["position_ids"]).last_hidden_state,
+                model.glm(
+                    golden["input_ids"], golden["sep"], golden["position_ids"]
+                ).last_hidden_state,
                 original_row(folder, 50009)[None],
             )
             logits = torch.cat([logits[..., :50009], extra, logits[..., 50009:]], dim=-1)
@@ -176,7 +211,9 @@ def check_wrappers(name: str, repository: Path, folder: Path):
             attention_mask=golden["cloze.sep"].flatten(),
             position_ids=golden["cloze.position_ids"].flatten(0, 1),
         ).logits
-        log_probs = logits.log_softmax(-1).gather(-1, golden["cloze.target_ids"].flatten(0, 1)[..., None])[..., 0]
+        log_probs = logits.log_softmax(-1).gather(
+            -1, golden["cloze.target_ids"].flatten(0, 1)[..., None]
+        )[..., 0]
         scores = (log_probs * golden["cloze.logit_mask"].flatten(0, 1)).sum(-1).view(2, 3)
         close(scores, golden["cloze.choice_logprob"], name, **LOGITS)
         return 1
@@ -190,7 +227,11 @@ def check_wrappers(name: str, repository: Path, folder: Path):
     ).past_key_values
     answers = golden["cloze_fast.dec_input_ids"].flatten(0, 1)
     visible = torch.cat(
-        [torch.arange(context.shape[1]) < lengths[:, None], torch.ones_like(answers, dtype=torch.bool)], dim=1
+        [
+            torch.arange(context.shape[1]) < lengths[:, None],
+            torch.ones_like(answers, dtype=torch.bool),
+        ],
+        dim=1,
     )
     logits = model(
         answers,
@@ -198,7 +239,9 @@ def check_wrappers(name: str, repository: Path, folder: Path):
         position_ids=golden["cloze_fast.dec_position_ids"].flatten(0, 1),
         past_key_values=cache,
     ).logits
-    log_probs = logits.log_softmax(-1).gather(-1, golden["cloze_fast.dec_target_ids"].flatten(0, 1)[..., None])[..., 0]
+    log_probs = logits.log_softmax(-1).gather(
+        -1, golden["cloze_fast.dec_target_ids"].flatten(0, 1)[..., None]
+    )[..., 0]
     scores = (log_probs * golden["cloze_fast.dec_logit_mask"].flatten(0, 1)).sum(-1).view(2, 3)
     close(scores, golden["cloze_fast.choice_logprob"], name, **LOGITS)
     return 1
@@ -211,15 +254,23 @@ def check_training_step(repository: Path, folder: Path):
     model = load(repository, **dropouts).train()
     labels = golden["labels"].masked_fill(golden["loss_mask"] == 0, -100)
     model(
-        golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"], labels=labels
+        golden["input_ids"],
+        attention_mask=golden["sep"],
+        position_ids=golden["position_ids"],
+        labels=labels,
     ).loss.backward()
     with torch.no_grad():
         loss = model(
-            golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"], labels=labels
+            golden["input_ids"],
+            attention_mask=golden["sep"],
+            position_ids=golden["position_ids"],
+            labels=labels,
         ).loss
     close(loss, golden["loss"][0], "loss", atol=0, rtol=1e-5)
     for name, parameter in model.named_parameters():
-        close(parameter.grad, golden[f"grad.{name.removeprefix('glm.')}"], name, atol=1e-5, rtol=1e-4)
+        close(
+            parameter.grad, golden[f"grad.{name.removeprefix('glm.')}"], name, atol=1e-5, rtol=1e-4
+        )
     return 1
 
 
@@ -237,13 +288,24 @@ def main(reference: Path, name: str, repository: Path):
         model = load(repository, attn_implementation=attention)
         with torch.no_grad():
             print(check_forward(model, folder, row_copy), "forward results equal,", attention)
-            print(check_generation(model, tokenizer, folder, row_copy), "generations equal,", attention)
+            print(
+                check_generation(model, tokenizer, folder, row_copy),
+                "generations equal,",
+                attention,
+            )
             if (folder / "multiple_choice.json").exists():
-                print(check_multiple_choice(model, folder, row_copy), "multiple choices equal,", attention)
+                print(
+                    check_multiple_choice(model, folder, row_copy),
+                    "multiple choices equal,",
+                    attention,
+                )
     if name == "tiny-fp32":
         with torch.no_grad():
             scaled = load(repository, attention_scale=8.0, attn_implementation="eager")
-            print(check_forward(scaled, reference / "goldens/tiny-fp32_attnscale8", row_copy), "with attention_scale 8")
+            print(
+                check_forward(scaled, reference / "goldens/tiny-fp32_attnscale8", row_copy),
+                "with attention_scale 8",
+            )
         check_training_step(repository, folder)
         print("training step equal")
 

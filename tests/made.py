@@ -7,7 +7,6 @@ import numpy
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-
 SENTENCES = [
     "Ng is an adjunct professor at Stanford (formerly associate professor).",
     "There have been various types of pretraining architectures. We propose a General Language Model.",
@@ -41,11 +40,16 @@ def make_vocabulary(folder: Path, family: str = "gpt2") -> Path:
     return folder
 
 
-def make_parameters(layers=2, hidden=16, length=64, vocabulary=512, block_positions=True, dtype=torch.float16) -> dict:
+def make_parameters(
+    layers=2, hidden=16, length=64, vocabulary=512, block_positions=True, dtype=torch.float16
+) -> dict:
     """Seeded parameters under the released names, far from zero so that the network's answers vary."""
     generator = torch.Generator().manual_seed(5)
     rows = length + 1 if block_positions else length
-    shapes = {"word_embeddings.weight": (vocabulary, hidden), "transformer.position_embeddings.weight": (rows, hidden)}
+    shapes = {
+        "word_embeddings.weight": (vocabulary, hidden),
+        "transformer.position_embeddings.weight": (rows, hidden),
+    }
     if block_positions:
         shapes["transformer.block_position_embeddings.weight"] = (rows, hidden)
     for layer in range(layers):
@@ -59,8 +63,12 @@ def make_parameters(layers=2, hidden=16, length=64, vocabulary=512, block_positi
             "mlp.dense_4h_to_h": (hidden, 4 * hidden),
         }.items():
             shapes[f"{prefix}{name}.weight"], shapes[f"{prefix}{name}.bias"] = shape, shape[:1]
-    shapes["transformer.final_layernorm.weight"] = shapes["transformer.final_layernorm.bias"] = (hidden,)
-    parameters = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
+    shapes["transformer.final_layernorm.weight"] = shapes["transformer.final_layernorm.bias"] = (
+        hidden,
+    )
+    parameters = {
+        name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()
+    }
     for name in parameters:
         if name.endswith("layernorm.weight"):
             parameters[name] += 1
@@ -78,14 +86,25 @@ def cut(name: str, tensor: torch.Tensor, ranks: int, rank: int) -> torch.Tensor:
     return tensor
 
 
-def make_checkpoint(folder: Path, parameters: dict, ranks: int = 1, tracker: str | None = "250000", **entries) -> Path:
+def make_checkpoint(
+    folder: Path, parameters: dict, ranks: int = 1, tracker: str | None = "250000", **entries
+) -> Path:
     """A checkpoint folder with the entries that the original writes, numpy's random state among them."""
     iteration = folder / (tracker or "250000")
     iteration.mkdir(parents=True)
     for rank in range(ranks):
         module = {name: cut(name, tensor, ranks, rank) for name, tensor in parameters.items()}
-        state = {"iteration": 250000, "module": module, "optimizer": None, "np_rng_state": numpy.random.get_state()}
-        state |= {"csr_tensor_module_names": set(), "torch_rng_state": torch.get_rng_state(), **entries}
+        state = {
+            "iteration": 250000,
+            "module": module,
+            "optimizer": None,
+            "np_rng_state": numpy.random.get_state(),
+        }
+        state |= {
+            "csr_tensor_module_names": set(),
+            "torch_rng_state": torch.get_rng_state(),
+            **entries,
+        }
         torch.save(state, iteration / f"mp_rank_{rank:02d}_model_states.pt")
     if tracker is not None:
         (folder / "latest_checkpointed_iteration.txt").write_text(tracker)

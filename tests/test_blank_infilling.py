@@ -13,9 +13,12 @@ from glm_transformers import GLMTokenizerFast
 from glm_transformers.training import RECIPES, BlankInfillingCollator, Recipe
 from glm_transformers.training.blank_infilling import NothingToMask
 
-
 # The modes of the golden samples: our recipe for each, and the tokens of a text there.
-TOKEN, SENTENCE, DOCUMENT = dict(token=1.0), dict(token=0.0, sentence=1.0), dict(token=0.0, document=1.0)
+TOKEN, SENTENCE, DOCUMENT = (
+    dict(token=1.0),
+    dict(token=0.0, sentence=1.0),
+    dict(token=0.0, document=1.0),
+)
 GOLDEN_MODES = {
     "token_default": TOKEN,
     "token_dblock": dict(block_mask_prob=0.1, **TOKEN),
@@ -32,7 +35,16 @@ GOLDEN_MODES = {
     "document_multidoc": dict(document_min_share=0.25, **DOCUMENT),
 }
 LENGTH = 56
-CLS, EOS, SOP, EOP, MASK, GMASK, SMASK, DBLOCK = 50259, 50256, 50257, 50258, 50260, 50263, 50264, 50265
+CLS, EOS, SOP, EOP, MASK, GMASK, SMASK, DBLOCK = (
+    50259,
+    50256,
+    50257,
+    50258,
+    50260,
+    50263,
+    50264,
+    50265,
+)
 
 
 # --- Statistics, so that the tests need no further library ------------------------------------------------------------
@@ -55,7 +67,9 @@ def chi_square(ours: Counter, theirs: Counter) -> float:
         return 1.0
     expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
     statistic = ((table - expected) ** 2 / expected).sum()
-    return float(torch.special.gammaincc(torch.tensor((len(table) - 1) / 2), torch.tensor(statistic / 2)))
+    return float(
+        torch.special.gammaincc(torch.tensor((len(table) - 1) / 2), torch.tensor(statistic / 2))
+    )
 
 
 def kolmogorov_smirnov(ours, theirs) -> float:
@@ -68,7 +82,11 @@ def kolmogorov_smirnov(ours, theirs) -> float:
     ).max()
     size = math.sqrt(len(ours) * len(theirs) / (len(ours) + len(theirs)))
     x = (size + 0.12 + 0.11 / size) * gap
-    return 1.0 if x < 0.2 else min(1.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 100)))
+    return (
+        1.0
+        if x < 0.2
+        else min(1.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 100)))
+    )
 
 
 def test_the_statistics_can_tell_distributions_apart():
@@ -96,7 +114,9 @@ class Row:
             (positions[0][start] - self.offset, ids[start:end], labels[start:end], (start, end))
             for start, end in zip(starts, starts[1:])
         ]
-        self.spans = [[id for id in labels if id not in (EOP, EOS)] for _, _, labels, _ in self.pieces]
+        self.spans = [
+            [id for id in labels if id not in (EOP, EOS)] for _, _, labels, _ in self.pieces
+        ]
 
     def statistics(self) -> dict:
         blanks = [blank for blank, *_ in self.pieces]
@@ -120,14 +140,19 @@ def rows_of(batch) -> list[Row]:
     ):
         length = max(i + 1 for i, label in enumerate(labels) if label != -100)
         assert labels[:context] == [-100] * context and -100 not in labels[context:length]
-        assert not any(ids[length:]) and not any(positions[0][length:] + positions[1][length:])  # the padding
+        assert not any(ids[length:]) and not any(
+            positions[0][length:] + positions[1][length:]
+        )  # the padding
         rows.append(Row(ids[:length], [p[:length] for p in positions], labels[:length], context))
     return rows
 
 
 def golden_rows(golden, mode) -> list[Row]:
     rows = []
-    fields = (golden[f"{mode}.{field}"].tolist() for field in ("text", "position_id", "target", "loss_mask", "sep"))
+    fields = (
+        golden[f"{mode}.{field}"].tolist()
+        for field in ("text", "position_id", "target", "loss_mask", "sep")
+    )
     for ids, positions, targets, mask, context in zip(*fields):
         length = max(i + 1 for i, used in enumerate(mask) if used)
         rows.append(Row(ids[:length], [p[:length] for p in positions], targets[:length], context))
@@ -155,12 +180,16 @@ def samples_of(golden, mode):
 
 def our_rows(tokenizer, golden, mode, repeats=10, batch_size=1) -> list[tuple[list[int], Row]]:
     """(text, row) for each golden input, several times; by default one text a batch, as the samples are independent."""
-    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=LENGTH, seed=1)
+    collator = BlankInfillingCollator(
+        tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=LENGTH, seed=1
+    )
     samples, found = samples_of(golden, mode), []
     for _ in range(repeats):
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            found += zip((sample["input_ids"] for sample in batch), rows_of(collator(batch)), strict=True)
+            found += zip(
+                (sample["input_ids"] for sample in batch), rows_of(collator(batch)), strict=True
+            )
     return found
 
 
@@ -208,14 +237,22 @@ def long_texts(golden, count=1500, length=256) -> list[list[int]]:
 @pytest.mark.parametrize("mode", [mode for mode in GOLDEN_MODES if "multidoc" not in mode])
 def test_distributions_on_1500_long_texts(tokenizer, golden, statistics, mode):
     theirs = statistics["modes"][mode]["statistics_large"]
-    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=256, seed=2)
+    collator = BlankInfillingCollator(
+        tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=256, seed=2
+    )
     rows = [row for text in long_texts(golden) for row in rows_of(collator([{"input_ids": text}]))]
     assert len(rows) == theirs["n"]
     spans = Counter(len(span) for row in rows for span in row.spans)
-    if mode != "sentence":  # there it depends on how often each sentence was drawn, which the golden data does not tell
+    if (
+        mode != "sentence"
+    ):  # there it depends on how often each sentence was drawn, which the golden data does not tell
         assert chi_square(spans, histogram(theirs["span_length_histogram_excl_end_token"])) > 0.001
         assert (
-            chi_square(Counter(len(row.spans) for row in rows), histogram(theirs["spans_per_sample_histogram"])) > 0.001
+            chi_square(
+                Counter(len(row.spans) for row in rows),
+                histogram(theirs["spans_per_sample_histogram"]),
+            )
+            > 0.001
         )
     shares = np.array([sum(len(labels) for _, _, labels, _ in row.pieces) / 256 for row in rows])
     shares -= [len(row.pieces) / 256 * (row.pieces[-1][2][-1] == EOP) for row in rows]
@@ -225,7 +262,9 @@ def test_distributions_on_1500_long_texts(tokenizer, golden, statistics, mode):
     error = math.hypot(blanks.std(), theirs["anchor_fraction_std"]) / math.sqrt(1500)
     assert abs(blanks.mean() - theirs["anchor_fraction_mean"]) < 3.3 * error
     if theirs["dblock_fraction_of_generated_inputs"] is not None:
-        hidden = Counter(id == DBLOCK for row in rows for _, inputs, _, _ in row.pieces for id in inputs[1:])
+        hidden = Counter(
+            id == DBLOCK for row in rows for _, inputs, _, _ in row.pieces for id in inputs[1:]
+        )
         count = sum(hidden.values())
         expected = round(count * theirs["dblock_fraction_of_generated_inputs"])
         assert chi_square(hidden, Counter({True: expected, False: count - expected})) > 0.001
@@ -238,7 +277,9 @@ def histogram(counts: dict) -> Counter:
 def test_span_lengths_follow_the_normalised_poisson_law(tokenizer, statistics):
     law = statistics["span_length_pmf_normalised"]
     collator = BlankInfillingCollator(tokenizer)
-    np.testing.assert_allclose(np.diff(collator.length_cdf, prepend=0), [law[str(k)] for k in range(1, 40)], atol=1e-12)
+    np.testing.assert_allclose(
+        np.diff(collator.length_cdf, prepend=0), [law[str(k)] for k in range(1, 40)], atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +301,9 @@ def test_mode_mix_of_the_released_recipes(tokenizer, golden, statistics, name, t
         batch = collator(samples)
         kinds = {MASK: "bert", SMASK: "sentence", GMASK: "gpt"}
         seen.update({kinds[id] for id in batch["input_ids"][0].tolist() if id in kinds})
-    expected = Counter({mode: round(share * mix["batches"]) for mode, share in mix["observed"].items()})
+    expected = Counter(
+        {mode: round(share * mix["batches"]) for mode, share in mix["observed"].items()}
+    )
     assert set(seen) == set(expected) and chi_square(seen, expected) > 0.001
     assert arguments.get("short_seq_prob", 0) == recipe.short_sequence_prob
     assert arguments.get("block_mask_prob", 0) == recipe.block_mask_prob
@@ -285,17 +328,29 @@ def check_rules(text: list[int], row: Row, mode: str, length=LENGTH):
     for blank, inputs, labels, (start, end) in row.pieces:
         size = end - start
         assert row.positions[0][start:end] == [blank + row.offset] * size
-        assert row.positions[1][start:end] == ([1] * size if "noblockposition" in mode else list(range(1, size + 1)))
+        assert row.positions[1][start:end] == (
+            [1] * size if "noblockposition" in mode else list(range(1, size + 1))
+        )
         assert inputs[0] == SOP and len(labels) == size
-        known = [(id, label) for id, label in zip(inputs[1:], labels) if id != DBLOCK or "dblock" not in mode]
-        assert all(id == label for id, label in known)  # each input is the label before it, unless it is hidden
+        known = [
+            (id, label)
+            for id, label in zip(inputs[1:], labels)
+            if id != DBLOCK or "dblock" not in mode
+        ]
+        assert all(
+            id == label for id, label in known
+        )  # each input is the label before it, unless it is hidden
         if not suffix:
             assert labels[-1] == EOP and EOP not in labels[:-1] and EOS not in labels
         answers[blank] = labels if suffix else labels[:-1]
     rebuilt = [id for i, token in enumerate(row.context) for id in answers.get(i, [token])]
     assert rebuilt == text
     if suffix:
-        assert mode.startswith("document") and columns == [context_length - 1] and EOP not in row.pieces[0][2]
+        assert (
+            mode.startswith("document")
+            and columns == [context_length - 1]
+            and EOP not in row.pieces[0][2]
+        )
     elif mode.startswith("token"):
         assert all(b - a > 1 for a, b in zip(columns, columns[1:]))  # spans do not touch
         assert columns[-1] < context_length - 1 and not any(
@@ -342,7 +397,9 @@ def test_the_originals_sentences_are_ours(tokenizer, golden):
 
 
 def test_rules_of_short_sequences(tokenizer, golden):
-    collator = BlankInfillingCollator(tokenizer, Recipe(short_sequence_prob=1.0), max_length=256, seed=5)
+    collator = BlankInfillingCollator(
+        tokenizer, Recipe(short_sequence_prob=1.0), max_length=256, seed=5
+    )
     text = long_texts(golden, count=1)[0]
     lengths = set()
     for _ in range(200):
@@ -350,7 +407,9 @@ def test_rules_of_short_sequences(tokenizer, golden):
         parts = []
         for row in rows:
             answers = {blank: labels[:-1] for blank, _, labels, _ in row.pieces}
-            parts.append([id for i, token in enumerate(row.context) for id in answers.get(i, [token])])
+            parts.append(
+                [id for i, token in enumerate(row.context) for id in answers.get(i, [token])]
+            )
             check_rules(parts[-1], row, "token_default", length=256)
         (length,) = {len(part) for part in parts}
         joined = [id for part in parts for id in part[1:]]
@@ -364,11 +423,15 @@ def test_cls_is_no_target_of_a_short_sequence(tokenizer):
     collator = BlankInfillingCollator(tokenizer, max_length=LENGTH)
     for text in ([CLS, CLS, *range(100, 110), EOS], [CLS, *range(100, 110), EOS, CLS]):
         for number in range(100):
-            assert not {CLS, EOS} & set(collator.collate([{"input_ids": text}], number)["labels"].flatten().tolist())
+            assert not {CLS, EOS} & set(
+                collator.collate([{"input_ids": text}], number)["labels"].flatten().tolist()
+            )
 
 
 def test_document_length_is_shared_by_the_batch(tokenizer, golden):
-    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=256)
+    collator = BlankInfillingCollator(
+        tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=256
+    )
     text = long_texts(golden, count=1)[0]
     for _ in range(50):
         short, long = rows_of(collator([{"input_ids": text[:100]}, {"input_ids": text}]))
@@ -379,14 +442,19 @@ def test_document_length_is_shared_by_the_batch(tokenizer, golden):
 def test_loss_mask_of_the_data_counts_in_the_suffix_form(tokenizer, golden):
     text = golden["document_suffix.input_text"][0].tolist()
     sample = {"input_ids": text, "loss_mask": [0] * 50 + [1] * 6}
-    collator = BlankInfillingCollator(tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=LENGTH)
+    collator = BlankInfillingCollator(
+        tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=LENGTH
+    )
     for _ in range(20):
         labels = collator([sample])["labels"][0]
         assert (
-            labels[labels != -100].tolist() == text[max(50, len(text) - (len(labels) - int((labels == -100).sum()))) :]
+            labels[labels != -100].tolist()
+            == text[max(50, len(text) - (len(labels) - int((labels == -100).sum()))) :]
         )
     token = BlankInfillingCollator(tokenizer, max_length=LENGTH)([sample])
-    assert (token["labels"][0] != -100).sum() == token["input_ids"].shape[1] - token["attention_mask"][0]
+    assert (token["labels"][0] != -100).sum() == token["input_ids"].shape[1] - token[
+        "attention_mask"
+    ][0]
 
 
 def test_positions_are_those_the_model_derives(tokenizer, golden, tiny_model):
@@ -402,7 +470,8 @@ def test_positions_are_those_the_model_derives(tokenizer, golden, tiny_model):
         batch = collator([sample])
         layout = BlankLayout.of(batch["input_ids"], Ids)
         assert torch.equal(
-            layout.positions(count_positions(torch.ones_like(batch["input_ids"]))), batch["position_ids"]
+            layout.positions(count_positions(torch.ones_like(batch["input_ids"]))),
+            batch["position_ids"],
         )
         assert layout.in_context.sum() == batch["attention_mask"][0]
 
@@ -426,7 +495,9 @@ def made_samples(tokenizer, count=8):
 
 
 def same(a, b) -> bool:
-    return a["labels"].shape == b["labels"].shape and all(torch.equal(a[name], b[name]) for name in a)
+    return a["labels"].shape == b["labels"].shape and all(
+        torch.equal(a[name], b[name]) for name in a
+    )
 
 
 def test_batches_are_a_function_of_seed_and_number(made_tokenizer):
@@ -446,7 +517,11 @@ def test_workers_and_processes_never_share_random_numbers(made_tokenizer, worker
 
     def batches(**options):
         collator = BlankInfillingCollator(made_tokenizer, **options)
-        return list(torch.utils.data.DataLoader(samples, batch_size=4, collate_fn=collator, num_workers=workers))
+        return list(
+            torch.utils.data.DataLoader(
+                samples, batch_size=4, collate_fn=collator, num_workers=workers
+            )
+        )
 
     ranks = [batches(rank=rank, world_size=2) for rank in (0, 1)]
     everything = [batch for rank in ranks for batch in rank]
@@ -455,15 +530,23 @@ def test_workers_and_processes_never_share_random_numbers(made_tokenizer, worker
     one = BlankInfillingCollator(made_tokenizer)
     for of_rank_0, of_rank_1 in zip(*ranks):
         assert same(of_rank_0, one(samples[:4])) and same(of_rank_1, one(samples[:4]))
-    assert all(same(a, b) for a, b in zip(batches(first_batch=12)[:2], [one.collate(samples[:4], n) for n in (12, 13)]))
+    assert all(
+        same(a, b)
+        for a, b in zip(
+            batches(first_batch=12)[:2], [one.collate(samples[:4], n) for n in (12, 13)]
+        )
+    )
 
 
 @pytest.mark.parametrize("workers, persistent", [(0, False), (2, False), (2, True)])
 def test_no_epoch_is_like_another(made_tokenizer, workers, persistent):
     loader = torch.utils.data.DataLoader(
-        made_samples(made_tokenizer), batch_size=2, collate_fn=BlankInfillingCollator(made_tokenizer),
-        num_workers=workers, persistent_workers=persistent,
-    )  # fmt: skip
+        made_samples(made_tokenizer),
+        batch_size=2,
+        collate_fn=BlankInfillingCollator(made_tokenizer),
+        num_workers=workers,
+        persistent_workers=persistent,
+    )
     batches = [batch for _ in range(3) for batch in loader]
     assert not any(same(a, b) for i, a in enumerate(batches) for b in batches[:i])
 
@@ -478,7 +561,12 @@ def test_wrong_input_is_one_clear_sentence(made_tokenizer):
         Recipe(token=0.5)
     with pytest.raises(ValueError, match="between 0 and 1"):
         Recipe(block_mask_prob=1.5)
-    for wrong in (dict(token="0.5"), dict(token=True), dict(shuffle_pieces=0.5), dict(mean_span_length=math.nan)):
+    for wrong in (
+        dict(token="0.5"),
+        dict(token=True),
+        dict(shuffle_pieces=0.5),
+        dict(mean_span_length=math.nan),
+    ):
         with pytest.raises(ValueError, match="give"):
             Recipe(**wrong)
     with pytest.raises(ValueError, match="at least 34"):
@@ -502,11 +590,21 @@ def test_texts_that_cannot_be_masked_are_left_out(made_tokenizer):
 
 def test_a_batch_that_cannot_be_masked_is_drawn_again(made_tokenizer):
     cls, eos = made_tokenizer.cls_token_id, made_tokenizer.eos_token_id
-    no_sentence = [{"input_ids": [cls, *[made_tokenizer("and", add_special_tokens=False).input_ids[0]] * 30, eos]}]
+    no_sentence = [
+        {
+            "input_ids": [
+                cls,
+                *[made_tokenizer("and", add_special_tokens=False).input_ids[0]] * 30,
+                eos,
+            ]
+        }
+    ]
     collator = BlankInfillingCollator(made_tokenizer, Recipe(token=0.1, sentence=0.9))
     with pytest.warns(UserWarning, match="sentence mode"):
         for number in range(20):
-            assert (collator.collate(no_sentence, number)["input_ids"] == collator.mask_ids["token"]).any()
+            assert (
+                collator.collate(no_sentence, number)["input_ids"] == collator.mask_ids["token"]
+            ).any()
     with pytest.raises(NothingToMask):
         collator.collate(no_sentence, 0, "sentence")
 
@@ -522,9 +620,15 @@ def test_one_step_gives_the_originals_loss_and_gradients(reference, repository):
 
     golden = load_file(reference / "goldens/tiny-fp32/train_step.safetensors")
     dropouts = dict(embedding_dropout_prob=0.0, attention_dropout_prob=0.0, output_dropout_prob=0.0)
-    model = GLMForBlankInfilling.from_pretrained(repository("tiny-fp32"), dtype=torch.float32, **PLAIN_IDS, **dropouts)
+    model = GLMForBlankInfilling.from_pretrained(
+        repository("tiny-fp32"), dtype=torch.float32, **PLAIN_IDS, **dropouts
+    )
     labels = golden["labels"].masked_fill(golden["loss_mask"] == 0, -100)
-    inputs = dict(input_ids=golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"])
+    inputs = dict(
+        input_ids=golden["input_ids"],
+        attention_mask=golden["sep"],
+        position_ids=golden["position_ids"],
+    )
     loss = model.train()(**inputs, labels=labels).loss
     loss.backward()
     torch.testing.assert_close(loss.detach(), golden["loss"][0], atol=0, rtol=1e-5)
@@ -532,6 +636,12 @@ def test_one_step_gives_the_originals_loss_and_gradients(reference, repository):
         expected = golden[f"grad.{name.removeprefix('glm.')}"]
         assert (parameter.grad - expected).norm() <= 1e-5 * expected.norm(), name
     # Divided by the targets of a whole step, the losses of its batches add up to the mean.
-    parts = [model(**{n: t[i : i + 1] if len(t) > 1 else t for n, t in inputs.items()}, labels=labels[i : i + 1],
-                   num_items_in_batch=(labels != -100).sum()).loss for i in range(len(labels))]  # fmt: skip
+    parts = [
+        model(
+            **{n: t[i : i + 1] if len(t) > 1 else t for n, t in inputs.items()},
+            labels=labels[i : i + 1],
+            num_items_in_batch=(labels != -100).sum(),
+        ).loss
+        for i in range(len(labels))
+    ]
     torch.testing.assert_close(sum(parts), loss)

@@ -17,7 +17,6 @@ from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
 from glm_transformers.conversion.checkpoint import read_checkpoint
 
-
 OPTIONS = dict(tokenizer="none", num_attention_heads=4)
 
 
@@ -58,9 +57,9 @@ def test_every_golden_checkpoint_has_its_tensors(reference, repository, name):
 def test_legacy_file_without_tracker(reference, tmp_path):
     source = reference / "checkpoints/tiny-legacy-notracker"
     (iteration,) = [folder for folder in source.iterdir() if folder.is_dir()]
-    expected = json.loads((reference / "checkpoints/checkpoints.json").read_text())["tiny-legacy-notracker"][
-        "state_dict"
-    ]
+    expected = json.loads((reference / "checkpoints/checkpoints.json").read_text())[
+        "tiny-legacy-notracker"
+    ]["state_dict"]
     for number, path in enumerate((iteration, iteration / "mp_rank_00_model_states.pt")):
         tensors = weights(convert_checkpoint(path, tmp_path / str(number), **OPTIONS))
         assert {name: digest(tensor) for name, tensor in tensors.items()} == {
@@ -72,15 +71,26 @@ def test_golden_ranks_give_the_same_bytes(reference, repository, tmp_path):
     single = (repository("tiny-gpt2-fp16") / "model.safetensors").read_bytes()
     for ranks in ("MP2", "MP4"):
         source = reference / f"checkpoints/tiny-gpt2-fp16_{ranks}"
-        assert (convert_checkpoint(source, tmp_path / ranks, **OPTIONS) / "model.safetensors").read_bytes() == single
+        assert (
+            convert_checkpoint(source, tmp_path / ranks, **OPTIONS) / "model.safetensors"
+        ).read_bytes() == single
 
 
 def test_continuous_prompts_are_kept_in_a_file_of_their_own(reference, tmp_path):
-    expected = json.loads((reference / "checkpoints/checkpoints.json").read_text())["tiny-prompt-lstm"]["state_dict"]
-    out = convert_checkpoint(reference / "checkpoints/tiny-prompt-lstm", tmp_path / "out", **OPTIONS)
-    prompt, network = load_file(out / "prompt_spell.safetensors"), load_file(out / "model.safetensors")
+    expected = json.loads((reference / "checkpoints/checkpoints.json").read_text())[
+        "tiny-prompt-lstm"
+    ]["state_dict"]
+    out = convert_checkpoint(
+        reference / "checkpoints/tiny-prompt-lstm", tmp_path / "out", **OPTIONS
+    )
+    prompt, network = (
+        load_file(out / "prompt_spell.safetensors"),
+        load_file(out / "model.safetensors"),
+    )
     assert {name: digest(tensor) for name, tensor in prompt.items()} == {
-        name: facts["sha256"] for name, facts in expected.items() if name.startswith("prompt_spell.")
+        name: facts["sha256"]
+        for name, facts in expected.items()
+        if name.startswith("prompt_spell.")
     }
     assert {name.removeprefix("glm.") for name in network} == set(expected) - set(prompt)
 
@@ -119,7 +129,11 @@ def test_what_was_read_is_forgotten_and_a_system_may_refuse_that(tmp_path, monke
     monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
     parameters = make_parameters()
     checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters, ranks)
-    sizes = [part.nbytes for parameter in read_checkpoint(checkpoint).values() for part in parameter.parts]
+    sizes = [
+        part.nbytes
+        for parameter in read_checkpoint(checkpoint).values()
+        for part in parameter.parts
+    ]
     tensors = weights(convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS))
     assert all(torch.equal(tensors[name], tensor) for name, tensor in parameters.items())
     assert sorted(forgotten) == sorted(sizes)
@@ -130,7 +144,10 @@ def test_what_was_read_is_forgotten_and_a_system_may_refuse_that(tmp_path, monke
 @pytest.mark.parametrize("legacy", [False, True])
 def test_tensors_whose_numbers_are_not_in_their_order(tmp_path, legacy):
     parameters = make_parameters()
-    stored = {name: tensor.T.contiguous().T if tensor.dim() == 2 else tensor for name, tensor in parameters.items()}
+    stored = {
+        name: tensor.T.contiguous().T if tensor.dim() == 2 else tensor
+        for name, tensor in parameters.items()
+    }
     if not legacy:  # where a tensor that does not fill its storage is refused
         stored["transformer.final_layernorm.weight"] = parameters[
             "transformer.final_layernorm.weight"
@@ -147,11 +164,14 @@ def test_tracker_files(tmp_path, tracker):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters(), tracker=tracker)
     convert_checkpoint(checkpoint, tmp_path / "folder", **OPTIONS)
     convert_checkpoint(checkpoint / tracker, tmp_path / "iteration", **OPTIONS)
-    convert_checkpoint(checkpoint / tracker / "mp_rank_00_model_states.pt", tmp_path / "file", **OPTIONS)
+    convert_checkpoint(
+        checkpoint / tracker / "mp_rank_00_model_states.pt", tmp_path / "file", **OPTIONS
+    )
     (checkpoint / "latest_checkpointed_iteration.txt").rename(checkpoint / "latest")
     convert_checkpoint(checkpoint, tmp_path / "deepspeed", **OPTIONS)
     files = {
-        (tmp_path / way / "model.safetensors").read_bytes() for way in ("folder", "iteration", "file", "deepspeed")
+        (tmp_path / way / "model.safetensors").read_bytes()
+        for way in ("folder", "iteration", "file", "deepspeed")
     }
     assert len(files) == 1
 
@@ -159,7 +179,9 @@ def test_tracker_files(tmp_path, tracker):
 def test_shards_and_dtype(tmp_path):
     parameters = make_parameters()
     checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters)
-    out = convert_checkpoint(checkpoint, tmp_path / "out", dtype="bfloat16", max_shard_size="10KB", **OPTIONS)
+    out = convert_checkpoint(
+        checkpoint, tmp_path / "out", dtype="bfloat16", max_shard_size="10KB", **OPTIONS
+    )
     index = json.loads((out / "model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(index.values())) > 1 and len(index) == len(parameters)
     for name, tensor in weights(out).items():
@@ -170,13 +192,21 @@ def test_shards_and_dtype(tmp_path):
 def test_complete_repository(made_repository):
     files = {file.name for file in made_repository.iterdir()}
     assert files >= {
-        *("config.json", "generation_config.json", "model.safetensors", "README.md", "requirements.txt"),
+        *(
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "README.md",
+            "requirements.txt",
+        ),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
         *("configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py"),
     }
     config = json.loads((made_repository / "config.json").read_text())
     generation = json.loads((made_repository / "generation_config.json").read_text())
-    assert {"AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"} <= set(config["auto_map"])
+    assert {"AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"} <= set(
+        config["auto_map"]
+    )
     assert generation["eos_token_id"] == [config["eop_token_id"], config["eos_token_id"]]
     assert 0 < generation["max_new_tokens"] <= config["max_sequence_length"]
     assert len(config["mask_token_ids"]) == 3
@@ -186,7 +216,9 @@ def test_rows_are_copied_for_glm_10b_chinese_alone(reference, tmp_path):
     source = reference / "checkpoints/tiny-chinese-10b-fp16"
     options = dict(vocab=reference / "vocab", num_attention_heads=4)
     for model, copied in (("glm-10b-chinese", True), ("glm-large-chinese", False)):
-        rows = weights(convert_checkpoint(source, tmp_path / model, model=model, **options))["word_embeddings.weight"]
+        rows = weights(convert_checkpoint(source, tmp_path / model, model=model, **options))[
+            "word_embeddings.weight"
+        ]
         assert torch.equal(rows[50009], rows[50007]) is copied
 
 
@@ -215,12 +247,17 @@ def drop(parameters):
 
 
 def rename(parameters):
-    parameters["transformer.layers.1.mlp.gate.bias"] = parameters.pop("transformer.layers.1.mlp.dense_h_to_4h.bias")
+    parameters["transformer.layers.1.mlp.gate.bias"] = parameters.pop(
+        "transformer.layers.1.mlp.dense_h_to_4h.bias"
+    )
 
 
 @pytest.mark.parametrize(
     "change, message",
-    [(drop, "lacks transformer.layers.1.mlp.dense_h_to_4h.bias"), (rename, "holds transformer.layers.1.mlp.gate.bias")],
+    [
+        (drop, "lacks transformer.layers.1.mlp.dense_h_to_4h.bias"),
+        (rename, "holds transformer.layers.1.mlp.gate.bias"),
+    ],
 )
 def test_keys_that_do_not_fit_are_named(tmp_path, change, message):
     parameters = make_parameters()
@@ -237,11 +274,16 @@ def test_ranks_that_do_not_belong_together(tmp_path):
     state = torch.load(second, weights_only=False)
     state["module"]["transformer.layers.0.mlp.dense_4h_to_h.bias"] += 1
     torch.save(state, second)
-    with pytest.raises(ConversionError, match="transformer.layers.0.mlp.dense_4h_to_h.bias should be the same on all"):
+    with pytest.raises(
+        ConversionError,
+        match="transformer.layers.0.mlp.dense_4h_to_h.bias should be the same on all",
+    ):
         convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
     del state["module"]["transformer.final_layernorm.bias"]
     torch.save(state, second)
-    with pytest.raises(ConversionError, match="transformer.final_layernorm.bias is not in all of them"):
+    with pytest.raises(
+        ConversionError, match="transformer.final_layernorm.bias is not in all of them"
+    ):
         convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
     second.rename(second.with_name("mp_rank_02_model_states.pt"))
     with pytest.raises(ConversionError, match="lacks mp_rank_01_model_states.pt"):
@@ -254,10 +296,16 @@ def test_ranks_that_do_not_belong_together(tmp_path):
         (dict(tokenizer="none"), "pass --model or --num-attention-heads"),
         (dict(num_attention_heads=4), "Pass --model, or --tokenizer"),
         (dict(tokenizer="t5", num_attention_heads=4), "Pass --model, or --tokenizer"),
-        (dict(tokenizer="none", num_attention_heads=3), "3 attention heads do not divide the hidden size 16"),
+        (
+            dict(tokenizer="none", num_attention_heads=3),
+            "3 attention heads do not divide the hidden size 16",
+        ),
         (dict(model="glm-3b"), "glm-3b is not a released checkpoint"),
         (dict(dtype="int8", **OPTIONS), "dtype int8 is unknown"),
-        (dict(model="glm-2b", num_attention_heads=4, vocab="nowhere/at-all"), "neither a folder nor a repository"),
+        (
+            dict(model="glm-2b", num_attention_heads=4, vocab="nowhere/at-all"),
+            "neither a folder nor a repository",
+        ),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, options, message, monkeypatch):
@@ -272,7 +320,9 @@ def test_a_vocabulary_larger_than_the_embedding(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters(vocabulary=128))
     vocabulary = make_vocabulary(tmp_path / "vocabulary")
     with pytest.raises(ConversionError, match="tokens and the checkpoint's vocabulary 128 rows"):
-        convert_checkpoint(checkpoint, tmp_path / "out", model="glm-2b", num_attention_heads=4, vocab=vocabulary)
+        convert_checkpoint(
+            checkpoint, tmp_path / "out", model="glm-2b", num_attention_heads=4, vocab=vocabulary
+        )
 
 
 def test_what_exists_is_kept_unless_told(tmp_path):
@@ -285,7 +335,9 @@ def test_what_exists_is_kept_unless_told(tmp_path):
     assert [file.name for file in output.iterdir()] == ["mine.txt"]
     convert_checkpoint(checkpoint, output, overwrite=True, **OPTIONS)
     assert (output / "config.json").is_file() and not (output / "mine.txt").exists()
-    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint", "out"}, "nothing is left beside it"
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint", "out"}, (
+        "nothing is left beside it"
+    )
 
 
 def test_no_checkpoint(tmp_path):
@@ -297,27 +349,57 @@ def test_no_checkpoint(tmp_path):
 
 def test_command(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
-    arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--tokenizer", "none", "--num-attention-heads", "4"]
+    arguments = [
+        "convert",
+        str(checkpoint),
+        str(tmp_path / "out"),
+        "--tokenizer",
+        "none",
+        "--num-attention-heads",
+        "4",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and "is complete" in result.output
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 1 and "exists already" in result.output and "Traceback" not in result.output
+    assert (
+        result.exit_code == 1
+        and "exists already" in result.output
+        and "Traceback" not in result.output
+    )
 
 
 def test_command_names_the_class_of_a_classifier(tmp_path):
     parameters = make_parameters()
     parameters |= {"pool_layer.weight": torch.zeros(16, 16), "pool_layer.bias": torch.zeros(16)}
-    parameters |= {"multichoice_head.weight": torch.zeros(3, 16), "multichoice_head.bias": torch.zeros(3)}
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", {name: p.float() for name, p in parameters.items()})
-    arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--tokenizer", "none", "--num-attention-heads", "4"]
+    parameters |= {
+        "multichoice_head.weight": torch.zeros(3, 16),
+        "multichoice_head.bias": torch.zeros(3),
+    }
+    checkpoint = make_checkpoint(
+        tmp_path / "checkpoint", {name: p.float() for name, p in parameters.items()}
+    )
+    arguments = [
+        "convert",
+        str(checkpoint),
+        str(tmp_path / "out"),
+        "--tokenizer",
+        "none",
+        "--num-attention-heads",
+        "4",
+    ]
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0 and "AutoModelForSequenceClassification.from_pretrained" in result.output
+    assert (
+        result.exit_code == 0
+        and "AutoModelForSequenceClassification.from_pretrained" in result.output
+    )
 
 
 def test_generation_without_block_positions_has_room_for_its_default_length(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters(block_positions=False))
     out = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
-    ids = dict(sop_token_id=90, eop_token_id=91, mask_token_ids=[92], eos_token_id=95, pad_token_id=95)
+    ids = dict(
+        sop_token_id=90, eop_token_id=91, mask_token_ids=[92], eos_token_id=95, pad_token_id=95
+    )
     model = GLMForConditionalGeneration.from_pretrained(out, **ids).float().eval()
     outputs = model.generate(torch.tensor([[1, 2, 92, 3, 95]]))
     assert 6 < outputs.shape[1] <= 6 + model.generation_config.max_new_tokens

@@ -12,7 +12,6 @@ from glm_transformers.cli import app
 from glm_transformers.conversion import convert_checkpoint, export_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 
-
 # Of the checkout: an installed package has only what `glm demo` needs.
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -36,7 +35,9 @@ def test_accuracy(repository):
 
     answers = ask(repository)
     shares = {
-        mask: sum(right) / len(right) for mask in ("[MASK]", "[sMASK]", "[gMASK]") if (right := answers.right(mask))
+        mask: sum(right) / len(right)
+        for mask in ("[MASK]", "[sMASK]", "[gMASK]")
+        if (right := answers.right(mask))
     }
     assert len(answers.questions) >= 300 and len(answers.right("[MASK]")) == 200
     assert shares["[MASK]"] >= 0.9 and shares["[sMASK]"] >= 0.8 and shares["[gMASK]"] >= 0.8
@@ -64,7 +65,9 @@ def test_no_question_was_in_the_training_text():
     text = "|".join(map(words, sentences))
     for question in questions:
         asked, blank = question["text"], question["mask"]
-        phrasing = asked.removesuffix(blank) if "?" in asked else asked.replace(blank, question["answer"])
+        phrasing = (
+            asked.removesuffix(blank) if "?" in asked else asked.replace(blank, question["answer"])
+        )
         assert words(phrasing) not in text, phrasing  # not inside a longer sentence either
 
 

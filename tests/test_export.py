@@ -10,8 +10,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from glm_transformers.cli import app
-from glm_transformers.conversion import ConversionError, convert_checkpoint, export_checkpoint, verify_repository
-
+from glm_transformers.conversion import (
+    ConversionError,
+    convert_checkpoint,
+    export_checkpoint,
+    verify_repository,
+)
 
 OPTIONS = dict(tokenizer="none", num_attention_heads=4)
 
@@ -35,7 +39,9 @@ def assert_same_ranks(ours: list[dict], theirs: list[dict]):
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_golden_ranks(reference, repository, tmp_path, ranks):
     source = "tiny-gpt2-fp16" if ranks == 1 else f"tiny-gpt2-fp16_MP{ranks}"
-    exported = export_checkpoint(repository("tiny-gpt2-fp16"), tmp_path / "out", model_parallel_size=ranks)
+    exported = export_checkpoint(
+        repository("tiny-gpt2-fp16"), tmp_path / "out", model_parallel_size=ranks
+    )
     expected = [
         torch.load(file, weights_only=False)["module"]
         for file in sorted((reference / "checkpoints" / source).rglob("mp_rank_*_model_states.pt"))
@@ -43,17 +49,23 @@ def test_golden_ranks(reference, repository, tmp_path, ranks):
     assert_same_ranks(modules(exported), expected)
 
 
-@pytest.mark.parametrize("name", ["tiny-classifier", "tiny-multichoice-head", "tiny-noblockpos", "tiny-fp32"])
+@pytest.mark.parametrize(
+    "name", ["tiny-classifier", "tiny-multichoice-head", "tiny-noblockpos", "tiny-fp32"]
+)
 def test_golden_round_trips(reference, repository, tmp_path, name):
     exported = export_checkpoint(repository(name), tmp_path / "out")
     again = convert_checkpoint(exported, tmp_path / "again", **OPTIONS)
-    assert (again / "model.safetensors").read_bytes() == (repository(name) / "model.safetensors").read_bytes()
+    assert (again / "model.safetensors").read_bytes() == (
+        repository(name) / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("block_positions", [True, False])
 def test_round_trip_is_exact(tmp_path, ranks, block_positions):
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters(block_positions=block_positions), ranks)
+    checkpoint = make_checkpoint(
+        tmp_path / "checkpoint", make_parameters(block_positions=block_positions), ranks
+    )
     first = convert_checkpoint(checkpoint, tmp_path / "first", **OPTIONS)
     exported = export_checkpoint(first, tmp_path / "exported", model_parallel_size=ranks)
     assert_same_ranks(modules(exported), modules(checkpoint, weights_only=False))
@@ -65,7 +77,9 @@ def test_prompts_and_shards_and_dtype(reference, tmp_path):
     source = reference / "checkpoints/tiny-prompt-lstm"
     repository = convert_checkpoint(source, tmp_path / "prompt", max_shard_size="20KB", **OPTIONS)
     assert len(list(repository.glob("model-*.safetensors"))) > 1
-    again = convert_checkpoint(export_checkpoint(repository, tmp_path / "exported"), tmp_path / "again", **OPTIONS)
+    again = convert_checkpoint(
+        export_checkpoint(repository, tmp_path / "exported"), tmp_path / "again", **OPTIONS
+    )
     prompt = "prompt_spell.safetensors"
     assert (again / prompt).read_bytes() == (repository / prompt).read_bytes()
     (half,) = modules(export_checkpoint(repository, tmp_path / "half", dtype="bfloat16"))
@@ -105,7 +119,11 @@ def pair(tmp_path):
 
 
 def failed(repository, against=None) -> dict[str, str]:
-    return {check.name: check.detail for check in verify_repository(repository, against) if check.passed is False}
+    return {
+        check.name: check.detail
+        for check in verify_repository(repository, against)
+        if check.passed is False
+    }
 
 
 def test_a_good_repository_is_verified(pair):
@@ -117,9 +135,17 @@ def test_a_good_repository_is_verified(pair):
 
 
 def test_golden_repositories_equal_their_checkpoints(reference, repository):
-    for name in ("tiny-gpt2-fp16", "tiny-chinese-10b-fp16", "tiny-bert-fp16", "tiny-classifier", "tiny-noblockpos"):
+    for name in (
+        "tiny-gpt2-fp16",
+        "tiny-chinese-10b-fp16",
+        "tiny-bert-fp16",
+        "tiny-classifier",
+        "tiny-noblockpos",
+    ):
         assert failed(repository(name), reference / "checkpoints" / name) == {}, name
-    assert "checkpoint" in failed(repository("tiny-fp32"), reference / "checkpoints/tiny-noblockpos")
+    assert "checkpoint" in failed(
+        repository("tiny-fp32"), reference / "checkpoints/tiny-noblockpos"
+    )
 
 
 def change_weights(repository):
@@ -146,7 +172,9 @@ def change_code(repository):
 
 def change_ids(repository):
     config = json.loads((repository / "config.json").read_text())
-    (repository / "config.json").write_text(json.dumps({**config, "sop_token_id": config["eop_token_id"]}))
+    (repository / "config.json").write_text(
+        json.dumps({**config, "sop_token_id": config["eop_token_id"]})
+    )
 
 
 def change_tokenizer(repository):

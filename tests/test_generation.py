@@ -7,7 +7,6 @@ from test_invariants import LIMITS, PROMPTS, answer, padded, split
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-
 ONE = torch.tensor([PROMPTS[0]])
 TWO = torch.tensor([PROMPTS[1]])
 
@@ -41,7 +40,9 @@ def test_labels_in_the_inputs_change_nothing(tiny_model):
     assert torch.equal(model.generate(TWO, labels=labels, **LIMITS), model.generate(TWO, **LIMITS))
 
 
-@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # before Transformers 5.24, and since
+@pytest.mark.parametrize(
+    "name", ["past_key_values", "cache"]
+)  # before Transformers 5.24, and since
 def test_a_cache_of_the_whole_context_or_none(tiny_model, name):
     model, assistant = tiny_model(), tiny_model(hidden_size=16, num_layers=1)
     cache, another, part = DynamicCache(), DynamicCache(), DynamicCache()
@@ -51,7 +52,9 @@ def test_a_cache_of_the_whole_context_or_none(tiny_model, name):
     assert torch.equal(generated, model.generate(TWO, **LIMITS))
     assert cache.get_seq_length() == generated.shape[1] - 1  # nothing reads the last token
     model(TWO, **{name: another})
-    assert torch.equal(model.generate(TWO, **{name: another}, assistant_model=assistant, **LIMITS), generated)
+    assert torch.equal(
+        model.generate(TWO, **{name: another}, assistant_model=assistant, **LIMITS), generated
+    )
     with pytest.raises(ValueError, match="cache_implementation"):
         model.generate(TWO, **{name: another}, cache_implementation="static", **LIMITS)
     model(TWO[:, :4], **{name: part})
@@ -79,7 +82,9 @@ def test_beams_are_deterministic_and_find_at_least_the_greedy_score(tiny_model):
     greedy = model.generate(ONE, **options)
     score = torch.stack(greedy.scores, dim=1)[0].log_softmax(-1)
     taken = greedy.sequences[0, ONE.shape[1] + 1 :]
-    forced = len(taken) == LIMITS["max_piece_length"] + 1  # the end that the limit puts has no score
+    forced = (
+        len(taken) == LIMITS["max_piece_length"] + 1
+    )  # the end that the limit puts has no score
     taken = taken[:-1] if forced else taken
     assert first.sequences_scores[0] >= score[torch.arange(len(taken)), taken].sum() - 1e-4
     returned = model.generate(TWO, num_beams=4, num_return_sequences=3, **LIMITS)
@@ -104,10 +109,14 @@ def test_streamers_see_the_prompt_and_every_token(tiny_model):
 
 
 def test_return_dict_holds_scores_of_the_sequence(tiny_model):
-    output = tiny_model().generate(TWO, return_dict_in_generate=True, output_scores=True, output_logits=True, **LIMITS)
+    output = tiny_model().generate(
+        TWO, return_dict_in_generate=True, output_scores=True, output_logits=True, **LIMITS
+    )
     new = output.sequences.shape[1] - TWO.shape[1] - 1
     assert len(output.scores) == len(output.logits) == new
-    assert torch.stack(output.scores)[:, 0].argmax(-1).tolist() == output.sequences[0, -new:].tolist()
+    assert (
+        torch.stack(output.scores)[:, 0].argmax(-1).tolist() == output.sequences[0, -new:].tolist()
+    )
 
 
 def test_max_piece_length_limits_each_blank(tiny_model):
@@ -118,7 +127,9 @@ def test_max_piece_length_limits_each_blank(tiny_model):
         assert len(pieces) == 3 and max(map(len, pieces)) == limit
     # A piece cannot be longer than there are block positions.
     config = tiny_model(max_sequence_length=16)
-    pieces = split(answer(config, torch.tensor([PROMPTS[2]]), max_new_tokens=300, max_piece_length=None)[0])[:-1]
+    pieces = split(
+        answer(config, torch.tensor([PROMPTS[2]]), max_new_tokens=300, max_piece_length=None)[0]
+    )[:-1]
     assert len(pieces) == 3 and max(map(len, pieces)) <= 16
 
 
@@ -132,14 +143,24 @@ def test_the_last_token_of_a_full_piece_is_never_read(tiny_model):
     ]  # two prompts whose first piece, of three tokens, differs in its last
     first, second = (
         model.generate(
-            torch.tensor([row]), max_piece_length=3, max_new_tokens=8, output_logits=True, return_dict_in_generate=True
+            torch.tensor([row]),
+            max_piece_length=3,
+            max_new_tokens=8,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
         for row in rows
     )
-    torch.testing.assert_close(torch.stack(first.logits), torch.stack(second.logits), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.stack(first.logits), torch.stack(second.logits), atol=1e-5, rtol=0
+    )
     free = [
         model.generate(
-            torch.tensor([row]), max_piece_length=9, max_new_tokens=8, output_logits=True, return_dict_in_generate=True
+            torch.tensor([row]),
+            max_piece_length=9,
+            max_new_tokens=8,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
         for row in rows
     ]
@@ -159,7 +180,10 @@ def test_steps_feed_starts_in_place_of_ends(tiny_model):
     ids = torch.tensor([PROMPTS[1] + [SOP, 60, 61, EOP, 62, EOS]])
     inputs = tiny_model().prepare_inputs_for_generation(ids)
     assert inputs["input_ids"][0, 8:].tolist() == [SOP, 60, 61, SOP, 62, SOP]
-    assert inputs["position_ids"][0].tolist() == [[*range(8), 1, 1, 1, 5, 5, 5], [0] * 8 + [1, 2, 3, 1, 2, 1]]
+    assert inputs["position_ids"][0].tolist() == [
+        [*range(8), 1, 1, 1, 5, 5, 5],
+        [0] * 8 + [1, 2, 3, 1, 2, 1],
+    ]
 
 
 def test_unknown_keyword_arguments_reach_forward(tiny_model):
@@ -170,7 +194,9 @@ def test_generation_continues_a_begun_piece(tiny_model):
     model = tiny_model()
     whole = model.generate(TWO, **LIMITS)
     for cut in range(TWO.shape[1] + 1, whole.shape[1]):
-        rest = model.generate(whole[:, :cut], max_piece_length=5, max_new_tokens=LIMITS["max_new_tokens"])
+        rest = model.generate(
+            whole[:, :cut], max_piece_length=5, max_new_tokens=LIMITS["max_new_tokens"]
+        )
         assert torch.equal(rest, whole)
 
 
@@ -182,16 +208,24 @@ def test_old_port_inputs_give_the_answers_of_the_new_ones(tiny_model):
         rows, width, room = *ids.shape, 30
         started = torch.cat([ids, torch.full((rows, 1), SOP)], dim=1)
         counted = (mask.cumsum(-1) - 1).clamp(min=0)
-        first_mask = torch.isin(ids, torch.tensor([MASK, GMASK, SMASK])).int().argmax(-1, keepdim=True)
+        first_mask = (
+            torch.isin(ids, torch.tensor([MASK, GMASK, SMASK])).int().argmax(-1, keepdim=True)
+        )
         position_ids = torch.stack(
             [
                 torch.cat([counted, counted.gather(1, first_mask).expand(-1, room)], dim=1),
-                torch.cat([torch.zeros_like(ids), torch.arange(1, room + 1).expand(rows, -1)], dim=1),
+                torch.cat(
+                    [torch.zeros_like(ids), torch.arange(1, room + 1).expand(rows, -1)], dim=1
+                ),
             ],
             dim=1,
         )
         context = mask[:, None].expand(-1, width + room, -1)
-        answers = torch.cat([torch.zeros(width, room), torch.ones(room, room).tril()]).long().expand(rows, -1, -1)
+        answers = (
+            torch.cat([torch.zeros(width, room), torch.ones(room, room).tril()])
+            .long()
+            .expand(rows, -1, -1)
+        )
         old = model.generate(
             input_ids=started,
             position_ids=position_ids,
@@ -208,7 +242,10 @@ def test_given_context_positions_are_kept(tiny_model):
     model = tiny_model()
     shifted = torch.stack([torch.arange(8) + 20, torch.zeros(8, dtype=torch.long)])[None]
     options = dict(position_ids=shifted, output_logits=True, return_dict_in_generate=True, **LIMITS)
-    cached, uncached = model.generate(TWO, **options), model.generate(TWO, use_cache=False, **options)
+    cached, uncached = (
+        model.generate(TWO, **options),
+        model.generate(TWO, use_cache=False, **options),
+    )
     assert torch.equal(cached.sequences, uncached.sequences)
     plain = model.generate(TWO, output_logits=True, return_dict_in_generate=True, **LIMITS)
     assert not torch.allclose(cached.logits[0], plain.logits[0], atol=1e-3)
@@ -219,7 +256,9 @@ def test_inputs_embeds_generate_the_same(tiny_model):
     ids, mask = padded(PROMPTS, "left")
     expected = model.generate(ids, attention_mask=mask, **LIMITS)
     embeds = model.get_input_embeddings()(ids)
-    assert torch.equal(model.generate(ids, attention_mask=mask, inputs_embeds=embeds, **LIMITS), expected)
+    assert torch.equal(
+        model.generate(ids, attention_mask=mask, inputs_embeds=embeds, **LIMITS), expected
+    )
     alone = model.generate(inputs_embeds=embeds, attention_mask=mask, **LIMITS)
     assert torch.equal(alone, expected[:, ids.shape[1] + 1 :])
 
@@ -230,11 +269,19 @@ def test_inputs_embeds_generate_the_same(tiny_model):
         ([1, 2, 3, EOS], {}, "Prompt 0 has no mask token"),
         ([1, MASK, 3, EOS, SOP, 5, EOP], {}, "nothing left to generate"),
         ([1, MASK] * 40, {}, "takes 80 positions, but this model has 65"),
-        ([1, MASK, EOS], dict(prefill_chunk_size=2), "prefill_chunk_size cuts the bidirectional context"),
+        (
+            [1, MASK, EOS],
+            dict(prefill_chunk_size=2),
+            "prefill_chunk_size cuts the bidirectional context",
+        ),
         ([1, MASK, EOS], dict(cache_implementation="paged"), "causal only"),
         (
             [1, MASK, EOS],
-            dict(generation_config=GenerationConfig(cache_implementation="static", prefill_chunk_size=2)),
+            dict(
+                generation_config=GenerationConfig(
+                    cache_implementation="static", prefill_chunk_size=2
+                )
+            ),
             "cuts",
         ),
         ([1, MASK, EOS], dict(attention_mask=torch.tensor([2])), "generation needs \\(1, 3\\)"),

@@ -5,7 +5,6 @@ import torch
 from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP
 from transformers import StaticCache
 
-
 # Rows with one, two and three blanks of all kinds, of different lengths.
 PROMPTS = [
     [1, 17, MASK, 23, 5, EOS],
@@ -13,7 +12,9 @@ PROMPTS = [
     [3, 50, MASK, 51, SMASK, 52, 53, 54, GMASK],
 ]
 LIMITS = dict(max_new_tokens=24, max_piece_length=5)
-KINDS = pytest.mark.parametrize("block_position_encoding", [True, False], ids=["block positions", "no block positions"])
+KINDS = pytest.mark.parametrize(
+    "block_position_encoding", [True, False], ids=["block positions", "no block positions"]
+)
 
 
 def padded(prompts, side):
@@ -29,7 +30,9 @@ def padded(prompts, side):
 def answer(model, ids, mask=None, **options):
     """What follows `<|startofpiece|>`, row by row, without the padding behind the last piece."""
     mask = torch.ones_like(ids) if mask is None else mask
-    rows = model.generate(ids, attention_mask=mask, **{**LIMITS, **options})[:, ids.shape[1] :].tolist()
+    rows = model.generate(ids, attention_mask=mask, **{**LIMITS, **options})[
+        :, ids.shape[1] :
+    ].tolist()
     answers = []
     for row, prompt in zip(rows, ids.tolist() * (len(rows) // len(ids))):
         left = sum(id in (MASK, GMASK, SMASK) for id in prompt)
@@ -81,8 +84,13 @@ def test_cached_equals_uncached_and_reads_one_token_a_step(model):
 def test_cached_logits_equal_uncached(model):
     ids, mask = padded(PROMPTS, "left")
     options = dict(attention_mask=mask, output_logits=True, return_dict_in_generate=True, **LIMITS)
-    cached, uncached = model.generate(ids, **options), model.generate(ids, use_cache=False, **options)
-    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(uncached.logits), atol=1e-4, rtol=0)
+    cached, uncached = (
+        model.generate(ids, **options),
+        model.generate(ids, use_cache=False, **options),
+    )
+    torch.testing.assert_close(
+        torch.stack(cached.logits), torch.stack(uncached.logits), atol=1e-4, rtol=0
+    )
 
 
 def test_one_pass_equals_blank_by_blank(tiny_model):
@@ -131,7 +139,9 @@ def test_forward_derives_what_generation_uses(tiny_model, side):
     for row, logits, visible in zip(single, batched, mask.bool()):
         torch.testing.assert_close(logits[visible], row, atol=1e-5, rtol=0)
     position_ids = torch.tensor([[list(range(6)) + [2, 2, 2], [0] * 6 + [1, 2, 3]]])
-    explicit = model(torch.tensor([rows[0]]), position_ids=position_ids, attention_mask=torch.tensor([6])).logits[0]
+    explicit = model(
+        torch.tensor([rows[0]]), position_ids=position_ids, attention_mask=torch.tensor([6])
+    ).logits[0]
     torch.testing.assert_close(explicit, single[0], atol=1e-5, rtol=0)
     two_blanks = torch.tensor([[list(range(8)) + [1, 1, 1, 5, 5], [0] * 8 + [1, 2, 3, 1, 2]]])
     explicit = model(torch.tensor([rows[1]]), position_ids=two_blanks).logits[0]
@@ -152,7 +162,11 @@ def test_kernels_equal_eager(tiny_model, kernel):
         actual = other(ids, attention_mask=attention_mask).logits
         assert torch.isfinite(expected).all() and torch.isfinite(actual).all()
         # A row that sees nothing averages all keys, except in flex attention, whose answer for it is zero.
-        rows = slice(1, None) if kernel == "flex_attention" and attention_mask is explicit else slice(None)
+        rows = (
+            slice(1, None)
+            if kernel == "flex_attention" and attention_mask is explicit
+            else slice(None)
+        )
         torch.testing.assert_close(actual[rows], expected[rows], atol=2e-5, rtol=0)
     if kernel == "sdpa":
         ids, mask = padded(PROMPTS, "left")
@@ -177,10 +191,15 @@ def test_compiled_forward_with_static_cache(tiny_model):
     steps = []
     uncompiled = model.forward
     model.forward = lambda *args, **kwargs: (
-        compiled(*args, **kwargs) if steps.append(1) or len(steps) > 1 else uncompiled(*args, **kwargs)
+        compiled(*args, **kwargs)
+        if steps.append(1) or len(steps) > 1
+        else uncompiled(*args, **kwargs)
     )
     try:
-        assert answer(model, ids, mask, cache_implementation="static", disable_compile=True) == expected
+        assert (
+            answer(model, ids, mask, cache_implementation="static", disable_compile=True)
+            == expected
+        )
     finally:
         del model.forward
     assert len(steps) > 5
@@ -190,7 +209,9 @@ def test_saved_and_loaded_is_the_same(model, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    for (name, before), (_, after) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+    for (name, before), (_, after) in zip(
+        model.state_dict().items(), loaded.state_dict().items(), strict=True
+    ):
         assert torch.equal(before, after), name
     ids, mask = padded(PROMPTS, "left")
     assert answer(loaded.eval(), ids, mask) == answer(model, ids, mask)

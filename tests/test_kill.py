@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from glm_transformers.conversion import ConversionError, convert_checkpoint, verify_repository
 
-
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = 20
 OPTIONS = dict(tokenizer="none", num_attention_heads=4, max_shard_size="20KB")
@@ -52,7 +51,9 @@ for folder, overwrite, moment, delay in json.loads(sys.argv[2]):
 
 
 def run(jobs: list) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, ROOT, json.dumps(jobs)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ROOT, json.dumps(jobs)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()
 
@@ -77,7 +78,8 @@ def test_killed_at_any_moment(tmp_path, overwrite):
     generator, step = random.Random(9), int(events) / MOMENTS
     moments = [max(1, int(step * (index + generator.random()))) for index in range(MOMENTS)]
     jobs = [
-        [prepare(str(index)), overwrite, moment, generator.random() * 0.004] for index, moment in enumerate(moments)
+        [prepare(str(index)), overwrite, moment, generator.random() * 0.004]
+        for index, moment in enumerate(moments)
     ]
     assert "True" in run(jobs)
 
@@ -86,10 +88,13 @@ def test_killed_at_any_moment(tmp_path, overwrite):
         folder = Path(folder)
         source = (folder / "checkpoint/250000/mp_rank_00_model_states.pt").read_bytes()
         repositories = [file for file in folder.iterdir() if (file / "config.json").exists()]
-        assert all(is_complete(repository) for repository in repositories)  # whatever could be loaded is whole
+        assert all(
+            is_complete(repository) for repository in repositories
+        )  # whatever could be loaded is whole
         assert repositories or not overwrite  # what was there is not lost
         outcomes.add(
-            (folder / "out").exists() and {f.name: f.read_bytes() for f in (folder / "out").glob("model*")} == new
+            (folder / "out").exists()
+            and {f.name: f.read_bytes() for f in (folder / "out").glob("model*")} == new
         )
         if overwrite:
             with pytest.raises(ConversionError, match="exists already"):  # it is back in its place
@@ -115,7 +120,9 @@ def test_a_full_disk(tmp_path, monkeypatch):
         "except ConversionError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, ROOT, tmp_path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, ROOT, tmp_path], capture_output=True, text=True
+    )
     assert "cannot be used" in done.stdout and "File too large" in done.stdout, done.stderr[-2000:]
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint"}
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))

@@ -15,7 +15,6 @@ from glm_transformers import (
     GLMModel,
 )
 
-
 TEXT = torch.tensor([[1, 17, MASK, 23, 5, EOS, SOP, 60, 61]])
 
 # Parameters of the ten released checkpoints: layers, width, heads, P, vocabulary rows, and their count.
@@ -37,7 +36,11 @@ RELEASED = {
 def test_parameter_counts_of_the_released_checkpoints(name):
     layers, width, heads, length, rows, count = RELEASED[name]
     config = GLMConfig(
-        num_layers=layers, hidden_size=width, num_attention_heads=heads, max_sequence_length=length, vocab_size=rows
+        num_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        max_sequence_length=length,
+        vocab_size=rows,
     )
     with torch.device("meta"):
         model = GLMForConditionalGeneration(config)
@@ -47,7 +50,9 @@ def test_parameter_counts_of_the_released_checkpoints(name):
 def test_state_dict_names_are_the_released_ones(tiny_model):
     names = set(tiny_model().state_dict())
     assert "glm.word_embeddings.weight" in names and "glm.transformer.final_layernorm.bias" in names
-    layer = {name.removeprefix("glm.transformer.layers.1.") for name in names if ".layers.1." in name}
+    layer = {
+        name.removeprefix("glm.transformer.layers.1.") for name in names if ".layers.1." in name
+    }
     modules = ["input_layernorm", "attention.query_key_value", "attention.dense"]
     modules += ["post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]
     assert layer == {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}
@@ -55,10 +60,14 @@ def test_state_dict_names_are_the_released_ones(tiny_model):
 
 def test_initialisation_statistics():
     torch.manual_seed(0)
-    model = GLMForSequenceClassification(tiny_config(hidden_size=128, num_layers=8, vocab_size=2000, num_labels=64))
+    model = GLMForSequenceClassification(
+        tiny_config(hidden_size=128, num_layers=8, vocab_size=2000, num_labels=64)
+    )
     for name, parameter in model.named_parameters():
         if name.startswith("pool_layer") or name.startswith("multichoice_head"):
-            assert abs(parameter.std() - 1 / (3 * 128) ** 0.5) < 0.01, name  # uniform in +-1/sqrt(H)
+            assert abs(parameter.std() - 1 / (3 * 128) ** 0.5) < 0.01, (
+                name
+            )  # uniform in +-1/sqrt(H)
         elif parameter.dim() == 2:
             residual = "attention.dense" in name or "dense_4h_to_h" in name
             expected = 0.02 / (2 * 8) ** 0.5 if residual else 0.02
@@ -71,7 +80,10 @@ def test_initialisation_equals_the_original(reference):
     """Each parameter's mean and standard deviation straight after the original's initialisation."""
     for golden in json.loads((reference / "goldens/init_statistics.json").read_text()):
         config = GLMConfig(
-            vocab_size=2048, max_sequence_length=256, num_layers=golden["num_layers"], hidden_size=golden["hidden_size"]
+            vocab_size=2048,
+            max_sequence_length=256,
+            num_layers=golden["num_layers"],
+            hidden_size=golden["hidden_size"],
         )
         torch.manual_seed(1)
         parameters = dict(GLMModel(config).named_parameters())
@@ -82,7 +94,9 @@ def test_initialisation_equals_the_original(reference):
             # Six standard errors of the difference of two samples of this size.
             noise = 6 * 2**0.5 * expected["std"] / parameter.numel() ** 0.5
             assert abs(parameter.mean().item() - expected["mean"]) <= noise, name
-            assert abs(parameter.std(unbiased=False).item() - expected["std"]) <= noise / 2**0.5, name
+            assert abs(parameter.std(unbiased=False).item() - expected["std"]) <= noise / 2**0.5, (
+                name
+            )
 
 
 def test_attention_mask_meaning_goes_by_rank(tiny_model):
@@ -98,7 +112,9 @@ def test_attention_mask_meaning_goes_by_rank(tiny_model):
         explicit.long(),
         torch.zeros(1, 1, length, length).masked_fill(~explicit, -1e9),
     ):
-        torch.testing.assert_close(model(TEXT, attention_mask=mask).logits, derived, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            model(TEXT, attention_mask=mask).logits, derived, atol=1e-5, rtol=0
+        )
     two = TEXT.repeat(2, 1)
     lengths = model(two, attention_mask=torch.tensor([6, 2])).logits
     torch.testing.assert_close(lengths[0], derived[0], atol=1e-5, rtol=0)
@@ -138,33 +154,49 @@ def test_logits_to_keep(tiny_model):
     model = tiny_model()
     everything = model(TEXT).logits
     torch.testing.assert_close(model(TEXT, logits_to_keep=2).logits, everything[:, -2:])
-    torch.testing.assert_close(model(TEXT, logits_to_keep=torch.tensor([1, 7])).logits, everything[:, [1, 7]])
+    torch.testing.assert_close(
+        model(TEXT, logits_to_keep=torch.tensor([1, 7])).logits, everything[:, [1, 7]]
+    )
 
 
-CLASSES = [GLMModel, GLMForConditionalGeneration, GLMForMultipleChoice, GLMForSequenceClassification]
+CLASSES = [
+    GLMModel,
+    GLMForConditionalGeneration,
+    GLMForMultipleChoice,
+    GLMForSequenceClassification,
+]
 
 
 def inputs_of(cls):
     if cls is not GLMForMultipleChoice:
         return {}
-    return {"choice_ids": torch.tensor([[[60, 61], [62, 63]]]), "choice_indices": torch.tensor([[[6, 7], [6, 7]]])}
+    return {
+        "choice_ids": torch.tensor([[[60, 61], [62, 63]]]),
+        "choice_indices": torch.tensor([[[6, 7], [6, 7]]]),
+    }
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_inputs_embeds_equal_input_ids(tiny_model, cls):
     model = tiny_model(cls)
     embeds = model.get_input_embeddings()(TEXT)
-    torch.testing.assert_close(model(inputs_embeds=embeds, **inputs_of(cls))[0], model(TEXT, **inputs_of(cls))[0])
+    torch.testing.assert_close(
+        model(inputs_embeds=embeds, **inputs_of(cls))[0], model(TEXT, **inputs_of(cls))[0]
+    )
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_class_compiles_whole_and_exports(tiny_model, cls):
     """No branch of a forward hangs on a value of its tensors."""
     model = tiny_model(cls, attn_implementation="sdpa")
-    inputs = dict(input_ids=TEXT, attention_mask=torch.ones_like(TEXT), use_cache=False, **inputs_of(cls))
+    inputs = dict(
+        input_ids=TEXT, attention_mask=torch.ones_like(TEXT), use_cache=False, **inputs_of(cls)
+    )
     expected = model(**inputs)[0]
     torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(**inputs)[0], expected)
+    torch.testing.assert_close(
+        torch.compile(model, backend="eager", fullgraph=True)(**inputs)[0], expected
+    )
     exported = torch.export.export(model, (), inputs, strict=False).module()
     torch.testing.assert_close(exported(**inputs)[0], expected)
 
@@ -198,13 +230,17 @@ def test_gradient_checkpointing_really_checkpoints(tiny_model):
         runs.append(len(calls))
     assert runs == [1, 2], "a checkpointed layer is run again in the backward pass"
     torch.testing.assert_close(*losses)
-    for (name, expected), (_, actual) in zip(plain.named_parameters(), checkpointed.named_parameters()):
+    for (name, expected), (_, actual) in zip(
+        plain.named_parameters(), checkpointed.named_parameters()
+    ):
         torch.testing.assert_close(actual.grad, expected.grad, msg=name)
 
 
 def test_dropout_is_applied_in_its_three_places(tiny_model):
     for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"):
-        off = dict.fromkeys(("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"), 0.0)
+        off = dict.fromkeys(
+            ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"), 0.0
+        )
         model = tiny_model(**off).train()
         assert torch.equal(model(TEXT).logits, model(TEXT).logits)
         model = tiny_model(**{**off, name: 0.5}).train()
@@ -228,7 +264,9 @@ def test_half_precision(tiny_model, tmp_path, dtype, attention):
     model = tiny_model()
     expected = model(TEXT).logits
     model.save_pretrained(tmp_path)
-    half = GLMForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype, attn_implementation=attention).eval()
+    half = GLMForConditionalGeneration.from_pretrained(
+        tmp_path, dtype=dtype, attn_implementation=attention
+    ).eval()
     logits = half(TEXT).logits
     assert logits.dtype == dtype
     torch.testing.assert_close(logits.float(), expected, atol=0.4, rtol=0.1)
@@ -252,19 +290,28 @@ def test_offloaded_weights(tiny_model, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = GLMForConditionalGeneration.from_pretrained(
         tmp_path,
-        device_map={"glm.word_embeddings": "disk", "glm.embedding_dropout": "cpu", "glm.transformer": "disk"},
+        device_map={
+            "glm.word_embeddings": "disk",
+            "glm.embedding_dropout": "cpu",
+            "glm.transformer": "disk",
+        },
         offload_folder=tmp_path / "offload",
     ).eval()
     assert all(parameter.device.type == "meta" for parameter in loaded.parameters())
     with torch.no_grad():
         torch.testing.assert_close(loaded(TEXT).logits, model(TEXT).logits)
-    assert torch.equal(loaded.generate(TEXT[:, :6], max_new_tokens=5), model.generate(TEXT[:, :6], max_new_tokens=5))
+    assert torch.equal(
+        loaded.generate(TEXT[:, :6], max_new_tokens=5),
+        model.generate(TEXT[:, :6], max_new_tokens=5),
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "glm."])
 def test_old_pytorch_model_bin_loads_with_and_without_prefix(tiny_model, tmp_path, prefix):
     model = tiny_model()
-    state = {prefix + name.removeprefix("glm."): tensor for name, tensor in model.state_dict().items()}
+    state = {
+        prefix + name.removeprefix("glm."): tensor for name, tensor in model.state_dict().items()
+    }
     torch.save(state, tmp_path / "pytorch_model.bin")
     old_config = {**model.config.to_dict(), "model_type": "glm", "architectures": ["GLMModel"]}
     old_config |= {
@@ -289,7 +336,9 @@ def test_attention_scale_changes_nothing_but_the_range(tiny_model):
 
 
 def test_erf_gelu_can_be_asked_for(tiny_model):
-    assert not torch.allclose(tiny_model(hidden_act="gelu")(TEXT).logits, tiny_model()(TEXT).logits, atol=1e-4)
+    assert not torch.allclose(
+        tiny_model(hidden_act="gelu")(TEXT).logits, tiny_model()(TEXT).logits, atol=1e-4
+    )
 
 
 def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
@@ -300,13 +349,18 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     for answer in answers:
         ids = torch.tensor([context + [SOP] + answer[:-1]])
         states = model.glm(ids).last_hidden_state
-        log_probs = F.linear(states, model.glm.word_embeddings.weight).log_softmax(-1)[0, len(context) :]
+        log_probs = F.linear(states, model.glm.word_embeddings.weight).log_softmax(-1)[
+            0, len(context) :
+        ]
         expected.append(log_probs.gather(1, torch.tensor(answer)[:, None]).sum())
     ids, positions, starts = list(context), [list(range(5)), [0] * 5], []
     for answer in answers:
         starts.append(len(ids))
         ids += [SOP] + answer[:-1]
-        positions = [positions[0] + [2] * len(answer), positions[1] + list(range(1, len(answer) + 1))]
+        positions = [
+            positions[0] + [2] * len(answer),
+            positions[1] + list(range(1, len(answer) + 1)),
+        ]
     visible = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     visible[:, :5] = True
     for start, answer in zip(starts, answers):
@@ -336,8 +390,12 @@ def test_classifier_pools_where_it_says(tiny_model, pool_token, column):
     torch.testing.assert_close(model(TEXT).logits, expected)
     for pads in ((3, 0), (0, 3)):
         mask = F.pad(torch.ones_like(TEXT), pads)
-        torch.testing.assert_close(model(F.pad(TEXT, pads, value=EOS), mask).logits, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(model(TEXT, attention_mask=torch.tensor([6])).logits, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            model(F.pad(TEXT, pads, value=EOS), mask).logits, expected, atol=1e-5, rtol=0
+        )
+    torch.testing.assert_close(
+        model(TEXT, attention_mask=torch.tensor([6])).logits, expected, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -360,14 +418,35 @@ def test_classifier_losses(tiny_model, num_labels, labels, loss):
     [
         (lambda m: m(torch.tensor([[1, 99]])), "vocabulary is 0 to 98"),
         (lambda m: m(torch.tensor([[-1, 5]])), "vocabulary is 0 to 98"),
-        (lambda m: m(torch.ones(1, 66, dtype=torch.long)), "takes 66 positions, but this model has 65"),
-        (lambda m: m(torch.tensor([[1, MASK, SOP, 5, SOP]])), r"more <\|startofpiece\|> than mask tokens"),
-        (lambda m: m(TEXT, position_ids=torch.zeros(1, 3, 9, dtype=torch.long)), r"needs \(batch, 2, tokens\)"),
+        (
+            lambda m: m(torch.ones(1, 66, dtype=torch.long)),
+            "takes 66 positions, but this model has 65",
+        ),
+        (
+            lambda m: m(torch.tensor([[1, MASK, SOP, 5, SOP]])),
+            r"more <\|startofpiece\|> than mask tokens",
+        ),
+        (
+            lambda m: m(TEXT, position_ids=torch.zeros(1, 3, 9, dtype=torch.long)),
+            r"needs \(batch, 2, tokens\)",
+        ),
         (lambda m: m(), "either input_ids or inputs_embeds"),
-        (lambda m: m(TEXT[:, -1:], past_key_values=m(TEXT).past_key_values), "filled cache pass position_ids"),
-        (lambda m: m(TEXT, position_ids=torch.full((1, 2, 9), -1)), "position_ids hold -1; they start at 0"),
-        (lambda m: m(TEXT, attention_mask=torch.ones(1, 12)), "attention_mask has 12 columns for 9 tokens"),
-        (lambda m: m(TEXT, attention_mask=torch.ones(1, 9, 9)), r"an explicit one is \(batch, 1, tokens, keys\)"),
+        (
+            lambda m: m(TEXT[:, -1:], past_key_values=m(TEXT).past_key_values),
+            "filled cache pass position_ids",
+        ),
+        (
+            lambda m: m(TEXT, position_ids=torch.full((1, 2, 9), -1)),
+            "position_ids hold -1; they start at 0",
+        ),
+        (
+            lambda m: m(TEXT, attention_mask=torch.ones(1, 12)),
+            "attention_mask has 12 columns for 9 tokens",
+        ),
+        (
+            lambda m: m(TEXT, attention_mask=torch.ones(1, 9, 9)),
+            r"an explicit one is \(batch, 1, tokens, keys\)",
+        ),
         (
             lambda m: m(
                 torch.tensor([[62]]),
@@ -419,10 +498,18 @@ def test_standard_and_released_names_are_one_field():
 
 
 def test_special_ids_can_be_given_to_from_pretrained(tiny_model, tmp_path):
-    model = tiny_model(sop_token_id=None, eop_token_id=None, mask_token_ids=None, eos_token_id=None, pad_token_id=None)
+    model = tiny_model(
+        sop_token_id=None,
+        eop_token_id=None,
+        mask_token_ids=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="pass sop_token_id, eop_token_id, mask_token_ids"):
         model.generate(TEXT[:, :6])
-    ids = dict(sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS)
+    ids = dict(
+        sop_token_id=SOP, eop_token_id=EOP, mask_token_ids=[MASK, GMASK, SMASK], eos_token_id=EOS
+    )
     loaded = GLMForConditionalGeneration.from_pretrained(tmp_path, **ids).eval()
     assert loaded.generate(TEXT[:, :6], max_new_tokens=3).shape[1] > 6

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 
 from glm_transformers.conversion import ConversionError, convert_checkpoint
 
-
 COUNT = int(os.environ.get("GLM_MUTATIONS", 60))
 RANKS = (1, 2, 4)
 WRONG = None  # what no repository may come from
@@ -57,7 +56,10 @@ def change_module(change):
 
 def merged(modules):
     """What the ranks' modules are cut from; WRONG if they are not cut from anything."""
-    modules = [{name.removeprefix("model."): tensor for name, tensor in module.items()} for module in modules]
+    modules = [
+        {name.removeprefix("model."): tensor for name, tensor in module.items()}
+        for module in modules
+    ]
     try:
         assert all(set(module) == set(modules[0]) for module in modules)
         whole = {name: joined(name, [module[name] for module in modules]) for name in modules[0]}
@@ -65,7 +67,11 @@ def merged(modules):
             {name: cut(name, tensor, len(modules), rank) for name, tensor in whole.items()}
             for rank in range(len(modules))
         ]
-        assert all(same(module[name], pieces[name]) for module, pieces in zip(modules, cuts) for name in module)
+        assert all(
+            same(module[name], pieces[name])
+            for module, pieces in zip(modules, cuts)
+            for name in module
+        )
         return whole
     except (AssertionError, AttributeError, RuntimeError, TypeError, IndexError):
         return WRONG
@@ -76,7 +82,11 @@ def joined(name, parts):
         return torch.cat([torch.cat(blocks) for blocks in zip(*(part.chunk(3) for part in parts))])
     if name.endswith(("attention.dense.weight", "dense_4h_to_h.weight")):
         return torch.cat(parts, 1)
-    return torch.cat(parts) if "dense_h_to_4h" in name or name == "word_embeddings.weight" else parts[0]
+    return (
+        torch.cat(parts)
+        if "dense_h_to_4h" in name or name == "word_embeddings.weight"
+        else parts[0]
+    )
 
 
 def same(one, other):
@@ -109,7 +119,14 @@ def renamed(name, tensor, generator):
 def reshaped(name, tensor, generator):
     return {
         name: generator.choice(
-            [tensor.t(), tensor[:-1], tensor[None], tensor.flatten()[:3], tensor[:0], torch.cat([tensor, tensor])]
+            [
+                tensor.t(),
+                tensor[:-1],
+                tensor[None],
+                tensor.flatten()[:3],
+                tensor[:0],
+                torch.cat([tensor, tensor]),
+            ]
         ).clone()
     }
 
@@ -117,7 +134,9 @@ def reshaped(name, tensor, generator):
 @change_module
 def strided(name, tensor, generator):
     return {
-        name: generator.choice([torch.stack([tensor, tensor], -1)[..., 1], torch.cat([tensor, tensor])[: len(tensor)]])
+        name: generator.choice(
+            [torch.stack([tensor, tensor], -1)[..., 1], torch.cat([tensor, tensor])[: len(tensor)]]
+        )
     }
 
 
@@ -125,7 +144,9 @@ def strided(name, tensor, generator):
 def retyped(name, tensor, generator):
     return {
         name: tensor.to(
-            generator.choice([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+            generator.choice(
+                [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+            )
         )
     }
 
@@ -133,7 +154,9 @@ def retyped(name, tensor, generator):
 @change_module
 def not_finite(name, tensor, generator):
     tensor = tensor.clone()
-    tensor.view(-1)[generator.randrange(tensor.numel())] = generator.choice([float("nan"), float("inf"), -float("inf")])
+    tensor.view(-1)[generator.randrange(tensor.numel())] = generator.choice(
+        [float("nan"), float("inf"), -float("inf")]
+    )
     return {name: tensor}
 
 
@@ -145,7 +168,10 @@ def no_tensor(name, tensor, generator):
 def truncated(checkpoint, generator):
     file = generator.choice(sorted((checkpoint / "250000").glob("*.pt")))
     os.truncate(
-        file, generator.choice([0, 1, 3, 100, generator.randrange(file.stat().st_size), file.stat().st_size - 1])
+        file,
+        generator.choice(
+            [0, 1, 3, 100, generator.randrange(file.stat().st_size), file.stat().st_size - 1]
+        ),
     )
 
 
@@ -155,7 +181,9 @@ def flipped(checkpoint, generator):
     content = bytearray(file.read_bytes())
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            record = archive.getinfo(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+            record = archive.getinfo(
+                next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            )
         start, end = record.header_offset, record.header_offset + record.file_size
     else:
         start, end = 0, pickle_length(content)
@@ -236,7 +264,17 @@ def other_tracker(checkpoint, generator):
     tracker = checkpoint / "latest_checkpointed_iteration.txt"
     tracker.write_bytes(
         generator.choice(
-            [b"", b"..", b"/", b"../checkpoint/250000", b"\xff\xfe", b"251000", b"250000\x00", b"a\nb", b"x" * 9999]
+            [
+                b"",
+                b"..",
+                b"/",
+                b"../checkpoint/250000",
+                b"\xff\xfe",
+                b"251000",
+                b"250000\x00",
+                b"a\nb",
+                b"x" * 9999,
+            ]
         )
     )
 
@@ -245,7 +283,18 @@ def other_content(checkpoint, generator):
     file = generator.choice(sorted((checkpoint / "250000").glob("*.pt")))
     save(
         file,
-        generator.choice([None, [], {"module": None}, {"module": {}}, {1: 2}, "text", {"module": [1]}, torch.ones(3)]),
+        generator.choice(
+            [
+                None,
+                [],
+                {"module": None},
+                {"module": {}},
+                {1: 2},
+                "text",
+                {"module": [1]},
+                torch.ones(3),
+            ]
+        ),
         file,
     )
 
@@ -285,7 +334,11 @@ def checkpoints(tmp_path_factory):
     made = {}
     for ranks in RANKS:
         made[ranks, False] = make_checkpoint(
-            folder / f"{ranks}", make_parameters(**SHAPE), ranks, mp_world_size=ranks, global_steps=6
+            folder / f"{ranks}",
+            make_parameters(**SHAPE),
+            ranks,
+            mp_world_size=ranks,
+            global_steps=6,
         )
         made[ranks, True] = shutil.copytree(made[ranks, False], folder / f"{ranks}-legacy")
         for file, state in load_ranks(made[ranks, True]).items():
@@ -318,6 +371,6 @@ def test_mutations(checkpoints, tmp_path, seed):
             assert set(tensors) == set(expected)
             for name, tensor in expected.items():
                 assert same(tensors[name], tensor), name
-    assert {file: file.read_bytes() for file in checkpoint.rglob("*") if file.is_file()} == before, (
-        "the source is not touched"
-    )
+    assert {
+        file: file.read_bytes() for file in checkpoint.rglob("*") if file.is_file()
+    } == before, "the source is not touched"

@@ -6,8 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForMultipleChoice, AutoModelForSeq2SeqLM, AutoTokenizer
 
-
-TEXTS = ["Ng is an adjunct professor at [MASK].", "Tsinghua University is located in [sMASK] now", "The fox [gMASK]"]
+TEXTS = [
+    "Ng is an adjunct professor at [MASK].",
+    "Tsinghua University is located in [sMASK] now",
+    "The fox [gMASK]",
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,9 @@ def test_generation_gives_the_originals_answers(reference, repository):
     """Prompts with one blank, limited as in the golden run."""
     folder = repository("tiny-gpt2-fp16")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        folder, trust_remote_code=True, dtype=torch.float32
+    ).eval()
     cases = json.loads((reference / "goldens/tiny-gpt2-fp16/generation.json").read_text())["cases"]
     checked = 0
     for case in cases.values() if isinstance(cases, dict) else cases:
@@ -60,7 +65,9 @@ def test_training_with_targets(model, tokenizer, side):
     """The loss is that of each answer's tokens given what precedes them: labels are not shifted, nor shifted twice."""
     answers = ["Stanford", "Beijing", "jumps over the lazy dog"]
     inputs = tokenizer(TEXTS, return_tensors="pt", padding=True, padding_side=side)
-    inputs = tokenizer.build_inputs_for_generation(inputs, targets=answers, max_gen_length=16, padding=side == "right")
+    inputs = tokenizer.build_inputs_for_generation(
+        inputs, targets=answers, max_gen_length=16, padding=side == "right"
+    )
     outputs = model(**inputs)
     total, count = 0.0, 0
     for text, answer in zip(TEXTS, answers):
@@ -78,27 +85,45 @@ def test_training_with_targets(model, tokenizer, side):
 
 def test_multiple_choice(made_repository, model, tokenizer):
     choices = [["Stanford", "MIT"], ["Beijing", "the dog", "fox"], ["jumps", "is lazy"]]
-    chooser = AutoModelForMultipleChoice.from_pretrained(made_repository, trust_remote_code=True).eval()
+    chooser = AutoModelForMultipleChoice.from_pretrained(
+        made_repository, trust_remote_code=True
+    ).eval()
     inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
     outputs = chooser(**tokenizer.build_inputs_for_multiple_choice(inputs, choices))
     for row, (text, row_choices) in enumerate(zip(TEXTS, choices)):
         for column, choice in enumerate(row_choices):
-            ids, read = tokenizer(choice, add_special_tokens=False).input_ids, tokenizer(text).input_ids
+            ids, read = (
+                tokenizer(choice, add_special_tokens=False).input_ids,
+                tokenizer(text).input_ids,
+            )
             read, score = read + [tokenizer.sop_token_id], 0.0
             for id in ids:
-                score, read = score + model(torch.tensor([read])).logits[0, -1].log_softmax(-1)[id].item(), read + [id]
+                score, read = (
+                    score + model(torch.tensor([read])).logits[0, -1].log_softmax(-1)[id].item(),
+                    read + [id],
+                )
             assert abs(outputs.logits[row, column].item() - score) < 1e-4
 
 
 def test_multiple_choice_gives_the_originals_scores(reference, repository):
     folder = repository("tiny-gpt2-fp16")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    chooser = AutoModelForMultipleChoice.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    chooser = AutoModelForMultipleChoice.from_pretrained(
+        folder, trust_remote_code=True, dtype=torch.float32
+    ).eval()
     cases = json.loads((reference / "goldens/tiny-gpt2-fp16/multiple_choice.json").read_text())
-    cases = [case for case in cases if case["direction"] == "bi" and "[MASK]" in case["inputs_pretokenized"]]
+    cases = [
+        case
+        for case in cases
+        if case["direction"] == "bi" and "[MASK]" in case["inputs_pretokenized"]
+    ]
     assert cases
     for case in cases:
         inputs = tokenizer([case["inputs_pretokenized"]], return_tensors="pt")
-        outputs = chooser(**tokenizer.build_inputs_for_multiple_choice(inputs, [case["choices_pretokenized"]]))
-        torch.testing.assert_close(outputs.logits[0], torch.tensor(case["choice_logprob"]), atol=1e-4, rtol=0)
+        outputs = chooser(
+            **tokenizer.build_inputs_for_multiple_choice(inputs, [case["choices_pretokenized"]])
+        )
+        torch.testing.assert_close(
+            outputs.logits[0], torch.tensor(case["choice_logprob"]), atol=1e-4, rtol=0
+        )
         assert outputs.logits.argmax(-1).item() == case["prediction"]

@@ -12,7 +12,11 @@ from conftest import CONVERSIONS
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_goldens_in_a_fresh_process(reference, repository, name, tmp_path):
     program = Path(__file__).with_name("goldens.py")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "HF_HUB_OFFLINE": "1",
+    }
     run = subprocess.run(
         [sys.executable, program, reference, name, repository(name)],
         cwd=tmp_path,

@@ -8,8 +8,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from glm_transformers import GLMText2TextGenerationPipeline
 
-
-TEXTS = ["Ng is an adjunct professor at [MASK].", "[MASK] is located in [sMASK] now", "The quick brown fox"]
+TEXTS = [
+    "Ng is an adjunct professor at [MASK].",
+    "[MASK] is located in [sMASK] now",
+    "The quick brown fox",
+]
 LIMITS = dict(max_new_tokens=12, max_piece_length=4)
 
 
@@ -21,7 +24,8 @@ def fill(request, made_repository):
         return pipeline(model=str(made_repository), trust_remote_code=True)
     model = AutoModelForSeq2SeqLM.from_pretrained(made_repository, trust_remote_code=True)
     return GLMText2TextGenerationPipeline(
-        model=model, tokenizer=AutoTokenizer.from_pretrained(made_repository, trust_remote_code=True)
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(made_repository, trust_remote_code=True),
     )
 
 
@@ -48,7 +52,9 @@ def test_lists_generators_datasets_and_batches(fill):
     assert fill(TEXTS, **LIMITS) == expected
     assert fill(TEXTS, batch_size=2, **LIMITS) == expected
     assert fill(TEXTS, batch_size=3, **LIMITS) == expected
-    assert [result for (result,) in fill((text for text in TEXTS), batch_size=2, **LIMITS)] == expected
+    assert [
+        result for (result,) in fill((text for text in TEXTS), batch_size=2, **LIMITS)
+    ] == expected
     dataset = KeyDataset(Dataset.from_dict({"text": TEXTS}), "text")
     assert [result for (result,) in fill(dataset, batch_size=2, **LIMITS)] == expected
 
@@ -61,7 +67,9 @@ def test_several_sequences_for_each_text(fill):
 
 
 def test_dictionaries_of_generate(fill):
-    assert fill(TEXTS, batch_size=2, return_dict_in_generate=True, **LIMITS) == fill(TEXTS, **LIMITS)
+    assert fill(TEXTS, batch_size=2, return_dict_in_generate=True, **LIMITS) == fill(
+        TEXTS, **LIMITS
+    )
 
 
 def test_a_prompt_that_ends_with_white_space(fill):
@@ -83,7 +91,12 @@ def test_saved_model_carries_every_shipped_file_and_works_again(made_repository,
         "T.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])"
     )
     saved = tmp_path / "saved"
-    subprocess.run([sys.executable, "-c", save, made_repository, saved], check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", save, made_repository, saved],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
     shipped = {"configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py"}
     assert shipped <= {file.name for file in saved.iterdir()}
     use = (
@@ -94,7 +107,11 @@ def test_saved_model_carries_every_shipped_file_and_works_again(made_repository,
     outputs = []
     for folder in (made_repository, saved):
         run = subprocess.run(
-            [sys.executable, "-c", use, folder], check=True, capture_output=True, text=True, cwd=tmp_path
+            [sys.executable, "-c", use, folder],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
         )
         outputs.append(run.stdout.strip().splitlines()[-1])
     assert outputs[0] == outputs[1] and "filled_text" in outputs[0]

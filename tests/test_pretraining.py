@@ -17,8 +17,12 @@ from made import SENTENCES
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.training import BlankInfillingCollator
 from glm_transformers.training.data import load_documents, pack_documents
-from glm_transformers.training.pretrain import BlankInfillingTrainer, GLMForBlankInfilling, Pretraining, pretrain
-
+from glm_transformers.training.pretrain import (
+    BlankInfillingTrainer,
+    GLMForBlankInfilling,
+    Pretraining,
+    pretrain,
+)
 
 LENGTH = 40
 
@@ -63,11 +67,18 @@ def test_every_kind_of_source_gives_the_same_documents(texts, corpus, tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_documents_without_text(tokenizer, streaming, tmp_path):
-    lines = [{"text": "Ng is an adjunct professor."}, {"text": None}, {"text": "  "}, {"text": "\u3000\t"}]
+    lines = [
+        {"text": "Ng is an adjunct professor."},
+        {"text": None},
+        {"text": "  "},
+        {"text": "\u3000\t"},
+    ]
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     samples = [
         row["input_ids"]
-        for row in pack_documents(load_documents(tmp_path / "texts.jsonl", streaming), tokenizer, LENGTH)
+        for row in pack_documents(
+            load_documents(tmp_path / "texts.jsonl", streaming), tokenizer, LENGTH
+        )
     ]
     whole = tokenizer(lines[0]["text"]).input_ids
     assert samples[0][: len(whole)] == whole and set().union(*samples) == set(whole)
@@ -78,7 +89,10 @@ def test_documents_without_text(tokenizer, streaming, tmp_path):
 def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
     documents = load_documents(corpus, streaming)
     wanted = None if streaming else 2000
-    samples = [row["input_ids"] for row in pack_documents(documents, tokenizer, LENGTH, wanted, one_document)]
+    samples = [
+        row["input_ids"]
+        for row in pack_documents(documents, tokenizer, LENGTH, wanted, one_document)
+    ]
     cls, eos = tokenizer.cls_token_id, tokenizer.eos_token_id
     lines = [line for line in corpus.read_text().splitlines() if line.strip()]
     texts = [tokenizer(line, add_special_tokens=False).input_ids for line in lines]
@@ -98,7 +112,11 @@ def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
             assert cls not in ids and eos not in ids[:-1]  # so what was cut ends its sample
             whole = i < len(parts) - 1 or ids[-1] == eos
             ids = ids[:-1] if ids[-1] == eos else ids
-            homes = [k for k, text in enumerate(texts) if any(text[s : s + len(ids)] == ids for s in range(len(text)))]
+            homes = [
+                k
+                for k, text in enumerate(texts)
+                if any(text[s : s + len(ids)] == ids for s in range(len(text)))
+            ]
             assert homes  # every part is a stretch of one document
             if whole:
                 assert any(texts[k][-len(ids) :] == ids for k in homes)
@@ -111,7 +129,9 @@ def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
     assert one_document == (kinds["one"] == len(samples))
     # Drawn by length: long documents come more often than short ones.
     lengths = np.array([len(text) for text in texts])
-    assert seen[lengths > np.median(lengths)].mean() > 1.3 * seen[lengths < np.median(lengths)].mean()
+    assert (
+        seen[lengths > np.median(lengths)].mean() > 1.3 * seen[lengths < np.median(lengths)].mean()
+    )
 
 
 def test_a_document_of_one_token_is_no_text_of_its_own(tokenizer, tmp_path):
@@ -132,7 +152,11 @@ def test_packing_is_cached(corpus, tokenizer, monkeypatch):
     assert first["input_ids"] != other["input_ids"]
     monkeypatch.setattr("glm_transformers.training.data._fit", None)  # a second packing would fail
     again = pack_documents(
-        load_documents(corpus), GLMTokenizerFast.from_pretrained(tokenizer.name_or_path), LENGTH, wanted=100, seed=4
+        load_documents(corpus),
+        GLMTokenizerFast.from_pretrained(tokenizer.name_or_path),
+        LENGTH,
+        wanted=100,
+        seed=4,
     )
     assert again["input_ids"] == first["input_ids"]
 
@@ -146,12 +170,26 @@ def scratch(made_repository, corpus, tmp_path_factory) -> Pretraining:
     folder = tmp_path_factory.mktemp("scratch")
     shape = dict(hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64)
     (folder / "config.json").write_text(json.dumps(shape))
-    (folder / "recipe.json").write_text(json.dumps(dict(token=0.5, sentence=0.3, document=0.2, block_mask_prob=0.1)))
+    (folder / "recipe.json").write_text(
+        json.dumps(dict(token=0.5, sentence=0.3, document=0.2, block_mask_prob=0.1))
+    )
     return Pretraining(
-        data=str(corpus), output="", config=str(folder / "config.json"), tokenizer=str(made_repository),
-        recipe=str(folder / "recipe.json"), validation=str(corpus), length=LENGTH, steps=12, batch_size=4, accumulation=2,
-        learning_rate=1e-2, evaluate_every=6, save_every=4, log_every=1, seed=3,
-    )  # fmt: skip
+        data=str(corpus),
+        output="",
+        config=str(folder / "config.json"),
+        tokenizer=str(made_repository),
+        recipe=str(folder / "recipe.json"),
+        validation=str(corpus),
+        length=LENGTH,
+        steps=12,
+        batch_size=4,
+        accumulation=2,
+        learning_rate=1e-2,
+        evaluate_every=6,
+        save_every=4,
+        log_every=1,
+        seed=3,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +231,11 @@ print(pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True
 """
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", program, finished], env=environment, cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", program, finished],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert (finished / "README.md").exists() and json.loads((finished / "config.json").read_text())[
@@ -244,8 +286,13 @@ def test_a_checkpoint_that_is_half_there_is_no_checkpoint(scratch, finished, tmp
 def test_validation_texts_that_cannot_be_masked_do_not_count(scratch, tmp_path):
     """These have no sentence; those of the training data have, so that the run goes on."""
     (tmp_path / "validation.txt").write_text("Ng is an adjunct professor\n" * 9)
-    options = replace(scratch, validation=str(tmp_path / "validation.txt"), output=str(tmp_path / "run"), steps=1,
-                      evaluate_every=1)  # fmt: skip
+    options = replace(
+        scratch,
+        validation=str(tmp_path / "validation.txt"),
+        output=str(tmp_path / "run"),
+        steps=1,
+        evaluate_every=1,
+    )
     output = pretrain(options)
     assert history(output, "eval_loss_token") and not history(output, "eval_loss_sentence")
 
@@ -272,7 +319,9 @@ def command_line(options: Pretraining) -> list[str]:
 
 def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     """Twice the batch is two batches a step: process r of n takes batch n * i + r of the run."""
-    no_dropout = {name: 0.0 for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")}
+    no_dropout = dict.fromkeys(
+        ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"), 0.0
+    )
     shape = json.loads(Path(scratch.config).read_text())
     (tmp_path / "config.json").write_text(json.dumps({**shape, **no_dropout}))
     options = replace(scratch, config=str(tmp_path / "config.json"), accumulation=2)
@@ -281,8 +330,20 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     root = Path(__file__).resolve().parents[1]
     # The flag asks for one process each for several devices; without a GPU these are on the CPU.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     run = subprocess.run(
         [*launch, tmp_path / "program.py", root, *command_line(two)],
         capture_output=True,
@@ -301,13 +362,24 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
 
 def test_continuing_a_converted_repository(made_repository, scratch, tmp_path):
     options = replace(
-        scratch, model=str(made_repository), config=None, tokenizer=None, recipe="glm-base", output=str(tmp_path / "more"),
-        steps=1, accumulation=1, learning_rate=0.0, validation=None, gradient_checkpointing=True,
-    )  # fmt: skip
+        scratch,
+        model=str(made_repository),
+        config=None,
+        tokenizer=None,
+        recipe="glm-base",
+        output=str(tmp_path / "more"),
+        steps=1,
+        accumulation=1,
+        learning_rate=0.0,
+        validation=None,
+        gradient_checkpointing=True,
+    )
     output = pretrain(options)
     assert_same_weights(weights(output), weights(made_repository), rtol=0, atol=0)
     # What the run alone needed is not in its result.
-    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (output, made_repository))
+    ours, theirs = (
+        json.loads((folder / "config.json").read_text()) for folder in (output, made_repository)
+    )
     for name in ("use_cache", "_name_or_path"):
         assert ours.get(name) == theirs.get(name), name
 
@@ -319,9 +391,20 @@ def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
 
     def trainer(**options):
         arguments = TrainingArguments(
-            output_dir=str(tmp_path), max_steps=100, weight_decay=0.1, learning_rate=1.0, warmup_steps=10, report_to=[]
+            output_dir=str(tmp_path),
+            max_steps=100,
+            weight_decay=0.1,
+            learning_rate=1.0,
+            warmup_steps=10,
+            report_to=[],
         )
-        options = {"decay": "linear", "decay_ratio": 0.1, "decay_steps": 80, "first_step": 0, **options}
+        options = {
+            "decay": "linear",
+            "decay_ratio": 0.1,
+            "decay_steps": 80,
+            "first_step": 0,
+            **options,
+        }
         return BlankInfillingTrainer(
             model=model, args=arguments, data_collator=BlankInfillingCollator(tokenizer), **options
         )
@@ -376,7 +459,9 @@ def test_wrong_options_are_one_clear_sentence(scratch, tmp_path, wrong, message)
 def test_a_misspelt_field_of_the_config(scratch, tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_sizes": 32}')
     with pytest.raises(ValueError, match="unknown fields hidden_sizes"):
-        pretrain(replace(scratch, output=str(tmp_path / "run"), config=str(tmp_path / "config.json")))
+        pretrain(
+            replace(scratch, output=str(tmp_path / "run"), config=str(tmp_path / "config.json"))
+        )
 
 
 @pytest.mark.parametrize(
@@ -402,5 +487,10 @@ def test_a_vocabulary_that_is_too_small(scratch, tmp_path):
     )
     with pytest.raises(ValueError, match="99 rows"):
         pretrain(
-            replace(scratch, config=str(tmp_path / "config.json"), recipe="glm-base", output=str(tmp_path / "run"))
+            replace(
+                scratch,
+                config=str(tmp_path / "config.json"),
+                recipe="glm-base",
+                output=str(tmp_path / "run"),
+            )
         )

@@ -12,7 +12,6 @@ from glm_transformers.cli import app
 from glm_transformers.training.blank_infilling import NOT_A_TARGET, BlankInfillingCollator, Recipe
 from glm_transformers.training.preview import draw, make_example, read_example
 
-
 TEXT = "Ng is an adjunct professor at Stanford. Tsinghua University is located in Beijing. The fox jumps over the dog."
 
 
@@ -24,9 +23,15 @@ def tokenizer(made_repository):
 @pytest.mark.parametrize("mode", ["token", "sentence", "document"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_row_is_the_collators(tokenizer, mode, seed):
-    batch = BlankInfillingCollator(tokenizer, seed=seed).collate([{"input_ids": tokenizer(TEXT).input_ids}], 0, mode)
+    batch = BlankInfillingCollator(tokenizer, seed=seed).collate(
+        [{"input_ids": tokenizer(TEXT).input_ids}], 0, mode
+    )
     example = read_example(batch, tokenizer)
-    ids, labels, (positions, block_positions) = batch["input_ids"][0], batch["labels"][0], batch["position_ids"][0]
+    ids, labels, (positions, block_positions) = (
+        batch["input_ids"][0],
+        batch["labels"][0],
+        batch["position_ids"][0],
+    )
     assert len(example.tokens) == len(ids) == len(example.labels) == len(example.sees)
     assert (
         example.positions.tolist() == positions.tolist()
@@ -41,7 +46,9 @@ def test_every_row_is_the_collators(tokenizer, mode, seed):
     # Each piece, in whatever order, has the number of the blank whose position it has.
     for start, end in zip(starts, [*starts[1:], len(ids)]):
         number = 1 + [positions[blank].item() for blank in blanks].index(positions[start].item())
-        assert set(example.pieces[start:end]) == {number} and example.parts[start] == f"piece {number}"
+        assert (
+            set(example.pieces[start:end]) == {number} and example.parts[start] == f"piece {number}"
+        )
         assert example.colors[start] == example.colors[blanks[number - 1]] != example.colors[0]
     for label, shown, token in zip(labels.tolist(), example.labels, example.tokens):
         assert (shown == "") == (label == NOT_A_TARGET) and token
@@ -52,7 +59,9 @@ def test_every_row_is_the_collators(tokenizer, mode, seed):
 
 def test_the_picture_is_who_influences_whom(tokenizer, made_repository):
     """A token sees another if what it becomes changes with that one."""
-    batch = BlankInfillingCollator(tokenizer, seed=1).collate([{"input_ids": tokenizer(TEXT).input_ids}], 0, "token")
+    batch = BlankInfillingCollator(tokenizer, seed=1).collate(
+        [{"input_ids": tokenizer(TEXT).input_ids}], 0, "token"
+    )
     sees = read_example(batch, tokenizer).sees
     torch.manual_seed(0)
     model = GLMForConditionalGeneration.from_pretrained(made_repository).eval()
@@ -69,7 +78,9 @@ def test_the_picture_is_who_influences_whom(tokenizer, made_repository):
 
 def test_a_hidden_token_of_a_piece_has_a_name(tokenizer):
     collator = BlankInfillingCollator(tokenizer, Recipe(block_mask_prob=1.0))
-    example = read_example(collator.collate([{"input_ids": tokenizer(TEXT).input_ids}], 0, "token"), tokenizer)
+    example = read_example(
+        collator.collate([{"input_ids": tokenizer(TEXT).input_ids}], 0, "token"), tokenizer
+    )
     assert "[dBLOCK]" in example.tokens and "[dBLOCK]" not in example.labels
 
 
@@ -79,7 +90,9 @@ def test_picture_file(made_repository, tmp_path):
     content = (tmp_path / "picture.png").read_bytes()
     width, height = struct.unpack(">II", content[16:24])
     cells = len(example.tokens) * 0.24 * 150  # of the mask alone
-    assert content[:4] == b"\x89PNG" and cells < width < cells + 900 and cells < height < cells + 900
+    assert (
+        content[:4] == b"\x89PNG" and cells < width < cells + 900 and cells < height < cells + 900
+    )
     from matplotlib.image import imread
 
     picture = imread(tmp_path / "picture.png")[..., :3]
@@ -88,13 +101,19 @@ def test_picture_file(made_repository, tmp_path):
 
 def run(*arguments):
     result = CliRunner().invoke(app, ["preview", *map(str, arguments)])
-    assert "Traceback" not in result.output and not isinstance(result.exception, (ValueError, OSError))
+    assert "Traceback" not in result.output and not isinstance(
+        result.exception, (ValueError, OSError)
+    )
     return result
 
 
 def test_command(made_repository, tmp_path):
-    result = run(made_repository, "--text", TEXT, "--mode", "sentence", "--png", tmp_path / "picture.png")
-    assert result.exit_code == 0 and "block position" in result.output and "[sMASK]" in result.output
+    result = run(
+        made_repository, "--text", TEXT, "--mode", "sentence", "--png", tmp_path / "picture.png"
+    )
+    assert (
+        result.exit_code == 0 and "block position" in result.output and "[sMASK]" in result.output
+    )
     assert (tmp_path / "picture.png").stat().st_size > 1000
     (tmp_path / "texts.txt").write_text(TEXT + "\n")
     result = run(made_repository, "--data", tmp_path / "texts.txt", "--length", "24", "--seed", "2")
@@ -109,7 +128,10 @@ def test_command(made_repository, tmp_path):
         (["--text", ""], "4 to 64"),
         (["--text", TEXT * 9], "pass --length"),
         (["--text", TEXT, "--recipe", "glm-3b"], "no recipe glm-3b"),
-        (["--text", "nothing that ends", "--mode", "sentence"], "No text of this batch can be masked in sentence mode"),
+        (
+            ["--text", "nothing that ends", "--mode", "sentence"],
+            "No text of this batch can be masked in sentence mode",
+        ),
     ],
 )
 def test_wrong_options_are_one_sentence(made_repository, arguments, message):
@@ -119,4 +141,6 @@ def test_wrong_options_are_one_sentence(made_repository, arguments, message):
 
 def test_no_tokenizer(tmp_path):
     result = run(tmp_path, "--text", TEXT)
-    assert result.exit_code == 1 and "no folder with a tokenizer.json" in " ".join(result.output.split())
+    assert result.exit_code == 1 and "no folder with a tokenizer.json" in " ".join(
+        result.output.split()
+    )

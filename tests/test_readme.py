@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
@@ -19,7 +18,9 @@ def test_python_blocks(made_repository, tmp_path):
     blocks = python_blocks(README)
     assert len(blocks) >= 5
     (tmp_path / "my-glm-2b").symlink_to(made_repository)
-    run = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-3000:]
 
 
@@ -34,9 +35,12 @@ def test_python_blocks_of_pretraining(made_repository, tmp_path, monkeypatch, ca
 
 def test_convert_command(reference, tmp_path):
     """The shell block, with the paths of a golden checkpoint and its number of heads."""
-    (command,) = re.findall(r"^glm convert .*$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    from glm_transformers.cli import app
+    (command,) = re.findall(
+        r"^glm convert .*$", README.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     from typer.testing import CliRunner
+
+    from glm_transformers.cli import app
 
     arguments = command.split()[1:]
     arguments[1] = str(reference / "checkpoints/tiny-gpt2-fp16")

@@ -31,14 +31,21 @@ def card_of(repository) -> tuple[dict, str]:
 def test_model_card(made_repository):
     data, text = card_of(made_repository)
     assert data["library_name"] == "transformers" and data["pipeline_tag"] == "text2text-generation"
-    assert data["language"] == "en" and {"glm", "custom_code"} <= set(data["tags"]) and data["license"] == "other"
+    assert (
+        data["language"] == "en"
+        and {"glm", "custom_code"} <= set(data["tags"])
+        and data["license"] == "other"
+    )
     for mask, widget in zip(("[MASK]", "[sMASK]", "[gMASK]"), data["widget"], strict=True):
         assert mask in widget["text"] and mask in text
     parameters = sum(
-        parameter.numel() for parameter in GLMForConditionalGeneration.from_pretrained(made_repository).parameters()
+        parameter.numel()
+        for parameter in GLMForConditionalGeneration.from_pretrained(made_repository).parameters()
     )
     assert f"{parameters:,}" in text and "float32 (as stored)" in text and "@inproceedings" in text
-    assert "not trained with" not in text and "Published" not in text  # it only has the shape of its family
+    assert (
+        "not trained with" not in text and "Published" not in text
+    )  # it only has the shape of its family
 
 
 def test_the_code_on_the_card_runs(made_repository):
@@ -47,7 +54,9 @@ def test_the_code_on_the_card_runs(made_repository):
         "max_new_tokens=64", "max_new_tokens=4"
     )
     assert f'"{made_repository.name}"' in program
-    run = subprocess.run([sys.executable, "-c", program], cwd=made_repository.parent, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=made_repository.parent, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.count("\n") == 2
 
@@ -55,18 +64,26 @@ def test_the_code_on_the_card_runs(made_repository):
 def test_card_of_a_released_checkpoint():
     shape = RELEASED["glm-10b"]
     config = GLMConfig(
-        num_layers=shape.layers, hidden_size=shape.hidden_size, num_attention_heads=shape.num_attention_heads
+        num_layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        num_attention_heads=shape.num_attention_heads,
     )
     config.architectures = ["GLMForConditionalGeneration"]
-    text = model_card("me/glm", config, None, shape.parameters, torch.float16, released="glm-10b", language="en")
+    text = model_card(
+        "me/glm", config, None, shape.parameters, torch.float16, released="glm-10b", language="en"
+    )
     assert "72.35" in text and "9.9B" in text and "THUDM/GLM" in text
-    assert "72.35" not in model_card("me/glm", config, None, shape.parameters, torch.float16, language="en")
+    assert "72.35" not in model_card(
+        "me/glm", config, None, shape.parameters, torch.float16, language="en"
+    )
 
 
 def test_card_without_task_masks_and_of_a_classifier(tmp_path, reference):
     source = reference / "checkpoints"
     options = dict(model="glm-base", num_attention_heads=2, vocab=reference / "vocab")
-    data, text = card_of(convert_checkpoint(source / "tiny-bert-fp16", tmp_path / "bert", **options))
+    data, text = card_of(
+        convert_checkpoint(source / "tiny-bert-fp16", tmp_path / "bert", **options)
+    )
     assert len(data["widget"]) == 1 and "not trained with `[sMASK]` and `[gMASK]`" in text
     options = dict(tokenizer="none", num_attention_heads=4)
     classifier = convert_checkpoint(source / "tiny-classifier", tmp_path / "classifier", **options)
@@ -74,7 +91,9 @@ def test_card_without_task_masks_and_of_a_classifier(tmp_path, reference):
     assert data["pipeline_tag"] == "text-classification" and "widget" not in data
     assert "AutoModelForSequenceClassification" in text and not (classifier / "handler.py").exists()
     options = dict(model="glm-10b-chinese", num_attention_heads=4, vocab=reference / "vocab")
-    data, _ = card_of(convert_checkpoint(source / "tiny-chinese-10b-fp16", tmp_path / "chinese", **options))
+    data, _ = card_of(
+        convert_checkpoint(source / "tiny-chinese-10b-fp16", tmp_path / "chinese", **options)
+    )
     assert data["language"] == "zh" and "纪念[MASK]而建" in data["widget"][0]["text"]
 
 
@@ -115,11 +134,21 @@ assert fill(text, max_new_tokens=4)[0]["blanks"] == pieces
 def test_it_works_in_a_fresh_process(request, name, program, tmp_path):
     """From another directory, with an empty cache for the code of repositories."""
     source = (
-        request.getfixturevalue("made_repository") if name == "made" else request.getfixturevalue("repository")(name)
+        request.getfixturevalue("made_repository")
+        if name == "made"
+        else request.getfixturevalue("repository")(name)
     )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "HF_HUB_OFFLINE": "1",
+    }
     run = subprocess.run(
-        [sys.executable, "-c", program, source], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, source],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr[-2000:]
 
@@ -136,14 +165,23 @@ class HubStandIn(BaseHTTPRequestHandler):
         if self.headers.get("authorization") != "Bearer hf_right":
             return self.answer({"error": "Invalid credentials"}, 401)
         if self.path == "/api/whoami-v2":
-            return self.answer({"name": "me", "type": "user", "auth": {"accessToken": {"role": "write"}}, "orgs": []})
+            return self.answer(
+                {
+                    "name": "me",
+                    "type": "user",
+                    "auth": {"accessToken": {"role": "write"}},
+                    "orgs": [],
+                }
+            )
         self.answer({"id": "me/my-glm", "sha": "0" * 40, "siblings": []})
 
     def do_POST(self):
         body, store = self.body(), self.server.store
         if self.path == "/api/repos/create":
             store["created"] = json.loads(body)["name"]
-            return self.answer({"url": f"{self.address()}/me/my-glm", "name": "me/my-glm", "id": "1"})
+            return self.answer(
+                {"url": f"{self.address()}/me/my-glm", "name": "me/my-glm", "id": "1"}
+            )
         if self.path.startswith("/api/validate-yaml"):
             store["card"] = json.loads(body)["content"]
             return self.answer({"errors": [], "warnings": []})
@@ -160,7 +198,12 @@ class HubStandIn(BaseHTTPRequestHandler):
             return self.answer({"files": modes})
         if self.path.endswith("/objects/batch"):
             objects = [
-                {**entry, "actions": {"upload": {"href": f"{self.address()}/store/{entry['oid']}", "header": {}}}}
+                {
+                    **entry,
+                    "actions": {
+                        "upload": {"href": f"{self.address()}/store/{entry['oid']}", "header": {}}
+                    },
+                }
                 for entry in json.loads(body)["objects"]
             ]
             return self.answer({"transfer": "basic", "objects": objects})
@@ -230,7 +273,10 @@ def push(hub, tmp_path, name="me/my-glm", token="hf_right"):
     if not checkpoint.exists():
         make_checkpoint(checkpoint, make_parameters())
     settings = dict(
-        HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_TOKEN=token, HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0"
+        HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
+        HF_TOKEN=token,
+        HF_HUB_DISABLE_XET="1",
+        HF_HUB_OFFLINE="0",
     )
     settings |= dict(HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(tmp_path / "home"))
     arguments = [
@@ -246,7 +292,10 @@ def push(hub, tmp_path, name="me/my-glm", token="hf_right"):
     ]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return subprocess.run(
-        [sys.executable, "-c", PUSH, root, *arguments], env={**os.environ, **settings}, capture_output=True, text=True
+        [sys.executable, "-c", PUSH, root, *arguments],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
     )
 
 
@@ -255,27 +304,40 @@ def test_push_to_hub(hub, tmp_path):
     assert run.returncode == 0, run.stderr[-3000:]
     assert "on the Hub as me/my-glm" in run.stdout and hub.store["created"] == "my-glm"
     (commit,) = hub.store["commits"]  # all files at once
-    uploaded = {line["value"]["path"]: b64decode(line["value"]["content"]) for line in commit if line["key"] == "file"}
+    uploaded = {
+        line["value"]["path"]: b64decode(line["value"]["content"])
+        for line in commit
+        if line["key"] == "file"
+    }
     for line in commit:
         if line["key"] == "lfsFile":
             uploaded[line["value"]["path"]] = hub.store["large"][line["value"]["oid"]]
-            assert hashlib.sha256(uploaded[line["value"]["path"]]).hexdigest() == line["value"]["oid"]
+            assert (
+                hashlib.sha256(uploaded[line["value"]["path"]]).hexdigest() == line["value"]["oid"]
+            )
     assert uploaded == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     assert b'"me/my-glm"' in uploaded["README.md"]
 
 
 @pytest.mark.parametrize(
-    "options, message", [(dict(token="hf_wrong"), "hf auth login"), (dict(name="a/b/c"), "is no name on the Hub")]
+    "options, message",
+    [(dict(token="hf_wrong"), "hf auth login"), (dict(name="a/b/c"), "is no name on the Hub")],
 )
 def test_an_upload_that_will_be_refused_is_said_before_any_work(hub, tmp_path, options, message):
     run = push(hub, tmp_path, **options)
-    assert run.returncode == 1 and message in " ".join(run.stderr.split()) and "Traceback" not in run.stderr
+    assert (
+        run.returncode == 1
+        and message in " ".join(run.stderr.split())
+        and "Traceback" not in run.stderr
+    )
     assert not (tmp_path / "out").exists() and not hub.store["commits"]
 
 
 def test_mixed_dtypes_need_a_choice(tmp_path):
     parameters = make_parameters()
-    parameters["transformer.final_layernorm.bias"] = parameters["transformer.final_layernorm.bias"].float()
+    parameters["transformer.final_layernorm.bias"] = parameters[
+        "transformer.final_layernorm.bias"
+    ].float()
     checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters)
     options = dict(tokenizer="none", num_attention_heads=4)
     with pytest.raises(ConversionError, match="float16, float32.*--dtype"):

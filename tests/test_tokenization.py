@@ -2,10 +2,10 @@
 
 import json
 import random
-import unicodedata
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ from made import make_vocabulary
 from glm_transformers import GLMTokenizerFast
 from glm_transformers.conversion.errors import ConversionError
 from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary, save_tokenizer
-
 
 FAMILIES = {
     "gpt2_block": ("gpt2", False),
@@ -52,9 +51,13 @@ def test_ids_and_text_equal_the_original(reference, setup, tmp_path):
     for case in golden["encode_cases"]:
         if not case["text"].strip() or (family == "bert" and FINAL_SIGMA in case["text"].lower()):
             continue  # accidents of the original, see docs/compatibility.md
-        expected = [gmask.get(id, id) for id in case["ids"]] if "[gMASK]" in case["text"] else case["ids"]
+        expected = (
+            [gmask.get(id, id) for id in case["ids"]] if "[gMASK]" in case["text"] else case["ids"]
+        )
         assert tokenizer(case["text"], add_special_tokens=False).input_ids == expected, case["text"]
-    shared = {2: ("<|endoftext|>", "[SEP]")} if family == "roberta" else {}  # id: our surface, the original's
+    shared = (
+        {2: ("<|endoftext|>", "[SEP]")} if family == "roberta" else {}
+    )  # id: our surface, the original's
     if gmask:
         shared = {50007: ("<|endofpiece|>", "[gMASK]")}
     for case in golden["encode_cases"] + golden["decode_cases"]:
@@ -69,10 +72,14 @@ def test_ids_and_text_equal_the_original(reference, setup, tmp_path):
 
 
 def test_random_chinese_text_equals_sentencepiece(reference, tmp_path):
-    model = sentencepiece.SentencePieceProcessor(model_file=str(reference / "vocab/cog-pretrain.model"))
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(reference / "vocab/cog-pretrain.model")
+    )
     tokenizer = loaded("chinese", reference / "vocab", True, tmp_path)
     generator = random.Random(1)
-    alphabet = "abcdefgh ABC ,.!?，。！？中国人民大学的一是在不了有和人<n>0123456789\u3000\t\n½①ﾊﾝ😀é—“”"
+    alphabet = (
+        "abcdefgh ABC ,.!?，。！？中国人民大学的一是在不了有和人<n>0123456789\u3000\t\n½①ﾊﾝ😀é—“”"
+    )
     for _ in range(300):
         text = "".join(generator.choice(alphabet) for _ in range(generator.randint(1, 40)))
         ids = model.encode(text)
@@ -80,13 +87,17 @@ def test_random_chinese_text_equals_sentencepiece(reference, tmp_path):
         assert tokenizer.decode(ids) == model.decode(ids), repr(text)
     for text in ("ガンダムのパズル", "한국어 사람", "café", "\x85中国\x85", "  中国  "):
         decomposed = unicodedata.normalize("NFD", text)
-        assert tokenizer(decomposed, add_special_tokens=False).input_ids == model.encode(decomposed), ascii(decomposed)
+        assert tokenizer(decomposed, add_special_tokens=False).input_ids == model.encode(
+            decomposed
+        ), ascii(decomposed)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    family = build_tokenizer("gpt2", find_vocabulary("gpt2", make_vocabulary(folder)), task_mask=True)
+    family = build_tokenizer(
+        "gpt2", find_vocabulary("gpt2", make_vocabulary(folder)), task_mask=True
+    )
     save_tokenizer(family, folder, model_max_length=64)
     return GLMTokenizerFast.from_pretrained(folder)
 
@@ -99,14 +110,20 @@ def plain_tokenizer(tmp_path_factory):
 
 def test_special_tokens(tokenizer):
     assert tokenizer.sop_token == "<|startofpiece|>" and tokenizer.eop_token == "<|endofpiece|>"
-    assert [tokenizer.mask_token_id, tokenizer.gmask_token_id, tokenizer.smask_token_id] == tokenizer.mask_token_ids
+    assert [
+        tokenizer.mask_token_id,
+        tokenizer.gmask_token_id,
+        tokenizer.smask_token_id,
+    ] == tokenizer.mask_token_ids
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
 def test_a_mask_the_model_was_not_trained_with_is_text_and_asking_for_it_an_error(plain_tokenizer):
     assert plain_tokenizer.mask_token_ids == [plain_tokenizer.mask_token_id]
     assert not hasattr(plain_tokenizer, "gmask_token_id")
-    with pytest.raises(AttributeError, match=r"has no \[gMASK\]; the masks it was trained with: \[MASK\]"):
+    with pytest.raises(
+        AttributeError, match=r"has no \[gMASK\]; the masks it was trained with: \[MASK\]"
+    ):
         plain_tokenizer.gmask_token_id
     assert plain_tokenizer("[gMASK]").input_ids[-1] == plain_tokenizer.eos_token_id
 
@@ -124,7 +141,9 @@ def test_context_and_its_end(tokenizer):
         assert ids[0] == cls and ids[-len(ending) :] == ending, text
         assert tokenizer([text]).input_ids == [ids] and tokenizer.encode(text) == ids
         assert tokenizer(text, return_tensors="pt").input_ids.tolist() == [ids]
-    assert tokenizer("located in [gMASK] ").input_ids[-1] == eos, "a space behind it brings the end of text back"
+    assert tokenizer("located in [gMASK] ").input_ids[-1] == eos, (
+        "a space behind it brings the end of text back"
+    )
     assert tokenizer("[gMASK]", add_special_tokens=False).input_ids == [gmask]
 
 
@@ -143,14 +162,20 @@ def test_batches_are_padded_rows(tokenizer, side):
         tokenizer.padding_side = "left"
     for text, ids, mask in zip(texts, batch.input_ids, batch.attention_mask.bool()):
         single = tokenizer(text)
-        assert ids[mask].tolist() == single.input_ids and sum(single.attention_mask) == int(mask.sum())
+        assert ids[mask].tolist() == single.input_ids and sum(single.attention_mask) == int(
+            mask.sum()
+        )
         assert (mask.diff().int() != 0).sum() <= 1 and bool(mask[-1 if side == "left" else 0])
     longest = tokenizer(texts, padding="max_length", max_length=48, return_tensors="pt").input_ids
     assert longest.shape == (4, 48)
 
 
 def test_masks_swallow_the_space_on_their_left_only(tokenizer):
-    assert tokenizer("in [MASK] b").input_ids == tokenizer("in[MASK] b").input_ids != tokenizer("in[MASK]b").input_ids
+    assert (
+        tokenizer("in [MASK] b").input_ids
+        == tokenizer("in[MASK] b").input_ids
+        != tokenizer("in[MASK]b").input_ids
+    )
     assert tokenizer("in \n\u3000[MASK]").input_ids == tokenizer("in[MASK]").input_ids
 
 
@@ -161,12 +186,16 @@ def test_truncation_never_cuts_a_mask_away(tokenizer):
     with pytest.raises(ValueError, match="Truncation would cut a mask away"):
         tokenizer("The quick brown fox jumps over the lazy [MASK]", truncation=True, max_length=8)
     with pytest.raises(ValueError, match="Truncation would cut a mask away"):
-        tokenizer(["[MASK]", "The quick brown fox jumps over [gMASK]"], truncation=True, max_length=8)
+        tokenizer(
+            ["[MASK]", "The quick brown fox jumps over [gMASK]"], truncation=True, max_length=8
+        )
     tokenizer.truncation_side = "left"
     try:
         with pytest.raises(ValueError, match="Truncation would cut a mask away"):
             tokenizer(text, truncation=True, max_length=8)
-        kept = tokenizer("The quick brown fox jumps over the lazy [gMASK]", truncation=True, max_length=8).input_ids
+        kept = tokenizer(
+            "The quick brown fox jumps over the lazy [gMASK]", truncation=True, max_length=8
+        ).input_ids
         assert kept[-1] == tokenizer.gmask_token_id and kept[0] == tokenizer.cls_token_id
     finally:
         tokenizer.truncation_side = "right"
@@ -181,12 +210,25 @@ def test_truncation_of_pairs_and_windows(tokenizer):
         assert len(kept[0] if isinstance(pair[0], list) else kept) == whole - 3
     for pair in [(other + blank, other), ([other + blank], [other])]:
         with pytest.raises(ValueError, match="Truncation would cut a mask away"):
-            tokenizer(*pair, truncation="only_first", max_length=len(tokenizer(other).input_ids) + 5)
-    assert tokenizer.mask_token_id in tokenizer(blank + other, truncation=True, max_length=8, stride=4).input_ids
+            tokenizer(
+                *pair, truncation="only_first", max_length=len(tokenizer(other).input_ids) + 5
+            )
+    assert (
+        tokenizer.mask_token_id
+        in tokenizer(blank + other, truncation=True, max_length=8, stride=4).input_ids
+    )
     text = f"The quick brown fox jumps over the lazy dog {blank} [gMASK]"
-    windows = tokenizer([text, "in [gMASK]"], truncation=True, max_length=8, return_overflowing_tokens=True)
-    ends = {row[-1] for row, text in zip(windows.input_ids, windows.overflow_to_sample_mapping) if text == 0}
-    assert ends == {tokenizer.eos_token_id, tokenizer.gmask_token_id}, "nothing is cut away, only the last is continued"
+    windows = tokenizer(
+        [text, "in [gMASK]"], truncation=True, max_length=8, return_overflowing_tokens=True
+    )
+    ends = {
+        row[-1]
+        for row, text in zip(windows.input_ids, windows.overflow_to_sample_mapping)
+        if text == 0
+    }
+    assert ends == {tokenizer.eos_token_id, tokenizer.gmask_token_id}, (
+        "nothing is cut away, only the last is continued"
+    )
     assert windows.input_ids[-1] == tokenizer("in [gMASK]").input_ids
     single = tokenizer(text, truncation=True, max_length=8, return_overflowing_tokens=True)
     assert single.input_ids == windows.input_ids[:-1]
@@ -203,13 +245,19 @@ def test_words_are_a_text(tokenizer):
 def test_build_inputs_for_generation(tokenizer, side):
     tokenizer.padding_side = side
     try:
-        inputs = tokenizer(["in [MASK] is [sMASK]", "The quick brown fox [MASK]"], padding=True, return_tensors="pt")
+        inputs = tokenizer(
+            ["in [MASK] is [sMASK]", "The quick brown fox [MASK]"],
+            padding=True,
+            return_tensors="pt",
+        )
     finally:
         tokenizer.padding_side = "left"
     context, real = inputs.input_ids, inputs.attention_mask
     width = context.shape[1]
     started = tokenizer.build_inputs_for_generation(inputs, max_gen_length=5)
-    assert started.input_ids.tolist() == [row + [tokenizer.sop_token_id] for row in context.tolist()]
+    assert started.input_ids.tolist() == [
+        row + [tokenizer.sop_token_id] for row in context.tolist()
+    ]
     assert started.position_ids.shape == (2, 2, width + 5)
     assert started.generation_attention_mask.shape == (2, 1, width + 5, width + 5)
     for row in range(2):
@@ -217,35 +265,49 @@ def test_build_inputs_for_generation(tokenizer, side):
         position = int(real[row, :mask_column].sum())
         assert started.position_ids[row, 0, width:].tolist() == [position] * 5
         assert started.position_ids[row, 1].tolist() == [0] * width + [1, 2, 3, 4, 5]
-        assert started.position_ids[row, 0, :width][real[row].bool()].tolist() == list(range(int(real[row].sum())))
+        assert started.position_ids[row, 0, :width][real[row].bool()].tolist() == list(
+            range(int(real[row].sum()))
+        )
         visible = started.generation_attention_mask[row, 0]
         assert torch.equal(visible[:, :width], real[row].expand(width + 5, -1))
         assert (
-            torch.equal(visible[width:, width:], torch.ones(5, 5).tril().long()) and not visible[:width, width:].any()
+            torch.equal(visible[width:, width:], torch.ones(5, 5).tril().long())
+            and not visible[:width, width:].any()
         )
 
 
 def test_build_inputs_for_generation_with_targets(tokenizer):
-    inputs = tokenizer(["in [MASK] is [sMASK]", "The fox [MASK]"], padding=True, return_tensors="pt")
+    inputs = tokenizer(
+        ["in [MASK] is [sMASK]", "The fox [MASK]"], padding=True, return_tensors="pt"
+    )
     width = inputs.input_ids.shape[1]
     first, second, third = (
-        tokenizer(text, add_special_tokens=False).input_ids for text in ("Beijing", "the fox", "jumps")
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in ("Beijing", "the fox", "jumps")
     )
     sop, eop = tokenizer.sop_token_id, tokenizer.eop_token_id
     batch = tokenizer.build_inputs_for_generation(inputs, targets=[["Beijing", "the fox"], "jumps"])
     read = [sop, *first, sop, *second]
     assert batch.input_ids[0, width:].tolist() == read
     assert batch.labels[0].tolist() == [-100] * width + [*first, eop, *second, eop]
-    assert batch.labels[1].tolist() == [-100] * width + [*third, eop] + [-100] * (len(read) - len(third) - 1)
+    assert batch.labels[1].tolist() == [-100] * width + [*third, eop] + [-100] * (
+        len(read) - len(third) - 1
+    )
     blocks = list(range(1, len(first) + 2)) + list(range(1, len(second) + 2))
     assert batch.position_ids[0, 1, width:].tolist() == blocks
     assert len(set(batch.position_ids[0, 0, width : width + len(first) + 1].tolist())) == 1
     assert batch.attention_mask.shape == (2, 1, width + len(read), width + len(read))
-    single = tokenizer.build_inputs_for_generation(tokenizer("The fox [MASK]", return_tensors="pt"), targets="jumps")
+    single = tokenizer.build_inputs_for_generation(
+        tokenizer("The fox [MASK]", return_tensors="pt"), targets="jumps"
+    )
     assert single.labels[0, -len(third) - 1 :].tolist() == [*third, eop]
-    cut = tokenizer.build_inputs_for_generation(inputs, targets=["Beijing", "jumps"], max_gen_length=1)
+    cut = tokenizer.build_inputs_for_generation(
+        inputs, targets=["Beijing", "jumps"], max_gen_length=1
+    )
     assert cut.labels[:, width:].tolist() == [first[:1], third[:1]], "a cut answer has no end"
-    wide = tokenizer.build_inputs_for_generation(inputs, targets=["Beijing", "jumps"], max_gen_length=30, padding=True)
+    wide = tokenizer.build_inputs_for_generation(
+        inputs, targets=["Beijing", "jumps"], max_gen_length=30, padding=True
+    )
     assert wide.input_ids.shape[1] == width + 30
 
 
@@ -270,20 +332,32 @@ def test_build_inputs_for_multiple_choice(tokenizer):
     choices = [["Beijing", "the fox"], ["a", "the lazy dog", "it"]]
     built = tokenizer.build_inputs_for_multiple_choice(inputs, choices)
     batch, length = built.input_ids.shape
-    assert built.position_ids.shape == (2, 2, length) and built.attention_mask.shape == (2, 1, length, length)
+    assert built.position_ids.shape == (2, 2, length) and built.attention_mask.shape == (
+        2,
+        1,
+        length,
+        length,
+    )
     for row in range(2):
         width = inputs.input_ids.shape[1]
         last_mask = int((inputs.input_ids[row] == tokenizer.mask_token_id).nonzero()[-1])
         position = int(inputs.attention_mask[row, :last_mask].sum())
-        for text, ids, columns in zip(choices[row], built.choice_ids[row], built.choice_indices[row], strict=True):
+        for text, ids, columns in zip(
+            choices[row], built.choice_ids[row], built.choice_indices[row], strict=True
+        ):
             assert ids.tolist() == tokenizer(text, add_special_tokens=False).input_ids
-            assert built.input_ids[row, columns].tolist() == [tokenizer.sop_token_id, *ids[:-1].tolist()]
+            assert built.input_ids[row, columns].tolist() == [
+                tokenizer.sop_token_id,
+                *ids[:-1].tolist(),
+            ]
             assert set(built.position_ids[row, 0, columns].tolist()) == {position}
             assert built.position_ids[row, 1, columns].tolist() == list(range(1, len(ids) + 1))
             visible = built.attention_mask[row, 0, columns]
             assert torch.equal(visible[:, :width], inputs.attention_mask[row].expand(len(ids), -1))
             assert torch.equal(visible[:, columns], torch.ones(len(ids), len(ids)).tril().long())
-            assert visible[:, width:].sum() == visible[:, columns].sum(), "a choice does not see the others"
+            assert visible[:, width:].sum() == visible[:, columns].sum(), (
+                "a choice does not see the others"
+            )
 
 
 def test_decode_pieces(tokenizer):
@@ -297,7 +371,10 @@ def test_decode_pieces(tokenizer):
     context = tokenizer("in [MASK] is [MASK]").input_ids
     rows = {
         (*context, sop, *word(" Beijing"), eop, *word(" the fox"), eop): ["Beijing", "the fox"],
-        (*context, sop, *word(" Beijing"), eos, *word(" the fox"), eos, eos, eos): ["Beijing", "the fox"],
+        (*context, sop, *word(" Beijing"), eos, *word(" the fox"), eos, eos, eos): [
+            "Beijing",
+            "the fox",
+        ],
         (eos, eos, *context, sop, eop, *word("dog")): ["", "dog"],
         (*context, sop, *word("dog"), eop): ["dog"],
         (*context, sop): [],
@@ -305,7 +382,11 @@ def test_decode_pieces(tokenizer):
     }
     for row, expected in rows.items():
         assert tokenizer.decode_pieces([list(row)]) == [expected]
-        assert tokenizer.decode_pieces(torch.tensor(row)) == tokenizer.decode_pieces(np.array(row)) == [expected]
+        assert (
+            tokenizer.decode_pieces(torch.tensor(row))
+            == tokenizer.decode_pieces(np.array(row))
+            == [expected]
+        )
     longest = max(map(len, rows))
     batch = torch.tensor([[eos] * (longest - len(row)) + list(row) for row in rows])
     assert tokenizer.decode_pieces(batch) == list(rows.values())
@@ -351,17 +432,30 @@ def test_a_vocabulary_trained_anew(reference, family, tmp_path):
     corpus = ["The answer is in the text of the article.", "There are many articles."] * 5
     new = tokenizer.train_new_from_iterator(corpus, 300)
     text = "the article of [MASK]"
-    assert len(new) < 400 and new.special_tokens_map == tokenizer.special_tokens_map and new.masks == tokenizer.masks
+    assert (
+        len(new) < 400
+        and new.special_tokens_map == tokenizer.special_tokens_map
+        and new.masks == tokenizer.masks
+    )
     assert new.decode(new(text).input_ids) == tokenizer.decode(tokenizer(text).input_ids)
-    renamed = tokenizer.train_new_from_iterator(corpus, 300, special_tokens_map={"[UNK]": "[unknown]"})
-    assert renamed.unk_token == "[unknown]" and renamed.convert_tokens_to_ids("[unknown]") == renamed.unk_token_id
+    renamed = tokenizer.train_new_from_iterator(
+        corpus, 300, special_tokens_map={"[UNK]": "[unknown]"}
+    )
+    assert (
+        renamed.unk_token == "[unknown]"
+        and renamed.convert_tokens_to_ids("[unknown]") == renamed.unk_token_id
+    )
 
 
 def test_a_space_in_front_of_each_text(tokenizer, tmp_path):
     save_tokenizer(tokenizer, tmp_path, model_max_length=64)
     spaced = GLMTokenizerFast.from_pretrained(tmp_path, add_prefix_space=True)
     assert spaced.add_prefix_space and not tokenizer.add_prefix_space
-    assert spaced.tokenize("Stanford") == tokenizer.tokenize(" Stanford") != tokenizer.tokenize("Stanford")
+    assert (
+        spaced.tokenize("Stanford")
+        == tokenizer.tokenize(" Stanford")
+        != tokenizer.tokenize("Stanford")
+    )
     spaced.save_pretrained(tmp_path / "again")
     again = GLMTokenizerFast.from_pretrained(tmp_path / "again")
     assert again.tokenize("Stanford") == spaced.tokenize("Stanford")
@@ -369,7 +463,10 @@ def test_a_space_in_front_of_each_text(tokenizer, tmp_path):
 
 def test_vocabulary_files(tmp_path):
     folder = make_vocabulary(tmp_path / "vocabulary")
-    assert find_vocabulary("gpt2", folder / "merges.txt") == [folder / "vocab.json", folder / "merges.txt"]
+    assert find_vocabulary("gpt2", folder / "merges.txt") == [
+        folder / "vocab.json",
+        folder / "merges.txt",
+    ]
     (folder / "merges.txt").unlink()
     with pytest.raises(ConversionError, match="holds no gpt2-merges.txt or merges.txt"):
         find_vocabulary("gpt2", folder)
@@ -391,7 +488,9 @@ def test_saved_tokenizer_loads_through_auto_in_a_fresh_process(tokenizer, tmp_pa
         else:
             program = "import sys; from transformers import AutoTokenizer as A; A.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])"
             subprocess.run(
-                [sys.executable, "-c", program, tmp_path / "converter", folder], check=True, capture_output=True
+                [sys.executable, "-c", program, tmp_path / "converter", folder],
+                check=True,
+                capture_output=True,
             )
         program = (
             "import sys; from transformers import AutoTokenizer\n"
@@ -399,7 +498,11 @@ def test_saved_tokenizer_loads_through_auto_in_a_fresh_process(tokenizer, tmp_pa
             "print(type(t).__name__, t('in [gMASK]').input_ids, t.padding_side, t.gmask_token_id, t.pad_token_id)"
         )
         run = subprocess.run(
-            [sys.executable, "-c", program, folder], cwd=tmp_path, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, folder],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         expected = f"GLMTokenizerFast {tokenizer('in [gMASK]').input_ids} left {tokenizer.gmask_token_id} {tokenizer.pad_token_id}"
         assert run.stdout.strip().splitlines()[-1] == expected

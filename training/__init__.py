@@ -2,5 +2,4 @@
 
 from .blank_infilling import RECIPES, BlankInfillingCollator, Recipe
 
-
 __all__ = ["RECIPES", "BlankInfillingCollator", "Recipe"]

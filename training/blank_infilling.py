@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-
 MODES = ("token", "sentence", "document")
 SENTENCE_ENDS = set(".?!;:。？！；…\n")
 LONGEST_SPAN = 39  # where the original cuts the Poisson distribution of span lengths off
@@ -67,11 +66,15 @@ class Recipe:
         for field in fields(self):
             value, switch = getattr(self, field.name), isinstance(field.default, bool)
             if isinstance(value, bool) != switch or not isinstance(value, (int, float)):
-                raise ValueError(f"{field.name} is {value!r}; give {'true or false' if switch else 'a number'}.")
+                raise ValueError(
+                    f"{field.name} is {value!r}; give {'true or false' if switch else 'a number'}."
+                )
             if field.name != "mean_span_length" and not 0 <= value <= 1:
                 raise ValueError(f"{field.name} is {value}; give a value between 0 and 1.")
         if not math.isclose(self.token + self.sentence + self.document, 1.0, abs_tol=1e-6):
-            raise ValueError("The probabilities of token, sentence and document mode must add up to 1.")
+            raise ValueError(
+                "The probabilities of token, sentence and document mode must add up to 1."
+            )
         if not 0 < self.mean_span_length <= LONGEST_SPAN:
             raise ValueError(
                 f"mean_span_length is {self.mean_span_length}; give more than 0 and at most {LONGEST_SPAN}."
@@ -86,7 +89,9 @@ RECIPES = {
     "glm-roberta-large": Recipe(),
     "glm-large-chinese": Recipe(0.4, 0.3, 0.3, short_sequence_prob=0.02, **_LARGE),
     "glm-10b": Recipe(0.5, 0.3, 0.2, short_sequence_prob=0.02, **_LARGE),
-    "glm-10b-stage2": Recipe(0.4, 0.3, 0.3, short_sequence_prob=0.5, single_span_prob=0.05, **_LARGE),
+    "glm-10b-stage2": Recipe(
+        0.4, 0.3, 0.3, short_sequence_prob=0.5, single_span_prob=0.05, **_LARGE
+    ),
     "glm-10b-chinese": Recipe(0.5, 0.3, 0.2, short_sequence_prob=0.02, **_LARGE),
     "glm-10b-chinese-stage2": Recipe(0.5, 0.3, 0.2, short_sequence_prob=0.5, **_LARGE),
 }
@@ -101,7 +106,9 @@ def read_recipe(recipe: str | Recipe) -> Recipe:
     if isinstance(recipe, Recipe) or recipe in RECIPES:
         return RECIPES.get(recipe, recipe) if isinstance(recipe, str) else recipe
     if not Path(recipe).is_file():
-        raise ValueError(f"There is no recipe {recipe}; pass a JSON file, or one of {', '.join(RECIPES)}.")
+        raise ValueError(
+            f"There is no recipe {recipe}; pass a JSON file, or one of {', '.join(RECIPES)}."
+        )
     try:
         values = dict(json.loads(Path(recipe).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -181,7 +188,10 @@ class BlankInfillingCollator:
         self.max_length, self.seed, self.rank, self.world_size = max_length, seed, rank, world_size
         # Batches made so far by each worker, or by the process itself: shared, because a DataLoader starts new workers for
         # each epoch and these must not begin again.
-        self.first_batch, self.batches = first_batch, torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()
+        self.first_batch, self.batches = (
+            first_batch,
+            torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_(),
+        )
         self.cls_id, self.eos_id = tokenizer.cls_token_id, tokenizer.eos_token_id
         self.sop_id, self.eop_id = tokenizer.sop_token_id, tokenizer.eop_token_id
         mask_tokens = {"token": "[MASK]", "sentence": "[sMASK]", "document": "[gMASK]"}
@@ -190,7 +200,9 @@ class BlankInfillingCollator:
             for mode, mask in mask_tokens.items()
         }
         vocabulary = tokenizer.get_vocab()
-        self.block_mask_id = max(vocabulary.values()) + 1 if block_mask_id is None else block_mask_id
+        self.block_mask_id = (
+            max(vocabulary.values()) + 1 if block_mask_id is None else block_mask_id
+        )
         self.ends_sentence = sentence_end_table(tokenizer)
         lengths = np.arange(1, LONGEST_SPAN + 1)
         log_poisson = lengths * math.log(self.recipe.mean_span_length) - np.cumsum(np.log(lengths))
@@ -205,17 +217,24 @@ class BlankInfillingCollator:
         # ...and this those of all processes together: no two batches of a training run share a number.
         return self.collate(samples, number * self.world_size + self.rank)
 
-    def collate(self, samples: list[dict], number: int, mode: str | None = None) -> dict[str, torch.Tensor]:
+    def collate(
+        self, samples: list[dict], number: int, mode: str | None = None
+    ) -> dict[str, torch.Tensor]:
         """The batch with this number, in the given mode or in one that is drawn."""
         random = np.random.default_rng([self.seed, number])
         texts = [self._check(np.asarray(sample["input_ids"])) for sample in samples]
-        masks = [np.asarray(sample.get("loss_mask", np.ones(len(text)))) for sample, text in zip(samples, texts)]
+        masks = [
+            np.asarray(sample.get("loss_mask", np.ones(len(text))))
+            for sample, text in zip(samples, texts)
+        ]
         for _ in range(MOST_DRAWS):
             drawn, rows = self._draw(texts, masks, mode, random)
             if rows:
                 return self._pad(rows)
             if mode is None:
-                warnings.warn(f"No text of a batch can be masked in {drawn} mode; mode and spans are drawn again.")
+                warnings.warn(
+                    f"No text of a batch can be masked in {drawn} mode; mode and spans are drawn again."
+                )
         raise NothingToMask(
             f"No text of this batch can be masked in {drawn} mode; use longer documents, fewer of them in a text, or larger "
             "batches."
@@ -229,12 +248,20 @@ class BlankInfillingCollator:
         if mode is None:
             single_span = random.random() < self.recipe.single_span_prob
             shares = (self.recipe.token, self.recipe.sentence, self.recipe.document)
-            mode = "token" if single_span else MODES[random.choice(3, p=np.array(shares) / sum(shares))]
+            mode = (
+                "token"
+                if single_span
+                else MODES[random.choice(3, p=np.array(shares) / sum(shares))]
+            )
         if mode == "document":
             return mode, self._document_rows(texts, masks, random)
         find = self._sentences if mode == "sentence" else self._short_spans
         spans = [find(text, random, *([single_span] if mode == "token" else [])) for text in texts]
-        return mode, [self._infill(text, found, mode, random) for text, found in zip(texts, spans) if len(found)]
+        return mode, [
+            self._infill(text, found, mode, random)
+            for text, found in zip(texts, spans)
+            if len(found)
+        ]
 
     def _check(self, text: np.ndarray) -> np.ndarray:
         if not SHORTEST_TEXT <= len(text) <= self.max_length or text[0] != self.cls_id:
@@ -261,12 +288,18 @@ class BlankInfillingCollator:
     def _short_spans(self, text: np.ndarray, random, single_span: bool) -> np.ndarray:
         """Token mode: spans of Poisson lengths. They overshoot the wanted share by part of the last one."""
         budget = 1 if single_span else max(1, int(self.recipe.masked_share * len(text)))
-        lengths = 1 + np.searchsorted(self.length_cdf, random.random(budget))  # as many as can be needed
+        lengths = 1 + np.searchsorted(
+            self.length_cdf, random.random(budget)
+        )  # as many as can be needed
         lengths = random.permutation(lengths[: 1 + np.searchsorted(lengths.cumsum(), budget)])
-        *others, (longest_start, longest_end) = sorted(self._documents(text), key=lambda places: places[1] - places[0])
+        *others, (longest_start, longest_end) = sorted(
+            self._documents(text), key=lambda places: places[1] - places[0]
+        )
         spans = []
         for start, end in others:  # each document but the longest has its share at most
-            taken = np.searchsorted(lengths.cumsum(), int(self.recipe.masked_share * (end - start)), side="right")
+            taken = np.searchsorted(
+                lengths.cumsum(), int(self.recipe.masked_share * (end - start)), side="right"
+            )
             spans.append(self._place(lengths[:taken], start, end, random))
             lengths = lengths[taken:]
         if lengths.sum() + len(lengths) - 1 > longest_end - longest_start:
@@ -280,13 +313,22 @@ class BlankInfillingCollator:
         ends = [*np.flatnonzero(text[:-1] == self.eos_id), len(text) - 1]
         starts = [0, *(end + 1 for end in ends[:-1])]
         # A short sequence that begins with a document has two [CLS]; one that ends with a [CLS] has nothing after it.
-        return [(start + int(np.argmin(text[start : end + 1] == self.cls_id)), end) for start, end in zip(starts, ends)]
+        return [
+            (start + int(np.argmin(text[start : end + 1] == self.cls_id)), end)
+            for start, end in zip(starts, ends)
+        ]
 
     def _place(self, lengths: np.ndarray, start: int, end: int, random) -> np.ndarray:
         """Spans of the given lengths (K,) inside start:end, at least one token apart."""
         count = len(lengths)
         room = end - start - lengths.sum() - max(count - 1, 0)
-        starts = start + np.sort(random.integers(0, room + 1, count)) + np.cumsum(lengths) - lengths + np.arange(count)
+        starts = (
+            start
+            + np.sort(random.integers(0, room + 1, count))
+            + np.cumsum(lengths)
+            - lengths
+            + np.arange(count)
+        )
         return np.stack([starts, starts + lengths], axis=1)  # (K, 2)
 
     def _sentences(self, text: np.ndarray, random) -> np.ndarray:
@@ -333,26 +375,36 @@ class BlankInfillingCollator:
         kept[starts] = True
         blanks = kept.cumsum()[starts] - 1  # (K,): column of each mask in the context
 
-        order = random.permutation(len(spans)) if self.recipe.shuffle_pieces else np.arange(len(spans))
+        order = (
+            random.permutation(len(spans)) if self.recipe.shuffle_pieces else np.arange(len(spans))
+        )
         sizes = lengths[order] + 1  # (K,): each piece has one token more than its span
         first = np.repeat(sizes.cumsum() - sizes, sizes)  # (G,)
         in_piece = np.arange(sizes.sum()) - first  # (G,): 0 at <|startofpiece|>
-        source = np.repeat(starts[order], sizes) + in_piece  # (G,): the token of the text that is predicted
+        source = (
+            np.repeat(starts[order], sizes) + in_piece
+        )  # (G,): the token of the text that is predicted
         inputs = np.where(in_piece == 0, self.sop_id, text[source - 1])
         labels = np.where(
-            in_piece == np.repeat(lengths[order], sizes), self.eop_id, text[source.clip(max=len(text) - 1)]
+            in_piece == np.repeat(lengths[order], sizes),
+            self.eop_id,
+            text[source.clip(max=len(text) - 1)],
         )
         if mode == "token" and self.recipe.block_mask_prob:
             hidden = (in_piece > 0) & (random.random(len(inputs)) < self.recipe.block_mask_prob)
             inputs = np.where(hidden, self.block_mask_id, inputs)
-        return self._row(context[kept], inputs, labels, np.repeat(blanks[order], sizes), in_piece + 1, random)
+        return self._row(
+            context[kept], inputs, labels, np.repeat(blanks[order], sizes), in_piece + 1, random
+        )
 
     def _continue(self, text: np.ndarray, mask: np.ndarray, end: int, random) -> tuple:
         """The suffix form: text[:end] is the context, its blank is all the rest."""
         context = np.append(text[:end], self.mask_ids["document"])
         inputs = np.append(self.sop_id, text[end:-1])
         labels = np.where(mask[end:] == 0, NOT_A_TARGET, text[end:])
-        return self._row(context, inputs, labels, np.full(len(inputs), end), np.arange(len(inputs)) + 1, random)
+        return self._row(
+            context, inputs, labels, np.full(len(inputs), end), np.arange(len(inputs)) + 1, random
+        )
 
     def _row(self, context, inputs, labels, positions, block_positions, random) -> tuple:
         """ids (T,), positions (2, T), labels (T,), length of the context."""
@@ -363,7 +415,12 @@ class BlankInfillingCollator:
             positions = positions + random.integers(0, self.max_length - len(context) + 1)
         block_positions = np.concatenate([np.zeros(len(context), dtype=int), block_positions])
         labels = np.concatenate([np.full(len(context), NOT_A_TARGET), labels])
-        return np.concatenate([context, inputs]), np.stack([positions, block_positions]), labels, len(context)
+        return (
+            np.concatenate([context, inputs]),
+            np.stack([positions, block_positions]),
+            labels,
+            len(context),
+        )
 
     def _pad(self, rows: list[tuple]) -> dict[str, torch.Tensor]:
         length = max(len(ids) for ids, *_ in rows)

@@ -10,7 +10,6 @@ from datasets import Dataset, IterableDataset, load_dataset
 
 from .blank_infilling import SHORTEST_TEXT, sentence_end_table
 
-
 FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 DOCUMENTS_AT_ONCE = 1000  # documents that can meet in one sample; as many as `map` reads at a time
 # How often the text is read at most for the packed samples on disk. Each document is drawn at random, so after this many
@@ -18,7 +17,9 @@ DOCUMENTS_AT_ONCE = 1000  # documents that can meet in one sample; as many as `m
 MOST_PASSES = 10
 
 
-def load_documents(source: str | Path, streaming: bool = False, split: str = "train") -> Dataset | IterableDataset:
+def load_documents(
+    source: str | Path, streaming: bool = False, split: str = "train"
+) -> Dataset | IterableDataset:
     """Documents in the column `text`.
 
     Args:
@@ -35,18 +36,29 @@ def load_documents(source: str | Path, streaming: bool = False, split: str = "tr
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         files = [file for file in files if file.suffix in FORMATS]
         if len({FORMATS[file.suffix] for file in files}) != 1:
-            raise ValueError(f"{source} must be files of one kind, with the ending {', '.join(FORMATS)}.")
-        name, options = FORMATS[files[0].suffix], dict(data_files=[str(file) for file in files], split="train")
+            raise ValueError(
+                f"{source} must be files of one kind, with the ending {', '.join(FORMATS)}."
+            )
+        name, options = (
+            FORMATS[files[0].suffix],
+            dict(data_files=[str(file) for file in files], split="train"),
+        )
     else:
         name, options = str(source), dict(split=split)
     try:
         documents = load_dataset(name, streaming=streaming, **options)
     except Exception as error:  # the library has a dozen kinds; the first cause says what it is
-        known = "cannot be read" if path.exists() else "is neither a file or folder nor a dataset that the Hub gives"
+        known = (
+            "cannot be read"
+            if path.exists()
+            else "is neither a file or folder nor a dataset that the Hub gives"
+        )
         raise ValueError(f"{source} {known}: {error.__cause__ or error}") from error
     columns = documents.column_names
     if columns is not None and "text" not in columns:
-        raise ValueError(f"{source} has the columns {', '.join(columns)}; name the one with the documents text.")
+        raise ValueError(
+            f"{source} has the columns {', '.join(columns)}; name the one with the documents text."
+        )
     return documents
 
 
@@ -75,8 +87,12 @@ def pack_documents(
     """
     documents = documents.select_columns("text")  # a stream may not know which columns it has
     tokens = documents.map(
-        _encode, batched=True, remove_columns=["text"], fn_kwargs={"tokenizer": tokenizer}, **_shown(documents, "Encoding")
-    )  # fmt: skip
+        _encode,
+        batched=True,
+        remove_columns=["text"],
+        fn_kwargs={"tokenizer": tokenizer},
+        **_shown(documents, "Encoding"),
+    )
     passes = 1
     if isinstance(tokens, Dataset):
         total = sum(len(ids) for batch in tokens.iter(1000) for ids in batch["input_ids"])
@@ -85,13 +101,23 @@ def pack_documents(
         if wanted is not None:
             passes = min(MOST_PASSES, max(1, -(-wanted * length // total)))
     options = dict(
-        length=length, passes=passes, one_document=one_document, seed=seed,
-        cls_id=tokenizer.cls_token_id, eos_id=tokenizer.eos_token_id, ends_sentence=sentence_end_table(tokenizer),
-    )  # fmt: skip
+        length=length,
+        passes=passes,
+        one_document=one_document,
+        seed=seed,
+        cls_id=tokenizer.cls_token_id,
+        eos_id=tokenizer.eos_token_id,
+        ends_sentence=sentence_end_table(tokenizer),
+    )
     packed = tokens.map(
-        _pack, batched=True, with_indices=True, batch_size=DOCUMENTS_AT_ONCE, remove_columns=["input_ids"],
-        fn_kwargs=options, **_shown(documents, "Packing"),
-    )  # fmt: skip
+        _pack,
+        batched=True,
+        with_indices=True,
+        batch_size=DOCUMENTS_AT_ONCE,
+        remove_columns=["input_ids"],
+        fn_kwargs=options,
+        **_shown(documents, "Packing"),
+    )
     if isinstance(packed, Dataset) and len(packed) == 0:
         raise ValueError("The documents hold no text of two tokens; check the data.")
     return packed
@@ -104,13 +130,17 @@ def _shown(documents, what: str) -> dict:
 def _encode(batch: dict, tokenizer) -> dict:
     texts = ["" if text is None else text for text in batch["text"]]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("The column text of the data holds something else than texts; check the data.")
+        raise ValueError(
+            "The column text of the data holds something else than texts; check the data."
+        )
     ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
     # The original has no ids for a blank line.
     return {"input_ids": [document for text, document in zip(texts, ids) if text.strip()]}
 
 
-def _pack(batch, indices, length, passes, one_document, seed, cls_id, eos_id, ends_sentence) -> dict:
+def _pack(
+    batch, indices, length, passes, one_document, seed, cls_id, eos_id, ends_sentence
+) -> dict:
     documents = [np.asarray(ids) for ids in batch["input_ids"]]
     share = np.cumsum([len(document) for document in documents])
     random = np.random.default_rng([seed, indices[0]])
@@ -127,7 +157,9 @@ def _pack(batch, indices, length, passes, one_document, seed, cls_id, eos_id, en
     return {"input_ids": samples}
 
 
-def _fit(document: np.ndarray, room: int, random, ends_sentence: np.ndarray) -> tuple[np.ndarray, bool]:
+def _fit(
+    document: np.ndarray, room: int, random, ends_sentence: np.ndarray
+) -> tuple[np.ndarray, bool]:
     """The part of the document that fits into `room` tokens, and whether its end (and `<|endoftext|>`) is in it."""
     if len(document) < room:
         return document, True

@@ -22,19 +22,29 @@ from ..conversion.repository import AUTO_MAP, PIPELINES, write_repository
 from ..conversion.tensors import HeldTensor
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
-from .blank_infilling import MODES, NOT_A_TARGET, BlankInfillingCollator, NothingToMask, Recipe, read_recipe
+from .blank_infilling import (
+    MODES,
+    NOT_A_TARGET,
+    BlankInfillingCollator,
+    NothingToMask,
+    Recipe,
+    read_recipe,
+)
 from .data import load_documents, pack_documents
-
 
 VOCABULARY_MULTIPLE = 128  # to which the original rounds the rows of the vocabulary
 SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
-EVALUATION_SEED = 1_000_003  # validation texts are masked alike at every evaluation, and never as in training
+EVALUATION_SEED = (
+    1_000_003  # validation texts are masked alike at every evaluation, and never as in training
+)
 
 
 class GLMForBlankInfilling(GLMForConditionalGeneration):
     """GLM whose loss computes logits only where there is a target: most of a batch is context."""
 
-    def forward(self, input_ids, attention_mask, position_ids, labels, num_items_in_batch=None, **kwargs):
+    def forward(
+        self, input_ids, attention_mask, position_ids, labels, num_items_in_batch=None, **kwargs
+    ):
         """Inputs as the collator makes them.
 
         Returns:
@@ -46,7 +56,9 @@ class GLMForBlankInfilling(GLMForConditionalGeneration):
         targets = labels != NOT_A_TARGET  # (B, T)
         logits = F.linear(states[targets], self.glm.word_embeddings.weight)  # (targets, V)
         loss = F.cross_entropy(logits.float(), labels[targets], reduction="sum")
-        return CausalLMOutput(loss / (targets.sum() if num_items_in_batch is None else num_items_in_batch))
+        return CausalLMOutput(
+            loss / (targets.sum() if num_items_in_batch is None else num_items_in_batch)
+        )
 
 
 class Shuffled(Sampler):
@@ -64,7 +76,9 @@ class Shuffled(Sampler):
             yield from indices
             position += len(indices)
 
-    def __len__(self):  # of the whole training, so that the Trainer counts a continued one as it counts any other
+    def __len__(
+        self,
+    ):  # of the whole training, so that the Trainer counts a continued one as it counts any other
         return self.total
 
 
@@ -77,11 +91,18 @@ class BlankInfillingTrainer(Trainer):
             True  # the loss is divided by the targets of all processes and batches of a step
         )
         self._loss_shifts_labels = False
-        self.decay, self.decay_ratio, self.decay_steps, self.first_step = decay, decay_ratio, decay_steps, first_step
+        self.decay, self.decay_ratio, self.decay_steps, self.first_step = (
+            decay,
+            decay_ratio,
+            decay_steps,
+            first_step,
+        )
 
     def get_train_dataloader(self) -> DataLoader:
         arguments, data, sampler = self.args, self.train_dataset, None
-        batches = arguments.gradient_accumulation_steps * arguments.world_size  # in each step, of all processes
+        batches = (
+            arguments.gradient_accumulation_steps * arguments.world_size
+        )  # in each step, of all processes
         samples = batches * arguments.per_device_train_batch_size
         self.data_collator.first_batch = self.first_step * arguments.gradient_accumulation_steps
         if isinstance(data, IterableDataset):
@@ -91,7 +112,9 @@ class BlankInfillingTrainer(Trainer):
                 .skip(self.first_step * samples)
             )
         else:
-            sampler = Shuffled(len(data), arguments.max_steps * samples, arguments.seed, self.first_step * samples)
+            sampler = Shuffled(
+                len(data), arguments.max_steps * samples, arguments.seed, self.first_step * samples
+            )
         loader = DataLoader(
             data,
             batch_size=arguments.per_device_train_batch_size,
@@ -119,7 +142,9 @@ class BlankInfillingTrainer(Trainer):
         return self.lr_scheduler
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """The mean loss over all targets of the validation texts, for each mode that the recipe uses.
 
         Batches in which no text can be masked do not count; a mode in which none can be has no loss.
@@ -132,8 +157,12 @@ class BlankInfillingTrainer(Trainer):
         collator = copy(self.data_collator)
         collator.seed, batches = EVALUATION_SEED, -(-len(samples) // size)
         for mode in (mode for mode in MODES if getattr(collator.recipe, mode) > 0):
-            total = torch.zeros(2, dtype=torch.float64, device=arguments.device)  # sum of losses, targets
-            for first in range(0, batches, arguments.world_size):  # every process makes as many calls
+            total = torch.zeros(
+                2, dtype=torch.float64, device=arguments.device
+            )  # sum of losses, targets
+            for first in range(
+                0, batches, arguments.world_size
+            ):  # every process makes as many calls
                 number = first + arguments.process_index
                 columns = samples[number % batches * size : (number % batches + 1) * size]
                 rows = [{"input_ids": ids} for ids in columns["input_ids"]]
@@ -145,13 +174,17 @@ class BlankInfillingTrainer(Trainer):
                 batch = self._prepare_inputs(batch)
                 loss = model(**batch, num_items_in_batch=1).loss
                 if counts:
-                    total += torch.stack([loss.double(), (batch["labels"] != NOT_A_TARGET).sum().double()])
+                    total += torch.stack(
+                        [loss.double(), (batch["labels"] != NOT_A_TARGET).sum().double()]
+                    )
             loss, targets = self.accelerator.reduce(total).tolist()
             if targets:
                 metrics[f"{metric_key_prefix}_loss_{mode}"] = loss / targets
         model.train(was_training)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(arguments, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            arguments, self.state, self.control, metrics
+        )
         return metrics
 
 
@@ -213,7 +246,9 @@ def pretrain(options: Pretraining) -> Path:
     checkpoints = output.with_name(f"{output.name}-checkpoints")
     last = _last_checkpoint(checkpoints)
     _check(options, output, last)
-    first_step = TrainerState.load_from_json(f"{last}/{TRAINER_STATE_NAME}").global_step if last else 0
+    first_step = (
+        TrainerState.load_from_json(f"{last}/{TRAINER_STATE_NAME}").global_step if last else 0
+    )
 
     set_seed(options.seed)
     recipe = read_recipe(options.recipe)
@@ -250,19 +285,36 @@ def pretrain(options: Pretraining) -> Path:
         average_tokens_across_devices=True,
         remove_unused_columns=False,
         ignore_data_skip=True,  # the sampler begins where the run was killed; there is nothing to skip
-        accelerator_config={"dispatch_batches": False, "split_batches": False, "even_batches": False},
+        accelerator_config={
+            "dispatch_batches": False,
+            "split_batches": False,
+            "even_batches": False,
+        },
         seed=options.seed,
     )
     length = options.length or model.config.max_sequence_length
     collator = BlankInfillingCollator(
-        tokenizer, recipe, length, options.seed, rank=arguments.process_index, world_size=arguments.world_size
+        tokenizer,
+        recipe,
+        length,
+        options.seed,
+        rank=arguments.process_index,
+        world_size=arguments.world_size,
     )
     _check_model(model.config, recipe, collator, length)
     wanted = options.steps * options.batch_size * options.accumulation * arguments.world_size
     with arguments.main_process_first():  # the others then find its cache
-        pack = dict(tokenizer=tokenizer, length=length, one_document=options.one_document, seed=options.seed)
-        data = pack_documents(load_documents(options.data, options.streaming), wanted=wanted, **pack)
-        validation = pack_documents(load_documents(options.validation), **pack) if options.validation else None
+        pack = dict(
+            tokenizer=tokenizer, length=length, one_document=options.one_document, seed=options.seed
+        )
+        data = pack_documents(
+            load_documents(options.data, options.streaming), wanted=wanted, **pack
+        )
+        validation = (
+            pack_documents(load_documents(options.validation), **pack)
+            if options.validation
+            else None
+        )
     if options.streaming and next(iter(data), None) is None:  # repeating it would never end
         raise ValueError("The documents hold no text; check the data.")
     trainer = BlankInfillingTrainer(
@@ -285,31 +337,51 @@ def pretrain(options: Pretraining) -> Path:
 
 def _last_checkpoint(checkpoints: Path) -> str | None:
     """The newest complete one: the `Trainer` writes its state last, so a run that was killed before left none."""
-    steps = [int(file.parent.name.partition("-")[2]) for file in checkpoints.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    steps = [
+        int(file.parent.name.partition("-")[2])
+        for file in checkpoints.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    ]
     return str(checkpoints / f"checkpoint-{max(steps)}") if steps else None
 
 
 def _check(options: Pretraining, output: Path, last: str | None):
-    if (options.model is None) == (options.config is None) or (options.config and options.tokenizer is None):
-        raise ValueError("Pass --model to continue a repository, or --config and --tokenizer to train from scratch.")
+    if (options.model is None) == (options.config is None) or (
+        options.config and options.tokenizer is None
+    ):
+        raise ValueError(
+            "Pass --model to continue a repository, or --config and --tokenizer to train from scratch."
+        )
     if options.decay not in ("linear", "cosine"):
         raise ValueError(f"decay is {options.decay}; choose linear or cosine.")
     if options.precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision is {options.precision}; choose fp32, bf16 or fp16.")
-    for name in ("steps", "batch_size", "accumulation", "evaluate_every", "save_every", "log_every"):
+    for name in (
+        "steps",
+        "batch_size",
+        "accumulation",
+        "evaluate_every",
+        "save_every",
+        "log_every",
+    ):
         if getattr(options, name) < 1:
             raise ValueError(f"{name} is {getattr(options, name)}; give at least 1.")
     for name in ("warmup", "decay_ratio"):
         if not 0 <= getattr(options, name) <= 1:
             raise ValueError(f"{name} is {getattr(options, name)}; give a value between 0 and 1.")
     if options.streaming and options.workers > 1:
-        raise ValueError("Streamed data keeps its order with one worker at most; pass --workers 0 or 1.")
+        raise ValueError(
+            "Streamed data keeps its order with one worker at most; pass --workers 0 or 1."
+        )
     if os.path.lexists(output):
         raise ValueError(f"{output} exists already; choose another place.")
     if options.resume and last is None:
-        raise ValueError(f"{output}-checkpoints holds no checkpoint to continue from; leave --resume out.")
+        raise ValueError(
+            f"{output}-checkpoints holds no checkpoint to continue from; leave --resume out."
+        )
     if not options.resume and last is not None:
-        raise ValueError(f"{last} is of an unfinished run; pass --resume to continue it, or choose another place.")
+        raise ValueError(
+            f"{last} is of an unfinished run; pass --resume to continue it, or choose another place."
+        )
 
 
 def _check_model(config: GLMConfig, recipe: Recipe, collator: BlankInfillingCollator, length: int):
@@ -358,12 +430,19 @@ def _new_config(file: str, tokenizer: GLMTokenizerFast) -> GLMConfig:
 
 def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFast):
     """The complete repository, as conversion writes it."""
-    shared = {"architectures": ["GLMForConditionalGeneration"], "auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
+    shared = {
+        "architectures": ["GLMForConditionalGeneration"],
+        "auto_map": AUTO_MAP,
+        "custom_pipelines": PIPELINES,
+    }
     of_this_run = {
         "use_cache": True,
         "_name_or_path": "",
     }  # the `Trainer` turned the cache off; the path is of this machine
     config = GLMConfig(**{**model.config.to_dict(), **of_this_run, **shared})
     write_repository(
-        output, config, {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()}, tokenizer
+        output,
+        config,
+        {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()},
+        tokenizer,
     )

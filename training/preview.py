@@ -17,12 +17,17 @@ from ..modeling_glm import GLMModel
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, read_recipe
 
-
 # Of the context, then of the pieces in turn: each is told from its neighbours by people who see no red or no green, too.
 COLORS = ["#9aa5b1", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"]
 HIDDEN = "#f3f4f6"
 CELL = 0.24  # inches of a cell of the picture
-CHINESE_FONTS = ["Noto Sans CJK SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "WenQuanYi Zen Hei"]
+CHINESE_FONTS = [
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "WenQuanYi Zen Hei",
+]
 
 
 @dataclass
@@ -52,7 +57,10 @@ class Example:
 
     @property
     def colors(self) -> list[str]:
-        return [COLORS[1 + (piece - 1) % (len(COLORS) - 1)] if piece else COLORS[0] for piece in self.pieces]
+        return [
+            COLORS[1 + (piece - 1) % (len(COLORS) - 1)] if piece else COLORS[0]
+            for piece in self.pieces
+        ]
 
 
 def make_example(
@@ -73,15 +81,21 @@ def make_example(
         raise ValueError("Pass either --text with a text of your own, or --data with documents.")
     tokenizer = _load_tokenizer(repository)
     collator = BlankInfillingCollator(tokenizer, read_recipe(recipe), length, seed)
-    ids = tokenizer(text).input_ids if data is None else _first_sample(data, tokenizer, length, seed)
+    ids = (
+        tokenizer(text).input_ids if data is None else _first_sample(data, tokenizer, length, seed)
+    )
     if len(ids) > length:
-        raise ValueError(f"The text has {len(ids)} tokens; shorten it, or pass --length {len(ids)}.")
+        raise ValueError(
+            f"The text has {len(ids)} tokens; shorten it, or pass --length {len(ids)}."
+        )
     return read_example(collator.collate([{"input_ids": ids}], 0, mode), tokenizer)
 
 
 def _load_tokenizer(repository: str) -> GLMTokenizerFast:
     if not Path(repository, "tokenizer.json").is_file():
-        raise ValueError(f"{repository} is no folder with a tokenizer.json; pass a converted repository.")
+        raise ValueError(
+            f"{repository} is no folder with a tokenizer.json; pass a converted repository."
+        )
     try:
         tokenizer = GLMTokenizerFast.from_pretrained(repository)
         tokenizer.sop_token_id, tokenizer.eop_token_id
@@ -93,7 +107,9 @@ def _load_tokenizer(repository: str) -> GLMTokenizerFast:
 def _first_sample(data: str, tokenizer, length: int, seed: int) -> list[int]:
     from .data import load_documents, pack_documents  # not needed for a text, and slow to import
 
-    documents = load_documents(data, streaming=True)  # only as many as can meet in one sample are read
+    documents = load_documents(
+        data, streaming=True
+    )  # only as many as can meet in one sample are read
     sample = next(iter(pack_documents(documents, tokenizer, length, seed=seed)), None)
     if sample is None:
         raise ValueError(f"{data} begins with documents without text; check the data.")
@@ -138,7 +154,9 @@ def who_sees_whom(context: int, length: int) -> np.ndarray:
     config = GLMConfig(vocab_size=1, hidden_size=1, num_layers=0, num_attention_heads=1)
     model = GLMModel._from_config(config, attn_implementation="eager")
     columns = torch.arange(length)
-    scores = model.scores_mask(torch.tensor([context]), None, torch.empty(1, length, 1), columns)  # (1, 1, T, T)
+    scores = model.scores_mask(
+        torch.tensor([context]), None, torch.empty(1, length, 1), columns
+    )  # (1, 1, T, T)
     return (scores[0, 0] == 0).numpy()
 
 
@@ -150,7 +168,13 @@ def make_table(example: Example) -> Table:
     table = Table("token", "position", "block position", "label", "part")
     for name in ("position", "block position"):
         next(column for column in table.columns if column.header == name).justify = "right"
-    columns = (example.tokens, example.positions, example.block_positions, example.labels, example.parts)
+    columns = (
+        example.tokens,
+        example.positions,
+        example.block_positions,
+        example.labels,
+        example.parts,
+    )
     for color, *cells in zip(example.colors, *columns, strict=True):
         table.add_row(*(Text(str(cell)) for cell in cells), style=color)
     return table
@@ -183,14 +207,17 @@ def draw(example: Example, file: str | Path):
     size = len(example.tokens)
     # One axis is the whole figure and its unit is a cell: the mask is at 0 to T, the positions are above it.
     margins = {
-        name: 1.5 + max(map(text_width, texts)) for name, texts in (("left", example.tokens), ("right", example.labels))
+        name: 1.5 + max(map(text_width, texts))
+        for name, texts in (("left", example.tokens), ("right", example.labels))
     }
     margins["left"] = max(margins["left"], 1 + text_width("block position"))
     margins["top"] = margins["left"] + 2.5
     width, height = margins["left"] + size + margins["right"], margins["top"] + size + 0.5
     figure = Figure(figsize=(width * CELL, height * CELL), dpi=150)
     axis = figure.add_axes(
-        (0, 0, 1, 1), xlim=(-margins["left"], size + margins["right"]), ylim=(size + 0.5, -margins["top"])
+        (0, 0, 1, 1),
+        xlim=(-margins["left"], size + margins["right"]),
+        ylim=(size + 0.5, -margins["top"]),
     )
     axis.set_axis_off()
 
@@ -198,7 +225,11 @@ def draw(example: Example, file: str | Path):
     cells = np.where(example.sees[..., None], colors, to_rgb(HIDDEN))  # (T, T, 3)
     axis.imshow(cells, extent=(0, size, size, 0), interpolation="nearest", aspect="auto")
     axis.imshow(
-        np.stack([colors, colors]), extent=(0, size, -0.5, -2.5), interpolation="nearest", aspect="auto", alpha=0.3
+        np.stack([colors, colors]),
+        extent=(0, size, -0.5, -2.5),
+        interpolation="nearest",
+        aspect="auto",
+        alpha=0.3,
     )
     lines = np.arange(size + 1)
     axis.hlines([-1.5, *lines], 0, size, color="white", linewidth=1)
@@ -208,13 +239,22 @@ def draw(example: Example, file: str | Path):
 
     fonts = ["DejaVu Sans", *(font for font in CHINESE_FONTS if font in get_font_names())]
     style = dict(fontsize=8, family=fonts, parse_math=False)
-    for name, row, values in (("position", -2, example.positions), ("block position", -1, example.block_positions)):
+    for name, row, values in (
+        ("position", -2, example.positions),
+        ("block position", -1, example.block_positions),
+    ):
         axis.text(-0.5, row, name, ha="right", va="center", color="#6b7280", **style)
         for column, value in enumerate(values):
-            axis.text(column + 0.5, row, str(value), ha="center", va="center", **(style | {"fontsize": 7}))
-    for place, (token, label, color) in enumerate(zip(example.tokens, example.labels, example.colors), start=0):
+            axis.text(
+                column + 0.5, row, str(value), ha="center", va="center", **(style | {"fontsize": 7})
+            )
+    for place, (token, label, color) in enumerate(
+        zip(example.tokens, example.labels, example.colors), start=0
+    ):
         axis.text(-0.5, place + 0.5, token, ha="right", va="center", color=color, **style)
-        axis.text(place + 0.5, -3, token, ha="center", va="bottom", rotation=90, color=color, **style)
+        axis.text(
+            place + 0.5, -3, token, ha="center", va="bottom", rotation=90, color=color, **style
+        )
         axis.text(size + 0.5, place + 0.5, label, ha="left", va="center", color=color, **style)
     figure.savefig(file, format="png")
 
