@@ -38,7 +38,9 @@ from .weights import (
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED_FILES = (
     "configuration_glm.py",
+    "blanks_glm.py",
     "modeling_glm.py",
+    "generation_glm.py",
     "tokenization_glm.py",
     "pipeline_glm.py",
 )

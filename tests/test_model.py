@@ -294,6 +294,7 @@ def test_offloaded_weights(tiny_model, tmp_path):
             "glm.word_embeddings": "disk",
             "glm.embedding_dropout": "cpu",
             "glm.transformer": "disk",
+            "lm_head": "disk",
         },
         offload_folder=tmp_path / "offload",
     ).eval()
@@ -309,9 +310,7 @@ def test_offloaded_weights(tiny_model, tmp_path):
 @pytest.mark.parametrize("prefix", ["", "glm."])
 def test_old_pytorch_model_bin_loads_with_and_without_prefix(tiny_model, tmp_path, prefix):
     model = tiny_model()
-    state = {
-        prefix + name.removeprefix("glm."): tensor for name, tensor in model.state_dict().items()
-    }
+    state = {prefix + name: tensor for name, tensor in model.glm.state_dict().items()}
     torch.save(state, tmp_path / "pytorch_model.bin")
     old_config = {**model.config.to_dict(), "model_type": "glm", "architectures": ["GLMModel"]}
     old_config |= {
