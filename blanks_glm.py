@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
+from torch.nn import functional as F
 
 
 def is_any_of(ids: torch.LongTensor, wanted: Sequence[int]) -> torch.BoolTensor:
@@ -54,20 +55,16 @@ def sees(in_context: torch.BoolTensor) -> torch.BoolTensor:
     return causal | in_context[:, None]
 
 
-def context_overlay(in_context: torch.BoolTensor, past: int | torch.Tensor) -> Callable:
+def context_overlay(in_context: torch.BoolTensor, past: int, keys: int) -> Callable:
     """What the library's causal mask lacks to be `sees`, as its `or_mask_function`.
 
     Args:
-        in_context (B, T): of the tokens of this call, which follow `past` earlier ones.
+        in_context (B, T): of the tokens of this call, which follow `past` earlier ones. These are
+            visible to all that follow anyway; behind T, a cache of fixed length has room.
     """
-    last = in_context.shape[1] - 1
-
-    def is_visible(batch, head, query, key):
-        column = key - past
-        inside = (column >= 0) & (column <= last)
-        return in_context[batch, column.clamp(0, last)] & inside
-
-    return is_visible
+    room = keys - past - in_context.shape[1]
+    in_context = F.pad(in_context, (past, room))  # (B, T) -> (B, K)
+    return lambda batch, head, query, key: in_context[batch, key]
 
 
 def _is_start(ids, config, visible):

@@ -13,6 +13,8 @@ size, V vocabulary rows, L layers, C choices.
 
 import inspect
 import math
+import os
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -62,6 +64,17 @@ _CAUSAL_MASK = inspect.signature(create_causal_mask).parameters
 _EMBEDS = "inputs_embeds" if "inputs_embeds" in _CAUSAL_MASK else "input_embeds"
 # 4.57: masks and static caches are told at which columns the new tokens are.
 _NEEDS_CACHE_POSITION = "cache_position" in _CAUSAL_MASK
+_MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
+
+
+def given_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The one that was given; where the library has the new name, it wants the old one told of."""
+    if past_key_values is None:
+        return cache
+    if CACHE == "cache" and not torch.compiler.is_compiling():
+        message = "`past_key_values` is deprecated; pass the same object as `cache`."
+        warnings.warn(message, FutureWarning, stacklevel=4)
+    return past_key_values
 
 
 def _attention_function(self: "GLMSelfAttention"):
@@ -102,6 +115,15 @@ def cache_position(past: int | torch.Tensor, hidden_states: torch.Tensor) -> dic
     return {"cache_position": columns + past}
 
 
+def count_keys(cache: Cache | None, past: int | torch.Tensor, length: int) -> int:
+    """K: how many keys `length` new tokens meet, the room of a cache of fixed length included."""
+    if cache is None:
+        return length
+    if _MASK_SIZES_TAKE_A_LENGTH:
+        return cache.get_mask_sizes(length, 0)[0]
+    return cache.get_mask_sizes(torch.arange(length) + past, 0)[0]
+
+
 # --- Network --------------------------------------------------------------------------------------
 
 
@@ -138,7 +160,7 @@ def eager_attention_forward(
 
 
 def residual_projection(in_features: int, out_features: int) -> nn.Linear:
-    """A layer whose output is added to the residual stream: it starts smaller, see `_init_weights`."""
+    """A layer whose output is added to the residual stream: `_init_weights` starts it smaller."""
     linear = nn.Linear(in_features, out_features)
     linear.is_residual_projection = True
     return linear
@@ -348,7 +370,7 @@ class GLMModel(GLMPreTrainedModel):
             ValueError: for ids or positions outside their tables, for more pieces than blanks, and
                 for embeddings whose blanks cannot be found.
         """
-        given = cache if past_key_values is None else past_key_values
+        given = given_cache(cache, past_key_values)
         use_cache = self._uses_cache(use_cache)
         cache = DynamicCache(config=self.config) if use_cache and given is None else given
         ids, position_ids = self._read_inputs(
@@ -457,14 +479,14 @@ class GLMModel(GLMPreTrainedModel):
         self,
         ids: torch.LongTensor | None,
         attention_mask: torch.Tensor | None,
-        position_ids: torch.LongTensor,
+        position_ids: torch.LongTensor | None,
     ) -> torch.BoolTensor:
         """(B, T): which tokens of this call are of the bidirectional context."""
-        length = position_ids.shape[-1]
+        tokens = position_ids if ids is None else ids
         if rank_of(attention_mask) == 1:
-            columns = torch.arange(length, device=position_ids.device)
+            columns = torch.arange(tokens.shape[-1], device=tokens.device)
             in_context = columns < attention_mask[:, None]  # (B, T) or (1, T)
-            return in_context.expand(position_ids.shape[0], -1)
+            return in_context.expand(tokens.shape[0], -1)
         if ids is None and self.config.block_position_encoding:  # 0 is the context's block position
             return position_ids[:, 1] == 0
         return is_context(ids, self.config, find_visible(attention_mask, ids))
@@ -482,8 +504,8 @@ class GLMModel(GLMPreTrainedModel):
         Args:
             attention_mask: as in `forward`. in_context (B, T). inputs_embeds (B, T, any).
         """
-        length = inputs_embeds.shape[1]
         rank = rank_of(attention_mask)
+        length = inputs_embeds.shape[1]
         past = cache.get_seq_length() if cache is not None else 0
         fixed_length = cache is not None and cache.is_compileable
         if rank == 4:
@@ -494,15 +516,17 @@ class GLMModel(GLMPreTrainedModel):
             raise ValueError(
                 "attention_mask has three dimensions; an explicit one is (batch, 1, tokens, keys)."
             )
-        if rank == 1:
-            attention_mask = None
-        elif length > 1:  # new tokens behind a cache are of no context: it is all in the cache
-            in_context = in_context & (past == 0)
         if rank == 2 and not fixed_length and attention_mask.shape[1] != past + length:
             raise ValueError(
                 f"attention_mask has {attention_mask.shape[1]} columns for {past + length} tokens."
             )
-        overlay = context_overlay(in_context, past) if length > 1 else None
+        if rank == 1:
+            attention_mask = None
+        elif length > 1:  # new tokens behind a cache are of no context: it is all in the cache
+            in_context = in_context & (past == 0)
+        overlay = None
+        if length > 1:
+            overlay = context_overlay(in_context, int(past), count_keys(cache, past, length))
         return causal_mask(self.config, inputs_embeds, attention_mask, cache, past, overlay)
 
     def _run_layers(
@@ -587,6 +611,18 @@ def explicit_mask(
     return mask.masked_fill(~visible, lowest)
 
 
+def check_precision(model: nn.Module):
+    """Raise a ValueError where the weights that are trained are float16: their steps are lost."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":  # it keeps float32 weights beside them
+        return
+    trained = next((weight for weight in model.parameters() if weight.requires_grad), None)
+    if trained is not None and trained.dtype == torch.float16:
+        raise ValueError(
+            "Weights in float16 cannot be trained; load them with dtype=torch.float32, and pass "
+            "bf16=True or fp16=True to the Trainer for arithmetic in half precision."
+        )
+
+
 # --- Heads ----------------------------------------------------------------------------------------
 
 
@@ -628,13 +664,18 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """
         labels = kwargs.pop("shift_labels", labels)  # the library's word for aligned labels
+        cache = kwargs.pop("cache", None) if past_key_values is None else past_key_values
+        if labels is not None:
+            self._check_labels(
+                labels, input_ids, inputs_embeds, attention_mask, position_ids, cache
+            )
         outputs = self.glm(
             input_ids,
             attention_mask,
             position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         kept = logits_to_keep
@@ -657,6 +698,39 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             attentions=outputs.attentions,
             **{CACHE: outputs[CACHE]},
         )
+
+    def _check_labels(
+        self,
+        labels: torch.LongTensor,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.FloatTensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        cache: Cache | None,
+    ):
+        """Raise a ValueError for labels, and weights, that would teach nonsense."""
+        inputs = inputs_embeds if input_ids is None else input_ids
+        if labels.shape != inputs.shape[:2]:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} and inputs {tuple(inputs.shape[:2])}: "
+                "position t predicts labels[t]. GLMDataCollator makes both from texts and targets."
+            )
+        if torch.compiler.is_compiling():
+            return
+        if self.training and torch.is_grad_enabled():
+            check_precision(self)
+        # An explicit mask says itself who sees whom, and a cache holds the context already.
+        if rank_of(attention_mask) == 4 or cache is not None:
+            return
+        if input_ids is None and position_ids is None:
+            input_ids = self.glm.recognise_ids(inputs_embeds)
+        in_context = self.glm.find_context(input_ids, attention_mask, position_ids)
+        if (in_context & (labels != NOT_A_TARGET)).any():
+            raise ValueError(
+                "Labels lie in the context, where the network sees the answer. Answers follow "
+                "<|startofpiece|>, and only they have labels, -100 stands elsewhere: "
+                "GLMDataCollator makes such batches, a collator for causal models does not."
+            )
 
 
 class GLMForMultipleChoice(GLMPreTrainedModel):

@@ -461,7 +461,7 @@ def test_positions_are_those_the_model_derives(tokenizer, golden, tiny_model):
     """In text order the model finds positions and context itself; shuffled pieces are why we hand them over."""
     recipe = Recipe(0.4, 0.3, 0.3, shuffle_pieces=False)
     collator = BlankInfillingCollator(tokenizer, recipe, max_length=LENGTH)
-    from glm_transformers.modeling_glm import BlankLayout, count_positions
+    from glm_transformers.blanks_glm import BlankLayout, BlockPositions, count_positions
 
     class Ids:
         start_token_ids, end_token_ids, mask_token_ids = [SOP], [EOP], [MASK, GMASK, SMASK]
@@ -469,10 +469,9 @@ def test_positions_are_those_the_model_derives(tokenizer, golden, tiny_model):
     for sample in samples_of(golden, "sentence")[:60]:
         batch = collator([sample])
         layout = BlankLayout.of(batch["input_ids"], Ids)
-        assert torch.equal(
-            layout.positions(count_positions(torch.ones_like(batch["input_ids"]))),
-            batch["position_ids"],
-        )
+        of_context = count_positions(torch.ones_like(batch["input_ids"]))
+        positions = BlockPositions.position_ids(layout, of_context, layout.length)
+        assert torch.equal(positions, batch["position_ids"])
         assert layout.in_context.sum() == batch["attention_mask"][0]
 
 

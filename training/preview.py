@@ -12,8 +12,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from ..configuration_glm import GLMConfig
-from ..modeling_glm import GLMModel
+from ..blanks_glm import sees
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, read_recipe
 
@@ -151,13 +150,8 @@ def token_text(id: int, tokenizer) -> str:
 
 def who_sees_whom(context: int, length: int) -> np.ndarray:
     """(T, T): which tokens of a row of `length` are visible to which, by the model's own rule."""
-    config = GLMConfig(vocab_size=1, hidden_size=1, num_layers=0, num_attention_heads=1)
-    model = GLMModel._from_config(config, attn_implementation="eager")
-    columns = torch.arange(length)
-    scores = model.scores_mask(
-        torch.tensor([context]), None, torch.empty(1, length, 1), columns
-    )  # (1, 1, T, T)
-    return (scores[0, 0] == 0).numpy()
+    in_context = torch.arange(length) < context  # (T,)
+    return sees(in_context[None])[0].numpy()
 
 
 # --- In a terminal ----------------------------------------------------------------------------------------------------
