@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .conversion import ConversionError, convert_checkpoint, export_checkpoint, verify_repository
-from .conversion.model_card import count
 from .conversion.released import RELEASED
-from .conversion.repository import DTYPES, fills_blanks, read_repository_config
 from .conversion.tokenizers import BUILDERS
-from .conversion.weights import PROMPT_WEIGHTS
+from .hub_repository.config import DTYPES, fills_blanks, read_config
+from .hub_repository.model_card import count
+from .hub_repository.weights import PROMPT_WEIGHTS
 from .training.blank_infilling import MODES, RECIPES
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ def convert(
         )
     if push_to_hub is not None:
         typer.echo(f"It is on the Hub as {push_to_hub}.")
-    fills = fills_blanks(read_repository_config(repository))
+    fills = fills_blanks(read_config(repository))
     loader = "AutoModelForSeq2SeqLM" if fills else "AutoModelForSequenceClassification"
     typer.echo(f'Load it with {loader}.from_pretrained("{repository}", trust_remote_code=True).')
 

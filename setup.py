@@ -11,10 +11,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     # The repository root is the package: the shipped files are flat because Hub repositories are.
-    packages=["glm_transformers", "glm_transformers.conversion", "glm_transformers.training"],
+    packages=[
+        "glm_transformers",
+        "glm_transformers.conversion",
+        "glm_transformers.hub_repository",
+        "glm_transformers.training",
+    ],
     package_dir={
         "glm_transformers": ".",
         "glm_transformers.conversion": "conversion",
+        "glm_transformers.hub_repository": "hub_repository",
         "glm_transformers.training": "training",
     },
     package_data={

@@ -17,7 +17,8 @@ import typer
 from facts import TOPICS, Relation, Topic
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from glm_transformers.conversion.tokenizers import build_tokenizer, save_tokenizer
+from glm_transformers.conversion.tokenizers import build_tokenizer
+from glm_transformers.hub_repository.repository import save_tokenizer
 
 DOCUMENTS, VALIDATION_DOCUMENTS = 60_000, 600
 VOCABULARY = 2000  # pieces: with these, a word of the corpus is one piece

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from glm_transformers import GLMConfig, GLMForConditionalGeneration
 from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
-from glm_transformers.conversion.model_card import model_card
 from glm_transformers.conversion.released import RELEASED
+from glm_transformers.hub_repository.model_card import model_card
 
 
 def card_of(repository) -> tuple[dict, str]:

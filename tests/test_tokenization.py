@@ -14,8 +14,9 @@ import torch
 from made import make_vocabulary
 
 from glm_transformers import GLMTokenizerFast
-from glm_transformers.conversion.errors import ConversionError
-from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary, save_tokenizer
+from glm_transformers.conversion import ConversionError
+from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary
+from glm_transformers.hub_repository.repository import save_tokenizer
 
 FAMILIES = {
     "gpt2_block": ("gpt2", False),

@@ -18,8 +18,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..configuration_glm import GLMConfig
-from ..conversion.repository import AUTO_MAP, PIPELINES, write_repository
-from ..conversion.tensors import HeldTensor
+from ..hub_repository.config import AUTO_MAP, PIPELINES, VOCABULARY_MULTIPLE
+from ..hub_repository.repository import write_repository
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import (
@@ -32,7 +32,6 @@ from .blank_infilling import (
 )
 from .data import load_documents, pack_documents
 
-VOCABULARY_MULTIPLE = 128  # to which the original rounds the rows of the vocabulary
 SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
 EVALUATION_SEED = (
     1_000_003  # validation texts are masked alike at every evaluation, and never as in training
@@ -443,6 +442,6 @@ def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFas
     write_repository(
         output,
         config,
-        {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()},
+        model.state_dict(),
         tokenizer,
     )
