@@ -1,20 +1,9 @@
 """What every test file shares: the package without installing it, the golden data, converted repositories."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-
-# In a checkout the repository root is the package; an installed glm_transformers is left alone.
-if importlib.util.find_spec("glm_transformers") is None:
-    spec = importlib.util.spec_from_file_location(
-        "glm_transformers", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
+from checkout import ROOT
 
 REFERENCE = ROOT.parent / "shared" / "reference"
 

@@ -17,10 +17,10 @@ from made import SENTENCES
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.training import BlankInfillingCollator
 from glm_transformers.training.data import load_documents, pack_documents
+from glm_transformers.training.options import Pretraining
 from glm_transformers.training.pretrain import (
     BlankInfillingTrainer,
     GLMForBlankInfilling,
-    Pretraining,
     pretrain,
 )
 
