@@ -16,11 +16,15 @@ from . import __version__
 from .conversion.released import RELEASED
 from .training.options import Options, Pretraining, Preview
 
+FAMILIES = (*dict.fromkeys(model.tokenizer for model in RELEASED.values()), "none")
+
+# The choices of options; a type checker knows no names that are read from a table.
 if TYPE_CHECKING:
-    Model = Family = str
+    Model = str
+    Family = str
 else:
     Model = Literal[tuple(RELEASED)]
-    Family = Literal[(*dict.fromkeys(model.tokenizer for model in RELEASED.values()), "none")]
+    Family = Literal[FAMILIES]
 DType = Literal["float16", "bfloat16", "float32"]
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Mode = Literal["token", "sentence", "document"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -69,7 +69,7 @@ class Recipe:
 
 # What the released models were trained with; the original ships no recipe for glm-doc, glm-410m,
 # glm-515m and glm-2b.
-_LARGE = dict(document_min_share=0.25, block_mask_prob=0.1)
+_LARGE: dict[str, Any] = dict(document_min_share=0.25, block_mask_prob=0.1)
 RECIPES = {
     "glm-base": Recipe(),
     "glm-large": Recipe(),

@@ -39,7 +39,9 @@ def load_tokenizer(folder: str | Path) -> GLMTokenizerFast:
         )
     try:
         tokenizer = GLMTokenizerFast.from_pretrained(folder)
-        tokenizer.sop_token_id, tokenizer.eop_token_id  # raise where the tokenizer has none
+        ids = tokenizer.sop_token_id, tokenizer.eop_token_id
     except Exception as error:  # the library has no error of its own for a damaged file
         raise ValueError(f"{folder} holds no tokenizer of GLM: {error}") from error
+    if None in ids:
+        raise ValueError(f"{folder} holds no tokenizer of GLM: it has no <|startofpiece|>.")
     return tokenizer
