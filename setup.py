@@ -9,6 +9,7 @@ PACKAGE = "glm_transformers"
 folders = find_packages(include=["hub_repository", "conversion", "training"])
 
 setup(
+    script_name="setup.py",  # so that it is known among the modules of the root, and left out
     packages=[PACKAGE, *(f"{PACKAGE}.{folder}" for folder in folders)],
     package_dir={PACKAGE: "."} | {f"{PACKAGE}.{folder}": folder for folder in folders},
 )

@@ -1,4 +1,4 @@
-"""Samples that the blank-infilling collator makes in a second, beside those that the base model reads.
+"""Samples that the blank-infilling collator makes in a second, beside those the base model reads.
 
     python benchmarks/collate.py --threads 2 --repeats 10
 
@@ -12,7 +12,9 @@ import statistics
 import time
 
 import torch
-from decode import import_glm
+
+from glm_transformers import GLMConfig, GLMModel
+from glm_transformers.training import RECIPES, BlankInfillingCollator
 
 LENGTH, BATCH, VOCABULARY = 512, 16, 30592
 SPECIAL = {
@@ -55,13 +57,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    package = import_glm()
-    from glm_transformers.training import RECIPES, BlankInfillingCollator
-
-    config = package.GLMConfig(
+    config = GLMConfig(
         vocab_size=VOCABULARY, hidden_size=768, num_layers=12, num_attention_heads=12
     )
-    model = package.GLMModel(config).eval()
+    model = GLMModel(config).eval()
     texts = torch.randint(200, 30522, (BATCH, LENGTH)).numpy()
     texts[:, 0], texts[:, -1] = Vocabulary.cls_token_id, Vocabulary.eos_token_id
     samples = [{"input_ids": text} for text in texts]

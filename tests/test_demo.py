@@ -3,9 +3,9 @@
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from typer.testing import CliRunner
 
 from glm_transformers.cli import app
@@ -13,7 +13,7 @@ from glm_transformers.conversion import convert_checkpoint, export_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 
 # Of the checkout: an installed package has only what `glm demo` needs.
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module", autouse=True)
