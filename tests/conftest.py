@@ -1,4 +1,4 @@
-"""What every test file shares: the package without installing it, the golden data, converted repositories."""
+"""What every test file shares: the golden data, converted repositories, tiny networks."""
 
 from pathlib import Path
 

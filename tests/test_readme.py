@@ -1,4 +1,4 @@
-"""The code blocks of the README and the docs, executed in their order on a small converted repository."""
+"""The code blocks of the README and the docs, executed in order on a small converted repository."""
 
 import re
 import subprocess
