@@ -93,6 +93,8 @@ def export_checkpoint(
     repository, output = Path(repository), Path(os.path.abspath(output))
     if dtype is not None and dtype not in DTYPES:
         raise ConversionError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
+    if os.path.lexists(output):
+        raise ConversionError(f"{output} exists already; choose another place.")
     prepare(output, [repository / "config.json"])
     config = read_repository_config(repository)
     if model_parallel_size < 1 or config.num_attention_heads % model_parallel_size:

@@ -1,22 +1,11 @@
-"""What every test file shares: the package without installing it, the golden data, converted repositories."""
+"""What every test file shares: the golden data, converted repositories, tiny networks."""
 
-import importlib.util
 import os
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-
-# In a checkout the repository root is the package; an installed glm_transformers is left alone.
-if importlib.util.find_spec("glm_transformers") is None:
-    spec = importlib.util.spec_from_file_location(
-        "glm_transformers", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
+from checkout import ROOT
 
 # The golden data made by the original code: all of it beside the checkout, or the small part of it
 # under tests/golden, which is taken where the other is not, or when the environment asks for it.
