@@ -35,7 +35,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # The Python files of a repository, as they are in this package.
 SHIPPED_FILES = (
     "configuration_glm.py",
+    "blanks_glm.py",
     "modeling_glm.py",
+    "generation_glm.py",
     "tokenization_glm.py",
     "pipeline_glm.py",
 )
