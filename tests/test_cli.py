@@ -107,7 +107,7 @@ def test_names_of_tables_are_the_choices():
 
 @pytest.mark.parametrize("command, options", [("pretrain", Pretraining), ("preview", Preview)])
 def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, options):
-    shown = words(invoke(command, "--help").output)
+    shown = words(invoke(command, "--help", terminal_width=400).output)
     for field in fields(options):
         required = field.default is MISSING
         name = field.name if required else f"--{field.name.replace('_', '-')}"
