@@ -31,7 +31,7 @@ SPECIAL = {
 
 
 class Vocabulary:
-    """What the collator asks of a tokenizer, without files; 5 percent of its tokens end sentences."""
+    """What the collator asks of a tokenizer; 5 percent of the tokens end a sentence."""
 
     cls_token_id, eos_token_id = SPECIAL["[CLS]"], SPECIAL["[PAD]"]
     sop_token_id, eop_token_id = SPECIAL["<|startofpiece|>"], SPECIAL["<|endofpiece|>"]
