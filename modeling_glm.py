@@ -649,6 +649,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: int | torch.Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Inputs as in `GLMModel.forward`.
@@ -664,7 +665,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """
         labels = kwargs.pop("shift_labels", labels)  # the library's word for aligned labels
-        cache = kwargs.pop("cache", None) if past_key_values is None else past_key_values
+        cache = given_cache(cache, past_key_values)
         if labels is not None:
             self._check_labels(
                 labels, input_ids, inputs_embeds, attention_mask, position_ids, cache

@@ -5,15 +5,15 @@ What a complete Hub repository is stands in `hub_repository`, which knows nothin
 
 from typing import TYPE_CHECKING
 
-from ..hub_repository.errors import RepositoryError as ConversionError
+from ..hub_repository.errors import RepositoryError
 from ..lazy import lazy_exports
 
-__all__ = ["ConversionError", "convert_checkpoint", "export_checkpoint", "verify_repository"]
+ConversionError = RepositoryError
 
 if TYPE_CHECKING:
-    from .convert import convert_checkpoint
-    from .export import export_checkpoint
-    from .verify import verify_repository
+    from .convert import convert_checkpoint as convert_checkpoint
+    from .export import export_checkpoint as export_checkpoint
+    from .verify import verify_repository as verify_repository
 else:
     __getattr__ = lazy_exports(
         __name__,

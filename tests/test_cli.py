@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import glm_transformers
 from glm_transformers import cli
-from glm_transformers.conversion.repository import DTYPES
 from glm_transformers.conversion.tokenizers import BUILDERS
+from glm_transformers.hub_repository.config import DTYPES
 from glm_transformers.training.options import Options, Pretraining, Preview
 
 SLOW = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy"}

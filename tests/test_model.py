@@ -18,6 +18,7 @@ from glm_transformers import (
 )
 
 TEXT = torch.tensor([[1, 17, MASK, 23, 5, EOS, SOP, 60, 61]])
+LABELS = torch.tensor([[-100] * 6 + [60, 61, EOP]])  # what <|startofpiece|> 60 61 have to predict
 
 # Parameters of the ten released checkpoints: layers, width, heads, P, vocabulary rows, and their count.
 RELEASED = {
@@ -144,12 +145,46 @@ def test_a_row_that_sees_nothing_averages_all_keys(tiny_model):
 
 def test_labels_are_aligned_with_the_logits(tiny_model):
     model = tiny_model()
-    labels = torch.full_like(TEXT, -100)
-    labels[0, -3:] = torch.tensor([60, 61, EOP])  # what <|startofpiece|> 60 61 have to predict
-    output = model(TEXT, labels=labels)
-    expected = F.cross_entropy(output.logits[0, -3:], labels[0, -3:])
+    output = model(TEXT, labels=LABELS)
+    expected = F.cross_entropy(output.logits[0, -3:], LABELS[0, -3:])
     torch.testing.assert_close(output.loss, expected)
-    torch.testing.assert_close(model(TEXT, labels=labels, num_items_in_batch=6).loss, expected / 2)
+    torch.testing.assert_close(model(TEXT, labels=LABELS, num_items_in_batch=6).loss, expected / 2)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (TEXT, "Labels lie in the context"),  # what a collator for causal models gives
+        (torch.tensor([[60, 61, EOP] + [-100] * 6]), "Labels lie in the context"),
+        (LABELS[:, -3:], r"labels have shape \(1, 3\) and inputs \(1, 9\)"),
+        (LABELS.repeat(2, 1), r"labels have shape \(2, 9\)"),
+    ],
+    ids=["the inputs themselves", "target beside source", "another length", "another batch"],
+)
+def test_labels_that_would_teach_nonsense(tiny_model, labels, message):
+    for name in ("labels", "shift_labels"):
+        with pytest.raises(ValueError, match=message):
+            tiny_model()(TEXT, **{name: labels})
+
+
+def test_labels_in_a_context_that_an_explicit_mask_hides(tiny_model):
+    """The way to train what the positions do not say: a mask of one's own, or no context."""
+    model, causal = tiny_model(), torch.ones(1, 1, 9, 9).tril().long()
+    expected = F.cross_entropy(model(TEXT, attention_mask=causal).logits[0], TEXT[0])
+    torch.testing.assert_close(model(TEXT, causal, labels=TEXT).loss, expected)
+    torch.testing.assert_close(model(TEXT, torch.tensor([0]), labels=TEXT).loss, expected)
+
+
+def test_half_precision_weights_are_not_trained(tiny_model):
+    model = tiny_model().half().train()
+    with pytest.raises(ValueError, match="load them with dtype=torch.float32"):
+        model(TEXT, labels=LABELS)
+    with torch.no_grad():
+        assert model(TEXT, labels=LABELS).loss.isfinite()
+    assert model.eval()(TEXT, labels=LABELS).loss.isfinite()
+    model.train().requires_grad_(False)  # adapters in float32 on frozen weights
+    model.glm.word_embeddings.float().requires_grad_(True)
+    tiny_model().bfloat16().train()(TEXT, labels=LABELS).loss.backward()
 
 
 def test_logits_to_keep(tiny_model):
@@ -226,7 +261,7 @@ def test_gradient_checkpointing_really_checkpoints(tiny_model):
     losses, runs = [], []
     for model in (plain, checkpointed):
         calls.clear()
-        loss = model(TEXT, labels=TEXT).loss
+        loss = model(TEXT, labels=LABELS).loss
         loss.backward()
         losses.append(loss.detach())
         runs.append(len(calls))
