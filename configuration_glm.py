@@ -2,6 +2,8 @@
 
 from transformers import PretrainedConfig
 
+from .parallel_glm import FSDP_PLAN, PP_PLAN, TP_PLAN
+
 # What the original code could also do and no released checkpoint does, with the value that means "not asked for".
 UNSUPPORTED_OPTIONS = {
     "relative_encoding": False,
@@ -38,6 +40,9 @@ class GLMConfig(PretrainedConfig):
     # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
     model_type = "glm-blank-infilling"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
+    base_model_tp_plan = TP_PLAN
+    base_model_fsdp_plan = FSDP_PLAN
+    base_model_pp_plan = PP_PLAN
     attribute_map = {
         "num_hidden_layers": "num_layers",
         "max_position_embeddings": "max_sequence_length",

@@ -630,6 +630,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     """GLM with its output head, which is the word embedding itself."""
 
     _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}  # noqa: RUF012
+    _fsdp_plan = {"lm_head": "keep_full_weight"}  # noqa: RUF012
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -738,6 +739,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     """Scores the answers that are offered for a blank by their log-probability."""
 
     _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}  # noqa: RUF012
+    _fsdp_plan = {"lm_head": "keep_full_weight"}  # noqa: RUF012
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)

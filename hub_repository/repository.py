@@ -35,6 +35,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # The Python files of a repository, as they are in this package.
 SHIPPED_FILES = (
     "configuration_glm.py",
+    "parallel_glm.py",
     "blanks_glm.py",
     "modeling_glm.py",
     "generation_glm.py",

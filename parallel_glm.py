@@ -1,0 +1,63 @@
+"""How several processes share a GLM: the library's tensor, data and pipeline parallelism.
+
+Plans name the modules of the network without a head, the library adds what stands before them.
+"""
+
+try:  # 5: styles that cut weights into distributed tensors
+    from torch import nn
+    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor.placement_types import _StridedShard
+    from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
+    from transformers.distributed.tensor_parallel import PackedColwiseParallel
+except ImportError:
+    PackedColwiseParallel = None
+
+# Whole layers are gathered for their forward and backward, and freed behind them.
+FSDP_PLAN = {
+    "word_embeddings": "free_full_weight",
+    "transformer.layers.*": "free_full_weight",
+    "transformer.final_layernorm": "keep_full_weight",
+}
+# What each stage takes and gives, in their order.
+PP_PLAN = {
+    "word_embeddings": (["input_ids"], ["inputs_embeds"]),
+    "transformer.position_embeddings": (["position_ids"], ["inputs_embeds"]),
+    "transformer.block_position_embeddings": (["position_ids"], ["inputs_embeds"]),
+    "transformer.layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+    "transformer.final_layernorm": (["hidden_states"], ["hidden_states"]),
+}
+_MLP = {
+    "transformer.layers.*.mlp.dense_h_to_4h": "colwise",
+    "transformer.layers.*.mlp.dense_4h_to_h": "rowwise",
+}
+
+if PackedColwiseParallel is None:
+    # 4.57 knows no way to cut a fused projection in three: each process computes all heads.
+    TP_PLAN = {
+        "transformer.layers.*.attention.query_key_value": "colwise_rep",
+        "transformer.layers.*.attention.dense": "rowwise_rep",
+        **_MLP,
+    }
+else:
+
+    class PackedQueryKeyValue(PackedColwiseParallel):
+        """Gives each process its heads of queries, keys and values, which lie one behind the other.
+
+        [Q ; K ; V] -> [Q_r ; K_r ; V_r] for process r: the layout of the original's ranks. The
+        library's style cuts weights like that, and a bias in one block.
+        """
+
+        def shard_param(self, module, param, mesh):
+            whole = module._parameters.get(param)
+            if whole is None:
+                return
+            heads = _StridedShard(dim=0, split_factor=self.split_factor)
+            part = distribute_tensor(whole, mesh, [heads], src_data_rank=None)
+            module._parameters[param] = nn.Parameter(part, requires_grad=whole.requires_grad)
+
+    ALL_PARALLEL_STYLES.register("packed_query_key_value", PackedQueryKeyValue(split_factor=3))
+    TP_PLAN = {
+        "transformer.layers.*.attention.query_key_value": "packed_query_key_value",
+        "transformer.layers.*.attention.dense": "rowwise",
+        **_MLP,
+    }

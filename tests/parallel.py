@@ -1,0 +1,104 @@
+"""Run as a program, once for each of two processes: a model that they share equals the whole one.
+
+    torchrun --nproc-per-node 2 parallel.py PLAN REPOSITORY
+"""
+
+import sys
+
+import checkout  # noqa: F401 - makes the checkout importable
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from transformers.distributed import DistributedConfig
+
+from glm_transformers import GLMForConditionalGeneration
+
+MASK, SOP, EOP, EOS = 92, 90, 91, 95  # as in conftest.py
+TEXTS = torch.tensor([[1, 17, MASK, 23, 5, EOS], [1, 9, 33, MASK, 7, EOS]])
+BATCH = torch.cat([TEXTS, torch.tensor([[SOP, 60, 61], [SOP, 62, 63]])], dim=1)  # (B, T)
+LABELS = torch.tensor([[-100] * 6 + [60, 61, EOP], [-100] * 6 + [62, 63, EOP]])
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def check_same(shared, single):
+    """Logits, generation with the cache, the loss, and every gradient."""
+    with torch.no_grad():
+        torch.testing.assert_close(shared(BATCH).logits, single(BATCH).logits, atol=2e-5, rtol=0)
+        answers = [model.generate(TEXTS, max_new_tokens=6) for model in (shared, single)]
+        assert torch.equal(*answers)
+    losses = [model(BATCH, labels=LABELS).loss for model in (shared, single)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    gradients = dict(shared.named_parameters())
+    for name, parameter in single.named_parameters():
+        message = f"gradient of {name}"
+        actual = whole(gradients[name].grad)
+        torch.testing.assert_close(actual, parameter.grad, atol=1e-5, rtol=1e-4, msg=message)
+
+
+def tensor_parallel(repository: str, single):
+    config = DistributedConfig(tp_size=2)
+    shared = GLMForConditionalGeneration.from_pretrained(repository, distributed_config=config)
+    attention = shared.glm.transformer.layers[0].attention
+    local = attention.query_key_value.weight.to_local()
+    rank, width = dist.get_rank(), single.config.hidden_size
+    expected = single.glm.transformer.layers[0].attention.query_key_value.weight
+    heads = expected.view(3, 2, width // 2, width)[:, rank].flatten(0, 1)  # [Q_r ; K_r ; V_r]
+    assert torch.equal(local, heads), "each process has its own heads"
+    check_same(shared, single)
+
+
+def fully_sharded(repository: str, single):
+    config = DistributedConfig(fsdp_size=2)
+    shared = GLMForConditionalGeneration.from_pretrained(repository, distributed_config=config)
+    layers = shared.glm.transformer.layers
+    assert all(type(layer).__name__.startswith("FSDP") for layer in layers), "a unit a layer"
+    assert all(isinstance(parameter, DTensor) for parameter in shared.parameters())
+    check_same(shared, single)
+
+
+def pipeline(repository: str, single):
+    """The stages of the plan, the first half of the layers in one process and the rest in the other."""
+    model, plan = single.glm, single.config.base_model_pp_plan
+    modules = dict(model.named_modules())
+    assert list(plan) == [name for name in modules if name in plan], "in the network's order"
+    parameters = {name for name, _ in model.named_parameters()}
+    planned = {name for name in parameters if any(name.startswith(f"{stage}.") for stage in plan)}
+    assert planned == parameters, "every weight is of a stage"
+    positions = torch.tensor([[*range(6), 2, 2, 2], [*range(6), 3, 3, 3]])
+    blocks = torch.tensor([[0] * 6 + [1, 2, 3]] * 2)
+    mask = model.scores_mask(None, torch.arange(9).expand(2, -1) < 6, torch.empty(2, 9, 0))
+    half = len(modules["transformer.layers"]) // 2
+    with torch.no_grad():
+        states = torch.empty(2, 9, model.config.hidden_size)
+        if dist.get_rank() == 0:
+            states = (
+                modules["word_embeddings"](BATCH)
+                + modules["transformer.position_embeddings"](positions)
+                + modules["transformer.block_position_embeddings"](blocks)
+            )
+            for layer in modules["transformer.layers"][:half]:
+                states, _ = layer(states, attention_mask=mask)
+            dist.send(states, 1)
+        else:
+            dist.recv(states, 0)
+            for layer in modules["transformer.layers"][half:]:
+                states, _ = layer(states, attention_mask=mask)
+            states = modules["transformer.final_layernorm"](states)
+            torch.testing.assert_close(states, model(BATCH).last_hidden_state)
+
+
+if __name__ == "__main__":
+    plan, repository = sys.argv[1:]
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    whole_model = GLMForConditionalGeneration.from_pretrained(repository)
+    {"tp": tensor_parallel, "fsdp": fully_sharded, "pp": pipeline}[plan](
+        repository, whole_model.eval()
+    )
+    dist.destroy_process_group()
+    print("equal")
