@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 def is_any_of(ids: torch.LongTensor, wanted: Sequence[int]) -> torch.BoolTensor:
     """(B, N) -> (B, N): whether each id is one of `wanted`."""
-    nowhere = torch.zeros_like(ids, dtype=torch.bool)
-    return reduce(torch.logical_or, (ids == id for id in wanted), nowhere)
+    if not wanted:
+        return torch.zeros_like(ids, dtype=torch.bool)
+    return reduce(torch.logical_or, (ids == id for id in wanted))
 
 
 def count(marks: torch.BoolTensor) -> torch.LongTensor:

@@ -1,10 +1,14 @@
 """Configuration of GLM, the General Language Model (Du et al., ACL 2022)."""
 
+import math
+from typing import ClassVar
+
 from transformers import PretrainedConfig
 
 from .parallel_glm import FSDP_PLAN, PP_PLAN, TP_PLAN
 
-# What the original code could also do and no released checkpoint does, with the value that means "not asked for".
+# What the original code could also do and no released checkpoint does, with the value that means
+# "not asked for".
 UNSUPPORTED_OPTIONS = {
     "relative_encoding": False,
     "performer": False,
@@ -16,34 +20,41 @@ UNSUPPORTED_OPTIONS = {
 
 
 class GLMConfig(PretrainedConfig):
-    """Shape and special ids of a GLM network. The field names are those of the released configurations.
+    """Shape and special ids of a GLM network, under the names of the released configurations.
 
     Args:
-        vocab_size, hidden_size, num_attention_heads: V, padded to a multiple of 128 in the released models; H; A.
+        vocab_size: V, padded to a multiple of 128 in the released models.
+        hidden_size, num_attention_heads: H, A.
         num_layers: L (`num_hidden_layers` is the same field).
         max_sequence_length: P, see `position_rows` (`max_position_embeddings` is the same field).
         block_position_encoding: whether there is a second table for the position within a piece.
-        attention_scale: keeps half-precision scores small before the softmax; it does not change the result.
-        embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: dropout on the embedding sum, on the
-            attention probabilities, and on the two outputs that each layer adds to the residual stream.
-        classifier_dropout, initializer_range: of the pooled classifier; standard deviation of the initial matrices.
+        attention_scale: keeps half-precision scores small before the softmax; it does not change
+            the result.
+        embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: dropout on the
+            embedding sum, on the attention probabilities, and on the two outputs that each layer
+            adds to the residual stream.
+        classifier_dropout: dropout of the pooled classifier.
+        initializer_range: standard deviation of the initial matrices.
         hidden_act: "gelu_pytorch_tanh" is what GLM was trained with; "gelu" is the erf form.
-        pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`, "pad" the one before.
-        sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the masks the model knows.
-            Positions and the bidirectional context are derived from them.
-        pad_token_id, eos_token_id, bos_token_id: as everywhere in Transformers; `<|endoftext|>` also ends a piece.
+        pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`,
+            "pad" the one before.
+        sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the
+            masks the model knows. Positions and the bidirectional context are derived from them.
+        pad_token_id, eos_token_id, bos_token_id: as everywhere in Transformers; `<|endoftext|>`
+            also ends a piece.
 
     Raises:
-        ValueError: for sizes that contradict each other and for options that no released checkpoint uses.
+        ValueError: for sizes that contradict each other and for options that no released checkpoint
+            uses.
     """
 
     # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
     model_type = "glm-blank-infilling"
-    keys_to_ignore_at_inference = ["past_key_values", "cache"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     base_model_tp_plan = TP_PLAN
     base_model_fsdp_plan = FSDP_PLAN
     base_model_pp_plan = PP_PLAN
-    attribute_map = {
+    attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "num_layers",
         "max_position_embeddings": "max_sequence_length",
     }
@@ -92,14 +103,8 @@ class GLMConfig(PretrainedConfig):
         self.eop_token_id = eop_token_id
         self.mask_token_ids = mask_token_ids
 
-        for option, default in UNSUPPORTED_OPTIONS.items():
-            if kwargs.pop(option, default) != default:
-                raise ValueError(
-                    f"{option} is not supported, no released GLM uses it; remove it from the config."
-                )
-        kwargs.setdefault(
-            "tie_word_embeddings", True
-        )  # the output head is the word embedding itself
+        refuse_unsupported(kwargs)
+        kwargs.setdefault("tie_word_embeddings", True)  # the output head is the word embedding
         super().__init__(
             pad_token_id=pad_token_id,
             eos_token_id=eos_token_id,
@@ -107,18 +112,26 @@ class GLMConfig(PretrainedConfig):
             **kwargs,
         )
         # Transformers 5 leaves these to the model's own class.
-        self.pad_token_id, self.eos_token_id, self.bos_token_id = (
-            pad_token_id,
-            eos_token_id,
-            bos_token_id,
-        )
+        self.pad_token_id = pad_token_id
+        self.eos_token_id = eos_token_id
+        self.bos_token_id = bos_token_id
+        self.check()
+
+    def check(self):
+        """Raise a ValueError for values that contradict each other."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
-                "set num_attention_heads to the number the model was trained with."
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}; set num_attention_heads to the number the model was "
+                "trained with."
             )
         if self.pool_token not in ("cls", "start", "pad"):
             raise ValueError(f'pool_token is "{self.pool_token}"; choose "cls", "start" or "pad".')
+        if not 0 < self.attention_scale < math.inf:
+            raise ValueError(
+                f"attention_scale is {self.attention_scale}; it divides scores, so pass a number "
+                "above 0."
+            )
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -130,12 +143,8 @@ class GLMConfig(PretrainedConfig):
 
     @property
     def position_rows(self) -> int:
-        """Rows of the position tables: P + 1 with block positions, P without, as in the original."""
-        return (
-            self.max_sequence_length + 1
-            if self.block_position_encoding
-            else self.max_sequence_length
-        )
+        """Rows of the position tables: P + 1 with block positions, P without, as trained."""
+        return self.max_sequence_length + int(self.block_position_encoding)
 
     @property
     def start_token_ids(self) -> list[int]:
@@ -144,14 +153,20 @@ class GLMConfig(PretrainedConfig):
     @property
     def end_token_ids(self) -> list[int]:
         """The ids that end a piece: end of piece, end of text."""
-        eos = (
-            self.eos_token_id
-            if isinstance(self.eos_token_id, (list, tuple))
-            else [self.eos_token_id]
-        )
-        return [id for id in (self.eop_token_id, *eos) if id is not None]
+        eos = self.eos_token_id
+        ends = eos if isinstance(eos, (list, tuple)) else [eos]
+        return [id for id in (self.eop_token_id, *ends) if id is not None]
 
     @property
     def special_ids(self) -> list[int]:
         """Ends, start and masks, in this order."""
         return [*self.end_token_ids, *self.start_token_ids, *(self.mask_token_ids or [])]
+
+
+def refuse_unsupported(options: dict):
+    """Take out the options that no released checkpoint uses; raise a ValueError if one is on."""
+    for option, default in UNSUPPORTED_OPTIONS.items():
+        if options.pop(option, default) != default:
+            raise ValueError(
+                f"{option} is not supported, no released GLM uses it; remove it from the config."
+            )

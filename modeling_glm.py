@@ -16,7 +16,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -304,8 +304,8 @@ class GLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "glm"
     _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["GLMLayer"]  # noqa: RUF012 - the library's own form
-    _skip_keys_device_placement = [CACHE]  # noqa: RUF012
+    _no_split_modules: ClassVar = ["GLMLayer"]
+    _skip_keys_device_placement: ClassVar = [CACHE]
     _supports_sdpa = True  # flash attention is not: its kernels have no bidirectional context
     _supports_flex_attn = True
     _supports_context_parallel = False
@@ -629,8 +629,8 @@ def check_precision(model: nn.Module):
 class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     """GLM with its output head, which is the word embedding itself."""
 
-    _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}  # noqa: RUF012
-    _fsdp_plan = {"lm_head": "keep_full_weight"}  # noqa: RUF012
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
+    _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -738,8 +738,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
 class GLMForMultipleChoice(GLMPreTrainedModel):
     """Scores the answers that are offered for a blank by their log-probability."""
 
-    _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}  # noqa: RUF012
-    _fsdp_plan = {"lm_head": "keep_full_weight"}  # noqa: RUF012
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
+    _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
