@@ -195,9 +195,9 @@ def other_model(repository):
         (drop_shard, "weights"),
         (drop_code, "files"),
         (change_code, "files"),
-        (change_ids, "tokenizer"),
+        (change_ids, "files"),
         (change_tokenizer, "tokenizer"),
-        (other_model, "weights"),
+        (other_model, "files"),
     ],
 )
 def test_what_is_wrong_is_found(pair, change, check):
