@@ -50,7 +50,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     push_to_hub: str | None = None,
 ) -> Path:
-    """Convert a checkpoint to a Hub repository that Transformers loads with `trust_remote_code=True`.
+    """Convert a checkpoint to a Hub repository, which loads with `trust_remote_code=True`.
 
     The repository is written beside its final name, read back and run, and moved there when it is
     right.
@@ -120,9 +120,9 @@ def convert_checkpoint(
         )
     stored = {parameter.dtype for parameter in parameters.values()}
     if dtype is None and len(stored) > 1:
+        names = ", ".join(sorted(map(dtype_name, stored)))
         raise RepositoryError(
-            f"The checkpoint's tensors have the dtypes {', '.join(sorted(map(dtype_name, stored)))}, "
-            "and a network has one; pass --dtype."
+            f"The checkpoint's tensors have the dtypes {names}; a network has one: pass --dtype."
         )
     # The port's repositories have the copy.
     copied_rows = released.copied_rows if released and not port else ()

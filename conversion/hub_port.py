@@ -1,4 +1,4 @@
-"""Reads a repository of the old Hub port: a config.json with model type "glm", weights, tokenizer."""
+"""Reads a repository of the old Hub port, whose config.json has the model type "glm"."""
 
 import logging
 import re

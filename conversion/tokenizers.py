@@ -157,7 +157,7 @@ def read_merges(merges: Path, entries: dict[str, int]) -> list[tuple[str, str]]:
         raise ValueError(f"a line stands twice in {merges}; download it again")
     made = {"".join(pair) for pair in pairs}
     for entry in entries:
-        special = entry[0] == "<" and entry[-1] == ">" or entry.startswith("madeupword")
+        special = entry.startswith("madeupword") or (entry[:1] == "<" and entry[-1:] == ">")
         if len(entry) > 1 and not special and entry not in made:
             raise ValueError(f"{merges} does not make {entry}; download it again, completely")
     return pairs

@@ -14,6 +14,7 @@ import math
 import os
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 import zlib
@@ -155,8 +156,10 @@ STAND_INS = {
 STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 # Names here would run what the file says. Nothing is run in any case; but who writes them into a
 # checkpoint is not to be trusted with its weights either.
-RUNNING_MODULES = "os posix nt sys subprocess importlib runpy pty socket ctypes shutil code".split()
-RUNNING_BUILTINS = "eval exec compile open getattr setattr delattr __import__ breakpoint".split()
+RUNNING = re.compile(
+    r"(os|posix|nt|sys|subprocess|importlib|runpy|pty|socket|ctypes|shutil|code)\..*"
+    r"|(builtins|__builtin__)\.(eval|exec|compile|open|[gs]etattr|__import__|breakpoint)"
+)
 
 
 class Unpickler(pickle.Unpickler):
@@ -167,9 +170,7 @@ class Unpickler(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module, name):
-        if module.partition(".")[0] in RUNNING_MODULES or (
-            module in ("builtins", "__builtin__") and name in RUNNING_BUILTINS
-        ):
+        if RUNNING.fullmatch(f"{module}.{name}"):
             raise ValueError(f"it names {module}.{name}, which runs programs; do not trust it")
         if module in STORAGE_MODULES and name in STORAGE_TYPES:
             return STORAGE_TYPES[name]

@@ -1,4 +1,4 @@
-"""Writes a complete Hub repository: configuration, weights, tokenizer, code, model card, handler."""
+"""Writes a complete Hub repository: weights, settings, tokenizer, code, model card, handler."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def write_repository(
     released: str | None = None,
     language: str | None = None,
 ):
-    """Write a repository beside its final name, read it back, and give it its name when it is right.
+    """Write a repository beside its final name, read it back, and move it there when it is right.
 
     Args:
         output: an absolute path; what is there is replaced.
@@ -148,7 +148,7 @@ def write_files(
 
 
 def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: int):
-    """Write files that both Transformers 5 and 4.57 load: one does not read what the other writes."""
+    """Write files that Transformers 5 and 4.57 load: one does not read what the other writes."""
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     special = {
         name: getattr(tokenizer, name)

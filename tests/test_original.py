@@ -1,4 +1,4 @@
-"""The original's numbers, through a converted repository that a fresh process loads from another directory."""
+"""The original's numbers, through a converted repository that a fresh process loads."""
 
 import os
 import subprocess

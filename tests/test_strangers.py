@@ -353,19 +353,24 @@ PICKLES = {
 
 LIMITED = f"""
 import importlib.util, resource, sys
-spec = importlib.util.spec_from_file_location("glm_transformers", {str(ROOT)!r} + "/__init__.py", submodule_search_locations=[{str(ROOT)!r}])
+root = {str(ROOT)!r}
+spec = importlib.util.spec_from_file_location(
+    "glm_transformers", root + "/__init__.py", submodule_search_locations=[root]
+)
 sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
 from pathlib import Path
 from glm_transformers.conversion import ConversionError
 from glm_transformers.conversion.checkpoint import read_checkpoint
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
 for file in sys.argv[1:]:
     try:
         read_checkpoint(Path(file))
     except ConversionError as error:
         assert len(str(error)) < 1600
-        print(Path(file).name, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+        print(Path(file).name, peak() - before)
 """
 
 
@@ -650,7 +655,7 @@ def test_a_configuration_without_a_model_type(tmp_path):
 
 def test_export_names_no_option_that_it_does_not_have(converted, tmp_path):
     (tmp_path / "there").mkdir()
-    with pytest.raises(ConversionError, match="exists already; choose another place.$"):
+    with pytest.raises(ConversionError, match=r"exists already; choose another place\.$"):
         export_checkpoint(converted, tmp_path / "there")
 
 
