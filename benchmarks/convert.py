@@ -2,12 +2,13 @@
 
     python benchmarks/convert.py FOLDER --model glm-2b --model glm-10b --ranks 1 --ranks 4
 
-Makes checkpoints of random numbers with the true shapes in FOLDER, which needs three times the model's room, converts and
-copies each in turn, and deletes them. Both read from the disk (what the system keeps in memory is dropped before) and wait
-until the disk has what they write. The conversion's time has all of the command in it: the start of Python and its imports,
-which is also shown on its own, reading the result back, and running it. Memory is the peak of what
-the process has for itself (anonymous memory: what it maps from files, the system may take back),
-above that of one that only imports the package.
+Makes checkpoints of random numbers with the true shapes in FOLDER, which needs three times the
+model's room, converts and copies each in turn, and deletes them. Both read from the disk (what the
+system keeps in memory is dropped before) and wait until the disk has what they write. The
+conversion's time has all of the command in it: the start of Python and its imports, which is also
+shown on its own, reading the result back, and running it. Memory is the peak of what the process
+has for itself (anonymous memory: what it maps from files, the system may take back), above that of
+one that only imports the package.
 """
 
 import os
@@ -110,8 +111,12 @@ def watch(process: subprocess.Popen, peaks: list[int]):
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where checkpoints are made and deleted.")],
-    model: Annotated[list[str], typer.Option(help="Names of released checkpoints.")] = ["glm-2b"],
-    ranks: Annotated[list[int], typer.Option(help="Numbers of model-parallel ranks.")] = [1, 4],
+    model: Annotated[
+        list[str], typer.Option(default_factory=lambda: ["glm-2b"], help="Released checkpoints.")
+    ],
+    ranks: Annotated[
+        list[int], typer.Option(default_factory=lambda: [1, 4], help="Model-parallel ranks.")
+    ],
     repeats: Annotated[
         int, typer.Option(min=1, help="Rounds of which the table shows medians.")
     ] = 3,
@@ -145,7 +150,7 @@ def main(
             convert = [sys.executable, "-c", f"{PROGRAM}; main()", "convert", checkpoint, output]
             convert += ["--tokenizer", "none", "--model", name]
             converted, copied, peaks = [], [], []
-            # The first round is not counted: a virtual disk is slow where it is written for the first time.
+            # The first round is not counted: a virtual disk is slow where it is new.
             for round in range(1 + repeats):
                 for command, seconds in (
                     (convert, converted),
@@ -160,11 +165,19 @@ def main(
                         seconds.append(taken)
                     shutil.rmtree(output)
             convert_seconds, copy_seconds = statistics.median(converted), statistics.median(copied)
-            print(
-                f"| {name} | {count} | {size / 1e9:.1f} | {convert_seconds:.1f} | {start:.1f} | {copy_seconds:.1f} | "
-                f"{copy_seconds / convert_seconds:.2f} | {copy_seconds / (convert_seconds - start):.2f} | {max(peaks) / 1e6:.0f} | {max(peaks) / largest:.2f} |",
-                flush=True,
+            row = (
+                name,
+                count,
+                f"{size / 1e9:.1f}",
+                f"{convert_seconds:.1f}",
+                f"{start:.1f}",
+                f"{copy_seconds:.1f}",
+                f"{copy_seconds / convert_seconds:.2f}",
+                f"{copy_seconds / (convert_seconds - start):.2f}",
+                f"{max(peaks) / 1e6:.0f}",
+                f"{max(peaks) / largest:.2f}",
             )
+            print("|", " | ".join(map(str, row)), "|", flush=True)
             shutil.rmtree(checkpoint)
         shutil.rmtree(repository)
 

@@ -1,5 +1,6 @@
 """Converts a checkpoint, or a repository of the old Hub port, to a complete Hub repository."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -18,13 +19,19 @@ from ..hub_repository.config import (
 )
 from ..hub_repository.errors import RepositoryError
 from ..hub_repository.output import prepare
-from ..hub_repository.repository import check_replaceable, write_repository
+from ..hub_repository.repository import (
+    check_replaceable,
+    check_text_vocabulary,
+    write_repository,
+)
 from ..hub_repository.weights import LazyTensor, plan_shards
 from ..tokenization_glm import GLMTokenizerFast
 from .checkpoint import converted, dtype_name, find_rank_files, read_checkpoint
 from .hub_port import HubPort, find_hub_port
 from .released import RELEASED, Released
 from .tokenizers import BUILDERS, build_tokenizer, find_vocabulary
+
+logger = logging.getLogger(__name__)
 
 HEADS = ("pool_layer.", "multichoice_head.")
 
@@ -43,7 +50,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     push_to_hub: str | None = None,
 ) -> Path:
-    """Convert a checkpoint to a Hub repository that Transformers loads with `trust_remote_code=True`.
+    """Convert a checkpoint to a Hub repository, which loads with `trust_remote_code=True`.
 
     The repository is written beside its final name, read back and run, and moved there when it is
     right.
@@ -113,9 +120,9 @@ def convert_checkpoint(
         )
     stored = {parameter.dtype for parameter in parameters.values()}
     if dtype is None and len(stored) > 1:
+        names = ", ".join(sorted(map(dtype_name, stored)))
         raise RepositoryError(
-            f"The checkpoint's tensors have the dtypes {', '.join(sorted(map(dtype_name, stored)))}, "
-            "and a network has one; pass --dtype."
+            f"The checkpoint's tensors have the dtypes {names}; a network has one: pass --dtype."
         )
     # The port's repositories have the copy.
     copied_rows = released.copied_rows if released and not port else ()
@@ -179,6 +186,8 @@ def config_of(
             options.pop("label2id", None)
     if tokenizer is not None:
         check_vocabulary(tokenizer, sizes["vocab_size"])
+        if note := check_text_vocabulary(tokenizer, sizes["vocab_size"]):
+            logger.warning("A remark on the tokenizer: %s.", note)
         options |= {
             "sop_token_id": tokenizer.sop_token_id,
             "eop_token_id": tokenizer.eop_token_id,

@@ -1,5 +1,7 @@
-"""Reads a repository of the old Hub port: config.json with model type "glm", the weights, its tokenizer files."""
+"""Reads a repository of the old Hub port, whose config.json has the model type "glm"."""
 
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from ..hub_repository.weights import INDEX, WEIGHTS, LazyTensor, read_safetensor
 from .checkpoint import add_parameter, find_module, merge_ranks
 from .tokenizers import VOCABULARIES
 from .torch_file import read_torch_file
+
+logger = logging.getLogger(__name__)
 
 OLD_WEIGHTS, OLD_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What our configuration keeps of the old one, beside the sizes, which the tensors tell; the last
@@ -27,6 +31,9 @@ KEPT_OPTIONS = (
     "sentinel_token",
     "spell_length",
 )
+# The port's classifier has two layers beside the network; what they are called here.
+PORT_HEAD = re.compile(r"(dense|out_proj)\.(weight|bias)")
+OUR_NAMES = {"dense": "pool_layer", "out_proj": "multichoice_head"}
 TOKENIZER_CONFIGS = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -57,7 +64,7 @@ class HubPort:
 
     def read_parameters(self) -> dict[str, LazyTensor]:
         """The parameters under their released names; no tensor is read yet."""
-        found = {}
+        found, left_out = {}, []
         for file in self.files:
             tensors = (
                 read_safetensors(file)
@@ -65,8 +72,24 @@ class HubPort:
                 else find_module(read_torch_file(file))
             )
             for name, tensor in tensors.items():
-                add_parameter(found, name, tensor)
+                head = PORT_HEAD.fullmatch(name)
+                if head and not self.is_classifier:
+                    left_out.append(name)
+                    continue
+                ours = f"{OUR_NAMES[head[1]]}.{head[2]}" if head else name
+                add_parameter(found, ours, tensor)
+        if left_out:
+            logger.warning(
+                "%s are left out: they are of a classifier, and config.json names none among its "
+                "architectures.",
+                ", ".join(left_out),
+            )
         return merge_ranks([found])
+
+    @property
+    def is_classifier(self) -> bool:
+        names = self.config.get("architectures")
+        return isinstance(names, list) and "GLMForSequenceClassification" in names
 
     def check_tokenizer(self, tokenizer):
         """Raise if a token has another id in the old tokenizer's files."""

@@ -1,4 +1,4 @@
-"""The ten released checkpoints: what their tensors cannot tell, and the sizes by which they are known."""
+"""The ten released checkpoints: what their tensors cannot tell, and their sizes."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Released:
     """
-    layers, hidden_size, num_attention_heads, positions, vocabulary: L, H, A, P, and V, padded to a multiple of 128. The
-        tensors are the same for any number of heads that divides the hidden size.
+    layers, hidden_size, num_attention_heads, positions, vocabulary: L, H, A, P, and V, padded to a
+        multiple of 128. The tensors are the same for any number of heads that divides the hidden
+        size.
     tokenizer: family of the vocabulary.
     task_mask: whether the model was trained with `[gMASK]` and `[sMASK]`.
-    copied_rows: word embedding rows to copy, (from, to). glm-10b-chinese was trained with one id, 50007, for the end of
-        piece and for `[gMASK]`; the copy gives `[gMASK]` the id 50009 that it has in glm-large-chinese.
+    copied_rows: word embedding rows to copy, (from, to). glm-10b-chinese was trained with one id,
+        50007, for the end of piece and for `[gMASK]`; the copy gives `[gMASK]` the id 50009 that it
+        has in glm-large-chinese.
     """
 
     layers: int
@@ -29,7 +31,7 @@ class Released:
 
     @property
     def parameters(self) -> int:
-        """How many: V * H + 2 (P + 1) H + L (12 H^2 + 13 H) + 2 H; the output layer is the word embedding."""
+        """V H + 2 (P + 1) H + L (12 H^2 + 13 H) + 2 H; the output layer is the word embedding."""
         hidden = self.hidden_size
         embeddings = self.vocabulary * hidden + 2 * (self.positions + 1) * hidden
         return embeddings + self.layers * (12 * hidden**2 + 13 * hidden) + 2 * hidden

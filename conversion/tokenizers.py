@@ -1,10 +1,11 @@
 """Builds the tokenizer of each GLM family from the vocabulary files that the original code used.
 
-The families differ in how text becomes pieces; the command tokens, their ids and their left-stripping are GLM's. Masks of
-the GPT-2, RoBERTa and Chinese families swallow all white space on their left, other tokens swallow none.
+The families differ in how text becomes entries of the vocabulary; the command tokens, their ids and
+their left-stripping are GLM's. Masks of the GPT-2, RoBERTa and Chinese families swallow all white
+space on their left, other tokens swallow none.
 """
 
-import json
+import os
 import struct
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from tokenizers import (
     processors,
 )
 
-from ..hub_repository.errors import RepositoryError
+from ..hub_repository.errors import RepositoryError, library_errors
+from ..hub_repository.files import LARGEST_JSON, read_json, read_text, require_file
 from ..tokenization_glm import GLMTokenizerFast
 
-# The vocabulary files of each family, by the names they have in one place or another, and the Hub name that has them.
+# The vocabulary files of each family, by the names they have in one place or another, and the Hub
+# name that has them.
 VOCABULARIES = {
     "gpt2": (
         [("gpt2-vocab.json", "vocab.json"), ("gpt2-merges.txt", "merges.txt")],
@@ -41,13 +44,17 @@ VOCABULARIES = {
 }
 
 NEW_LINE = "\ue000"
+LONGEST_ENTRY = (
+    1000  # characters of an entry of a SentencePiece vocabulary; the longest known has 16
+)
 
 
 def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
     """The vocabulary files of `family`, in the order its builder takes them.
 
     Args:
-        vocab: a folder that holds them, one of the files, or a Hub name; the family's own Hub name if None.
+        vocab: a folder that holds them, one of the files, or a Hub name; the family's own Hub name
+            if None.
 
     Raises:
         RepositoryError: if a file is missing; it names the file.
@@ -55,9 +62,9 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
     names, hub_name = VOCABULARIES[family]
     vocab = vocab if vocab is not None else hub_name
     folder = Path(vocab)
-    if folder.is_file():
-        folder = folder.parent
-    elif not folder.exists():
+    if os.path.lexists(folder):
+        folder = folder if folder.is_dir() else require_file(folder).parent
+    else:
         try:
             folder = Path(
                 snapshot_download(
@@ -66,26 +73,32 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
             )
         except Exception as error:
             raise RepositoryError(
-                f"{vocab} is neither a folder nor a repository that can be reached on the Hub; pass --vocab with the "
-                f"folder that holds {names[0][0]}."
+                f"{vocab} is neither a folder nor a repository that can be reached on the Hub; "
+                f"pass --vocab with the folder that holds {names[0][0]}."
             ) from error
     files = []
     for group in names:
-        present = [folder / name for name in group if (folder / name).is_file()]
+        present = [folder / name for name in group if os.path.lexists(folder / name)]
         if not present:
             raise RepositoryError(
                 f"{folder} holds no {' or '.join(group)}, which the {family} tokenizer needs."
             )
-        files.append(present[0])
+        files.append(require_file(present[0], LARGEST_JSON))
     return files
 
 
 def build_tokenizer(family: str, files: list[Path], task_mask: bool) -> GLMTokenizerFast:
-    """The tokenizer of `family` with its command tokens; with `task_mask`, `[gMASK]` and `[sMASK]` too."""
-    try:
+    """The tokenizer of `family` with its command tokens.
+
+    Args:
+        files: as `find_vocabulary` gives them.
+        task_mask: with `[gMASK]` and `[sMASK]` too.
+
+    Raises:
+        RepositoryError: if the files are damaged, or of another family.
+    """
+    with library_errors(f"{files[0]} is not a {family} vocabulary"):
         tokenizer = BUILDERS[family](*files, task_mask)
-    except (ValueError, KeyError, struct.error, UnicodeDecodeError) as error:
-        raise RepositoryError(f"{files[0]} is not a {family} vocabulary: {error}.") from error
     end = "[PAD]" if family == "bert" else "<|endoftext|>"
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"[CLS] $A {end}",
@@ -122,9 +135,39 @@ def add_command_tokens(
     )
 
 
+def read_entries(vocabulary: Path, needed: str) -> dict[str, int]:
+    """The entries of a vocabulary with their ids, which are 0, 1, 2, ... in some order."""
+    entries = read_json(vocabulary)
+    if not all(type(id) is int for id in entries.values()):
+        raise ValueError("its values are not ids")
+    if sorted(entries.values()) != list(range(len(entries))):
+        raise ValueError("its ids have gaps, or an id stands twice; download it again")
+    if needed not in entries:
+        raise ValueError(f"it holds no {needed}")
+    return entries
+
+
+def read_merges(merges: Path, entries: dict[str, int]) -> list[tuple[str, str]]:
+    """The merges, in their order; each entry of more than one character is the result of one."""
+    lines = read_text(merges).split("\n")
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise ValueError(f"{merges} holds a line that is no pair")
+    if len(set(pairs)) < len(pairs):
+        raise ValueError(f"a line stands twice in {merges}; download it again")
+    made = {"".join(pair) for pair in pairs}
+    for entry in entries:
+        special = entry.startswith("madeupword") or (entry[:1] == "<" and entry[-1:] == ">")
+        if len(entry) > 1 and not special and entry not in made:
+            raise ValueError(f"{merges} does not make {entry}; download it again, completely")
+    return pairs
+
+
 def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
-    model = models.BPE.from_file(str(vocabulary), str(merges))
-    tokenizer = byte_level(model)
+    entries = read_entries(vocabulary, "<|endoftext|>")
+    if "<mask>" in entries:
+        raise ValueError("it is RoBERTa's; pass --tokenizer roberta, or GPT-2's files")
+    tokenizer = byte_level(models.BPE(entries, read_merges(merges, entries)))
     surfaces = [
         "<|endoftext|>",
         "<|startofpiece|>",
@@ -139,11 +182,9 @@ def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
 
 
 def build_roberta(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
-    # The vocabulary maps byte-level pieces straight to fairseq ids; its four special entries are GLM's command tokens, and
-    # GPT-2's own end of text, which fairseq kept as a piece of text, was never used.
-    pieces = json.loads(vocabulary.read_text(encoding="utf-8"))
-    if "<mask>" not in pieces:
-        raise ValueError("it holds no <mask>")
+    # The vocabulary maps byte-level entries straight to fairseq ids; its four special entries are
+    # GLM's command tokens, and GPT-2's own end of text, which fairseq kept as text, was never used.
+    entries = read_entries(vocabulary, "<mask>")
     renamed = {
         "<s>": "[CLS]",
         "</s>": "<|endoftext|>",
@@ -151,17 +192,15 @@ def build_roberta(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
         "<mask>": "[MASK]",
         "<|endoftext|>": "<|unused|>",
     }
-    ids = {renamed.get(piece, piece): id for piece, id in pieces.items()}
-    pairs = [
-        tuple(line.split(" "))
-        for line in merges.read_text(encoding="utf-8").splitlines()[1:]
-        if line
-    ]
-    # GPT-2 merges can make pieces that RoBERTa has not: the original reads these as id 0, as it does all unknown ones.
+    ids = {renamed.get(entry, entry): id for entry, id in entries.items()}
+    pairs = read_merges(merges, entries)
+    # GPT-2 merges can make entries that RoBERTa has not: the original reads these as id 0, as it
+    # does all unknown ones.
     tokenizer = byte_level(
         models.BPE(ids, [pair for pair in pairs if "".join(pair) in ids], unk_token="[CLS]")
     )
-    # `[SEP]` has the id of the end of text, and a vocabulary has one surface for an id: the text is rewritten.
+    # `[SEP]` has the id of the end of text, and a vocabulary has one surface for an id: the text is
+    # rewritten.
     tokenizer.normalizer = normalizers.Replace("[SEP]", "<|endoftext|>")
     surfaces = ["[CLS]", "<|endoftext|>", "[UNK]", "[MASK]", "<|startofpiece|>", "<|endofpiece|>"]
     add_command_tokens(
@@ -177,34 +216,49 @@ def byte_level(model: models.BPE) -> Tokenizer:
     return tokenizer
 
 
+BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
 def build_bert(vocabulary: Path, task_mask: bool) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece.from_file(str(vocabulary), unk_token="[UNK]"))
+    lines = [line.rstrip() for line in read_text(vocabulary).rstrip("\n").split("\n")]
+    entries = {entry: id for id, entry in enumerate(lines)}
+    if len(entries) < len(lines):
+        raise ValueError("a line stands twice in it; download it again")
+    missing = [token for token in BERT_TOKENS if token not in entries]
+    if missing:
+        raise ValueError(f"it holds no {missing[0]}")
+    tokenizer = Tokenizer(models.WordPiece(entries, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
-    surfaces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|startofpiece|>", "<|endofpiece|>"]
+    surfaces = [*BERT_TOKENS, "<|startofpiece|>", "<|endofpiece|>"]
     add_command_tokens(tokenizer, surfaces + ["[gMASK]", "[sMASK]"] * task_mask, strip=False)
     return tokenizer
 
 
 def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
-    pieces, character_map = read_sentencepiece(model_file)
-    # `<n>` is a piece that is never cut or joined: inside the tokenizer it is one character, from the private use area.
-    pieces = [(NEW_LINE if piece == "<n>" else piece, score) for piece, score in pieces]
-    ids = {piece: id for id, (piece, _) in enumerate(pieces)}
-    # A sentencepiece BPE model keeps no merges: they are all the ways to cut a piece into two, in the order of its score.
+    scored, character_map = read_sentencepiece(model_file)
+    # `<n>` is an entry that is never cut or joined: inside the tokenizer it is one character, from
+    # the private use area.
+    scored = [(NEW_LINE if entry == "<n>" else entry, score) for entry, score in scored]
+    ids = {entry: id for id, (entry, _) in enumerate(scored)}
+    if len(ids) < len(scored) or "<unk>" not in ids:
+        raise ValueError("an entry stands twice in it, or it holds no <unk>; download it again")
+    # A SentencePiece BPE model keeps no merges: they are all the ways to cut an entry into two, in
+    # the order of its score.
     merges = sorted(
         (-score, ids[left], ids[right])
-        for piece, score in pieces
-        for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece)))
+        for entry, score in scored
+        for left, right in ((entry[:i], entry[i:]) for i in range(1, len(entry)))
         if left in ids and right in ids
     )
-    surface = [piece for piece, _ in pieces]
+    surface = [entry for entry, _ in scored]
     merges = [(surface[left], surface[right]) for _, left, right in merges]
     tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence(
         [
-            # The map knows decomposed kana and Hangul, which this library looks up in it one character at a time.
+            # The map knows decomposed kana and Hangul, which this library looks up in it one
+            # character at a time.
             normalizers.NFC(),
             normalizers.Precompiled(character_map),
             normalizers.Replace(Regex("^ +| +$"), ""),
@@ -213,8 +267,8 @@ def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
         ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    # Ids 50000 to 50009; 50005 was left free. glm-10b-chinese was trained with [gMASK] at 50007, where it has a row of its
-    # own after conversion, so that one tokenizer serves both Chinese models.
+    # Ids 50000 to 50009; 50005 was left free. glm-10b-chinese was trained with [gMASK] at 50007; it
+    # has a row of its own after conversion, so that one tokenizer serves both Chinese models.
     surfaces = [
         "<|endoftext|>",
         "[SEP]",
@@ -227,7 +281,8 @@ def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
     ]
     surfaces += ["[sMASK]", "[gMASK]"] * task_mask
     add_command_tokens(tokenizer, surfaces)
-    # The original makes text of each stretch between command tokens on its own: the first space of each is dropped.
+    # The original makes text of each stretch between command tokens on its own: the first space of
+    # each is dropped.
     commands = "|".join(["^", *(rf"(?<={escape(token)})" for token in surfaces)])
     tokenizer.decoder = decoders.Sequence(
         [
@@ -246,30 +301,33 @@ def escape(surface: str) -> str:
 
 
 def read_sentencepiece(model_file: Path) -> tuple[list[tuple[str, float]], bytes]:
-    """Pieces with their scores, and the normaliser's character map, from a sentencepiece model.
+    """Entries with their scores, and the normaliser's character map, from a SentencePiece model.
 
-    The file is one protocol buffer message: field 1, repeated, is a piece (1 text, 2 score); field 3 is the normaliser
-    (2 the character map).
+    The file is one protocol buffer message: field 1, repeated, is an entry (1 text, 2 score); field
+    3 is the normaliser (2 the character map).
     """
-    pieces, character_map = [], b""
+    scored, character_map = [], b""
     for field, value in protobuf_fields(model_file.read_bytes()):
         if field == 1:
-            piece = dict(protobuf_fields(value))
-            pieces.append((piece[1].decode("utf-8"), struct.unpack("<f", piece[2])[0]))
+            entry = dict(protobuf_fields(value))
+            text = entry[1].decode("utf-8")
+            if not 0 < len(text) <= LONGEST_ENTRY:
+                raise ValueError("it holds an entry that is empty or very long")
+            scored.append((text, struct.unpack("<f", entry[2])[0]))
         elif field == 3:
             character_map = dict(protobuf_fields(value)).get(2, b"")
-    if not pieces:
-        raise ValueError("it holds no pieces")
-    return pieces, character_map
+    if not scored:
+        raise ValueError("it holds no entries")
+    return scored, character_map
 
 
 def protobuf_fields(message: bytes):
-    """The fields of a protocol buffer message: (number, bytes), or (number, integer) for variable-length integers."""
+    """The fields of a protocol buffer message: (number, bytes), or (number, integer)."""
 
     def integer(at):
         value, shift = 0, 0
         while True:
-            if at >= len(message):
+            if at >= len(message) or shift > 63:
                 raise ValueError("it ends in the middle of a field")
             value |= (message[at] & 0x7F) << shift
             at, shift = at + 1, shift + 7

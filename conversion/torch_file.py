@@ -11,12 +11,15 @@ not compare a storage with its record. Here every file ends soon, in little memo
 
 import io
 import math
+import os
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 import zlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,6 +36,7 @@ from ..hub_repository.weights import LazyTensor
 LARGEST_PICKLE = 2**26
 MOST_STEPS = 500_000
 LARGEST_DIRECTORY = 2**22  # of a zip file, 46 bytes and a name for each record
+READ_AHEAD = 2**26  # bytes
 # The first object of a torch file from before 1.6, a number chosen by torch.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # Opcodes of a pickle that name a place in its memory.
@@ -152,8 +156,10 @@ STAND_INS = {
 STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 # Names here would run what the file says. Nothing is run in any case; but who writes them into a
 # checkpoint is not to be trusted with its weights either.
-RUNNING_MODULES = "os posix nt sys subprocess importlib runpy pty socket ctypes shutil code".split()
-RUNNING_BUILTINS = "eval exec compile open getattr setattr delattr __import__ breakpoint".split()
+RUNNING = re.compile(
+    r"(os|posix|nt|sys|subprocess|importlib|runpy|pty|socket|ctypes|shutil|code)\..*"
+    r"|(builtins|__builtin__)\.(eval|exec|compile|open|[gs]etattr|__import__|breakpoint)"
+)
 
 
 class Unpickler(pickle.Unpickler):
@@ -164,9 +170,7 @@ class Unpickler(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module, name):
-        if module.partition(".")[0] in RUNNING_MODULES or (
-            module in ("builtins", "__builtin__") and name in RUNNING_BUILTINS
-        ):
+        if RUNNING.fullmatch(f"{module}.{name}"):
             raise ValueError(f"it names {module}.{name}, which runs programs; do not trust it")
         if module in STORAGE_MODULES and name in STORAGE_TYPES:
             return STORAGE_TYPES[name]
@@ -248,6 +252,7 @@ class TorchFile:
             RepositoryError: if its storage does not have its checksum.
         """
         storage, place = tensor.storage, self.places[tensor.storage.key]
+        self.read_ahead(place)
         mapped = self.mapped[place.start : place.start + place.length]
         if place.start % storage.dtype.itemsize:
             mapped = mapped.clone()  # not every kernel reads numbers that lie across words
@@ -260,6 +265,18 @@ class TorchFile:
             self.intact.add(storage.key)
         empty = torch.empty(0, dtype=storage.dtype)
         return empty.set_(mapped, tensor.offset, tensor.shape, tensor.stride)
+
+    def read_ahead(self, place: Place):
+        """Have the system read a tensor, and some that follow, in large pieces and at once.
+
+        What is mapped it reads in small ones, five times slower from a disk.
+        """
+        if hasattr(
+            os, "posix_fadvise"
+        ):  # macOS has no such advice, and some file systems take none
+            with open(self.file, "rb") as opened, suppress(OSError):
+                length = place.length + READ_AHEAD
+                os.posix_fadvise(opened.fileno(), place.start, length, os.POSIX_FADV_WILLNEED)
 
     @cached_property
     def mapped(self) -> torch.UntypedStorage:

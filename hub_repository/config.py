@@ -8,7 +8,11 @@ from pathlib import Path
 import torch
 
 from ..configuration_glm import GLMConfig
-from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
+from ..modeling_glm import (
+    GLMForConditionalGeneration,
+    GLMForMultipleChoice,
+    GLMForSequenceClassification,
+)
 from .errors import RepositoryError, library_errors
 from .files import read_json, write_json
 
@@ -29,6 +33,9 @@ PIPELINES = {
     }
 }
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+# What a repository may hold; the first two are what conversion writes.
+NETWORKS = (GLMForConditionalGeneration, GLMForSequenceClassification, GLMForMultipleChoice)
 
 # The original pads a vocabulary to a multiple of this.
 VOCABULARY_MULTIPLE = 128
@@ -186,10 +193,7 @@ def _rows(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
 
 def build_network(config: GLMConfig) -> torch.nn.Module:
     """The network without memory for its weights: it knows their names, shapes and order."""
-    classes = {
-        network.__name__: network
-        for network in (GLMForConditionalGeneration, GLMForSequenceClassification)
-    }
+    classes = {network.__name__: network for network in NETWORKS}
     names = config.architectures or []
     if len(names) != 1 or names[0] not in classes:
         raise RepositoryError(

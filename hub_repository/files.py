@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from .errors import RepositoryError
 
-# Bytes of the longest JSON file that is read: the tokenizer.json of the largest vocabulary has 20 MB.
+# Bytes of the longest JSON file that is read; the largest tokenizer.json has a tenth of it.
 LARGEST_JSON = 2**26
 
 
@@ -29,7 +29,7 @@ def require_file(file: Path, largest: int | None = None) -> Path:
         raise RepositoryError(f"{file} is no regular file; put the file itself in its place.")
     if largest is not None and status.st_size > largest:
         raise RepositoryError(
-            f"{file} has {status.st_size} bytes, where {largest} are the most; is it the right file?"
+            f"{file} has {status.st_size} bytes, and {largest} are the most; is it the right file?"
         )
     return file
 

@@ -1,4 +1,4 @@
-"""The README.md of a converted repository, which the Hub shows as its model card."""
+"""The README.md of a repository, which the Hub shows as its model card."""
 
 import torch
 from huggingface_hub import ModelCardData
@@ -17,12 +17,15 @@ BLANKS = {
 }
 PROMPTS = {
     "en": {
-        "[MASK]": "Ng is an adjunct professor at [MASK] (formerly associate professor and Director of its Stanford AI Lab).",
-        "[sMASK]": "There have been various types of pretraining architectures. [sMASK] We propose a General Language Model.",
+        "[MASK]": "Ng is an adjunct professor at [MASK] (formerly associate professor and Director "
+        "of its Stanford AI Lab).",
+        "[sMASK]": "There have been various types of pretraining architectures. [sMASK] We propose "
+        "a General Language Model.",
         "[gMASK]": "Tsinghua University is located in [gMASK]",
     },
     "zh": {
-        "[MASK]": "凯旋门位于意大利米兰市古城堡旁。1807年为纪念[MASK]而建，门高25米，顶上矗立两武士青铜古兵车铸像。",
+        "[MASK]": "凯旋门位于意大利米兰市古城堡旁。1807年为纪念[MASK]而建，门高25米，"
+        "顶上矗立两武士青铜古兵车铸像。",
         "[sMASK]": "清华大学位于北京。[sMASK]欢迎大家报考。",
         "[gMASK]": "清华大学位于[gMASK]",
     },
@@ -30,7 +33,11 @@ PROMPTS = {
 
 # What the original's README gives, for GLM-10B alone.
 PUBLISHED = {
-    "glm-10b": """| SuperGLUE, development set | COPA | WSC | RTE | WiC | CB | MultiRC | BoolQ | ReCoRD |
+    "glm-10b": f"""## Published results
+
+Of the released glm-10b, as [its authors]({ORIGINAL}) give them; not measured again.
+
+| SuperGLUE, dev | COPA | WSC | RTE | WiC | CB | MultiRC | BoolQ | ReCoRD |
 |---|---|---|---|---|---|---|---|---|
 | | 98.0 | 95.2 | 93.1 | 75.7 | 98.7 / 98.2 | 88.1 / 63.3 | 88.7 | 94.4 / 94.0 |
 
@@ -42,21 +49,22 @@ PUBLISHED = {
 | Language modeling | LAMBADA, accuracy | WikiText-103, perplexity |
 |---|---|---|
 | bidirectional | 72.35 | 11.33 |
-| unidirectional | 67.18 | 12.22 |
-"""
+| unidirectional | 67.18 | 12.22 |"""
 }
 
-PUBLISHED_HEADING = f"""## Published results
+END = """## Licence
 
-Of the released {{released}}, as [its authors]({ORIGINAL}) give them; not measured again.
+The weights keep the licence under which they were published; the Python files here are Apache-2.0.
 
-"""
+## Citation
 
-CITATION = """```bibtex
+```bibtex
 @inproceedings{du2022glm,
   title = {{GLM}: General Language Model Pretraining with Autoregressive Blank Infilling},
-  author = {Du, Zhengxiao and Qian, Yujie and Liu, Xiao and Ding, Ming and Qiu, Jiezhong and Yang, Zhilin and Tang, Jie},
-  booktitle = {Proceedings of the 60th Annual Meeting of the Association for Computational Linguistics},
+  author = {Du, Zhengxiao and Qian, Yujie and Liu, Xiao and Ding, Ming and Qiu, Jiezhong and
+            Yang, Zhilin and Tang, Jie},
+  booktitle = {Proceedings of the 60th Annual Meeting of the Association for Computational
+               Linguistics},
   year = {2022},
   pages = {320--335},
 }
@@ -84,6 +92,9 @@ def model_card(
     fills = config.architectures == ["GLMForConditionalGeneration"]
     masks = [mask for mask in BLANKS if fills and tokenizer is not None and mask in tokenizer.masks]
     prompts = {mask: PROMPTS[language or "en"][mask] for mask in masks}
+    widget = [
+        {"text": text, "example_title": f"{mask}: {BLANKS[mask]}"} for mask, text in prompts.items()
+    ]
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="text2text-generation" if fills else "text-classification",
@@ -92,59 +103,44 @@ def model_card(
         license_name="as-published-with-the-weights",
         license_link=ORIGINAL if released else None,
         tags=["glm", "custom_code", "arxiv:2103.10360", *(["blank-infilling"] if fills else [])],
-        widget=[
-            {"text": text, "example_title": f"{mask}: {BLANKS[mask]}"}
-            for mask, text in prompts.items()
-        ]
-        or None,
+        widget=widget or None,
     )
     sections = [
-        _description(name, config, released, parameters),
-        _use(name, prompts, config, tokenizer),
+        _description(name, config, released, parameters, fills),
+        _use(name, prompts["[MASK]"]) if prompts else _load(name, fills, tokenizer),
         _masks(masks) if masks else "",
         _memory(config, dtype, parameters),
-        PUBLISHED_HEADING.format(released=released) + PUBLISHED[released]
-        if released in PUBLISHED
-        else "",
-        "## Licence\n\nThe weights keep the licence under which they were published; the Python files here are Apache-2.0.",
-        f"## Citation\n\n{CITATION}",
+        PUBLISHED.get(released, ""),
+        END,
     ]
     body = "\n\n".join(section.strip() for section in sections if section)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
 
 
-def _description(name: str, config: GLMConfig, released: str | None, parameters: int) -> str:
-    purpose = (
-        "fills blanks in texts"
-        if config.architectures == ["GLMForConditionalGeneration"]
-        else f"sorts texts into {config.num_labels} classes"
-    )
-    origin = (
-        f"It was converted from the released checkpoint [{released}]({ORIGINAL}).\n"
-        if released
-        else ""
-    )
+def _description(
+    name: str, config: GLMConfig, released: str | None, parameters: int, fills: bool
+) -> str:
+    purpose = "fills blanks in texts" if fills else f"sorts texts into {config.num_labels} classes"
+    origin = f"It was converted from the released checkpoint [{released}]({ORIGINAL}).\n"
     return f"""# {name.rpartition("/")[2]}
 
 A GLM ([General Language Model]({PAPER}), Du et al., ACL 2022) with {count(parameters)} parameters
-that {purpose}. GLM is pretrained by autoregressive blank infilling: it reads the text around a blank in both
-directions and writes the answer from left to right.
-{origin}
-{config.num_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} attention heads, texts of up to {config.max_sequence_length} tokens."""
+that {purpose}. GLM is pretrained by autoregressive blank infilling: it reads the text around a
+blank in both directions and writes the answer from left to right.
+{origin if released else ""}
+{config.num_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} \
+attention heads, texts of up to {config.max_sequence_length} tokens."""
 
 
-def _use(
-    name: str, prompts: dict[str, str], config: GLMConfig, tokenizer: GLMTokenizerFast | None
-) -> str:
-    """Code to paste; its Python code is in this repository, which is why the library asks for trust."""
-    if prompts:
-        return f"""## How to use
+def _use(name: str, prompt: str) -> str:
+    """Code to paste; it runs code of the repository, which is why the library asks for trust."""
+    return f"""## How to use
 
 ```python
 from transformers import pipeline
 
 fill = pipeline("text2text-generation", model="{name}", trust_remote_code=True)
-print(fill("{prompts["[MASK]"]}")[0]["filled_text"])
+print(fill("{prompt}")[0]["filled_text"])
 ```
 
 Or step by step; several texts with several blanks each are filled in one call:
@@ -154,21 +150,19 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
 model = AutoModelForSeq2SeqLM.from_pretrained("{name}", trust_remote_code=True, dtype="auto").eval()
-texts = ["{prompts["[MASK]"]}"]
+texts = ["{prompt}"]
 outputs = model.generate(**tokenizer(texts, padding=True, return_tensors="pt"), max_new_tokens=64)
 print(tokenizer.decode_pieces(outputs))
 ```
 
-`trust_remote_code=True` runs the Python files of this repository; read them, and pin a `revision`. They run on Transformers 4.57
-and 5. On Inference Endpoints, `handler.py` answers requests; the serverless service does not run custom code."""
-    kind = (
-        "AutoModelForSeq2SeqLM"
-        if config.architectures == ["GLMForConditionalGeneration"]
-        else "AutoModelForSequenceClassification"
-    )
-    missing = (
-        "\nThis repository has no tokenizer; the network takes ids." if tokenizer is None else ""
-    )
+`trust_remote_code=True` runs the Python files of this repository; read them, and pin a `revision`.
+They run on Transformers 4.57 and 5. On Inference Endpoints, `handler.py` answers requests; the
+serverless service does not run custom code."""
+
+
+def _load(name: str, fills: bool, tokenizer: GLMTokenizerFast | None) -> str:
+    kind = "AutoModelForSeq2SeqLM" if fills else "AutoModelForSequenceClassification"
+    missing = "This repository has no tokenizer; the network takes ids."
     return f"""## How to use
 
 ```python
@@ -176,53 +170,44 @@ from transformers import {kind}
 
 model = {kind}.from_pretrained("{name}", trust_remote_code=True, dtype="auto").eval()
 ```
-{missing}"""
+
+{missing if tokenizer is None else ""}"""
 
 
 def _masks(masks: list[str]) -> str:
     rows = "\n".join(f"| `{mask}` | {BLANKS[mask]} |" for mask in masks)
-    others = [f"`{mask}`" for mask in BLANKS if mask not in masks]
-    note = f"\n\nIt was not trained with {' and '.join(others)}, which are plain text to it; a prompt is continued by `[MASK]` at its end."
-    return f"""## Masks
-
-| mask | stands for |
-|---|---|
-{rows}{note if others else ""}"""
+    others = " and ".join(f"`{mask}`" for mask in BLANKS if mask not in masks)
+    note = (
+        f"It was not trained with {others}, which are plain text to it; a prompt is continued by "
+        "`[MASK]` at its end."
+    )
+    return f"## Masks\n\n| mask | stands for |\n|---|---|\n{rows}\n\n{note if others else ''}"
 
 
 def _memory(config: GLMConfig, dtype: torch.dtype, parameters: int) -> str:
-    cache = (
-        2 * config.num_layers * config.hidden_size * config.max_sequence_length
-    )  # keys and values of one text
-    rows = "\n".join(
-        f"| {str(kind).removeprefix('torch.')}{' (as stored)' if kind == dtype else ''} | {size(parameters * kind.itemsize)} | {size(cache * kind.itemsize)} |"
-        for kind in (torch.float32, torch.float16, torch.bfloat16)
-    )
+    # Keys and values of one text.
+    cache = 2 * config.num_layers * config.hidden_size * config.max_sequence_length
+    rows = ""
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        label = str(kind).removeprefix("torch.") + (" (as stored)" if kind == dtype else "")
+        weights, keys = size(parameters * kind.itemsize), size(cache * kind.itemsize)
+        rows += f"\n| {label} | {weights} | {keys} |"
     return f"""## Size and memory
 
 {count(parameters)} parameters ({parameters:,}).
 
 | dtype | weights | cache of one text of {config.max_sequence_length} tokens |
-|---|---:|---:|
-{rows}"""
+|---|---:|---:|{rows}"""
 
 
 def count(number: int) -> str:
     """A number of parameters as people say it: 110M, 1.9B."""
-    return (
-        f"{number / 1e9:.1f}B"
-        if number >= 1e9
-        else f"{number / 1e6:.0f}M"
-        if number >= 1e7
-        else f"{number / 1e6:.2g}M"
-    )
+    if number >= 1e9:
+        return f"{number / 1e9:.1f}B"
+    return f"{number / 1e6:.0f}M" if number >= 1e7 else f"{number / 1e6:.2g}M"
 
 
 def size(number: int) -> str:
     """A number of bytes."""
-    unit, name = next(
-        (unit, name)
-        for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-        if number >= unit or name == "kB"
-    )
+    unit, name = (1e9, "GB") if number >= 1e9 else (1e6, "MB") if number >= 1e6 else (1e3, "kB")
     return f"{number / unit:.1f} {name}"

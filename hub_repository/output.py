@@ -55,7 +55,8 @@ def prepare(
             raise RepositoryError(f"{output.parent} cannot be used: Not a directory.")
         if os.path.lexists(output) and not may_replace:
             raise RepositoryError(f"{output} exists already; {remedy}.")
-        if any(file.resolve().is_relative_to(output.resolve()) for file in sources):
+        place = Path(os.path.realpath(output))
+        if any(Path(os.path.realpath(file)).is_relative_to(place) for file in sources):
             raise RepositoryError(f"{output} holds what is to be read; choose another place.")
 
 

@@ -1,4 +1,4 @@
-"""Writes a complete Hub repository: configuration, weights, tokenizer, code, model card, handler."""
+"""Writes a complete Hub repository: weights, settings, tokenizer, code, model card, handler."""
 
 import json
 import shutil
@@ -48,6 +48,13 @@ RECORD = "conversion.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SETTINGS = ("config.json", "generation_config.json")
 OTHER_FILES = ("README.md", "requirements.txt", "LICENSE", INDEX, RECORD, HANDLER.name)
+# Entries of each family's text vocabulary, and rows of the released models' word embeddings.
+TEXT_VOCABULARIES = {
+    "gpt2": (50257, 50304),
+    "roberta": (50265, 50304),
+    "bert": (30522, 30592),
+    "chinese": (50000, 50048),
+}
 # Tokens that the original's interactive generation makes at most for one text.
 DEFAULT_NEW_TOKENS = 512
 
@@ -64,7 +71,7 @@ def write_repository(
     released: str | None = None,
     language: str | None = None,
 ):
-    """Write a repository beside its final name, read it back, and give it its name when it is right.
+    """Write a repository beside its final name, read it back, and move it there when it is right.
 
     Args:
         output: an absolute path; what is there is replaced.
@@ -144,7 +151,7 @@ def write_files(
 
 
 def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: int):
-    """Write files that both Transformers 5 and 4.57 load: one does not read what the other writes."""
+    """Write files that Transformers 5 and 4.57 load: one does not read what the other writes."""
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     special = {
         name: getattr(tokenizer, name)
@@ -167,6 +174,38 @@ def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: 
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+
+
+def check_text_vocabulary(tokenizer: GLMTokenizerFast, rows: int) -> str | None:
+    """What is to be said about a vocabulary that is not the original's; None for the original's.
+
+    Args:
+        rows: of the word embeddings.
+
+    Raises:
+        RepositoryError: if the embeddings are of the original's size, so that it has to be there.
+    """
+    family = find_family(tokenizer)
+    original, padded = TEXT_VOCABULARIES[family]
+    entries = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+    if entries == original:
+        return None
+    said = f"its vocabulary has {entries} entries, the original {family} vocabulary {original}"
+    if rows == padded:
+        raise RepositoryError(
+            f"The tokenizer is not the model's: {said}; pass --vocab with the right files, and "
+            "the --tokenizer that they are of."
+        )
+    return f"{said}, which is right only for a model that was trained with it"
+
+
+def find_family(tokenizer: GLMTokenizerFast) -> str:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    if backend["model"]["type"] == "WordPiece":
+        return "bert"
+    if backend["pre_tokenizer"]["type"] == "Metaspace":
+        return "chinese"
+    return "roberta" if backend["model"]["vocab"].get("[CLS]") == 0 else "gpt2"
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -48,6 +48,7 @@ def push_to_hub(repository: Path, name: str) -> str:
         )
     except Exception as error:
         raise RepositoryError(
-            f"{repository} is complete, but uploading it failed; try `hf upload {name} {repository}`: {error}"
+            f"{repository} is complete, but uploading it failed; try `hf upload {name} "
+            f"{repository}`: {error}"
         ) from error
     return str(address)

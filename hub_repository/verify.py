@@ -3,6 +3,7 @@
 Nothing in the folder is executed: its weights run in this package's classes.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 from transformers import GenerationConfig
 
 from ..configuration_glm import GLMConfig
-from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .config import AUTO_MAP, PIPELINES, build_network, check_sizes, fills_blanks, read_config
 from .errors import RepositoryError, library_errors
@@ -23,11 +23,21 @@ from .repository import (
     PACKAGE,
     RECORD,
     SHIPPED_FILES,
-    TOKENIZER_FILES,
+    check_text_vocabulary,
     read_record,
 )
 from .weights import LazyTensor, find_weights, fingerprint, make, verify_weights
 
+# The code of a repository, and where it is in this package.
+OUR_CODE = {name: PACKAGE / name for name in SHIPPED_FILES} | {HANDLER.name: HANDLER}
+OUR_CLASSES = [
+    *AUTO_MAP.values(),
+    *(pipeline["impl"] for pipeline in PIPELINES.values()),
+    "tokenization_glm.GLMTokenizerFast",
+    None,
+]
+CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ipynb")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz")
 PROMPT = "Ng is an adjunct professor at [MASK]."
 
 
@@ -59,22 +69,34 @@ class Verification:
         return (self.repository / "tokenizer.json").is_file()
 
     def files(self) -> str:
-        """All files are there, and those that were recorded are as they were."""
+        """All files are there, as they were recorded, and none is code or settings of others."""
         self.config = read_config(self.repository)
         self.record = read_record(self.repository)
-        if self.record is None:
-            raise RepositoryError(f"{RECORD} is missing or damaged; convert the checkpoint again.")
-        recorded = self.record["files"]
-        tokenizer = TOKENIZER_FILES if "tokenizer.json" in recorded or self.has_tokenizer else ()
-        needed = ("generation_config.json", "README.md", "requirements.txt")
-        for name in (*needed, *SHIPPED_FILES, *tokenizer):
+        check_foreign(self.repository)
+        for name in ("config.json", "tokenizer_config.json"):
+            if (self.repository / name).is_file():
+                check_auto_classes(self.repository / name)
+        recorded = self.record["files"] if self.record else {}
+        needed = ["config.json", *SHIPPED_FILES]
+        if self.record:
+            needed += ["generation_config.json", "README.md", "requirements.txt", *recorded]
+        for name in needed:
             if not (self.repository / name).is_file():
                 raise RepositoryError(f"{name} is missing.")
-        for name in SHIPPED_FILES:
-            if hash_file(self.repository / name) != recorded.get(name):
+        for name, digest in recorded.items():
+            # A tokenizer of another model has a check of its own.
+            if name != "tokenizer.json" and hash_file(self.repository / name) != digest:
                 raise RepositoryError(
                     f"{name} is not what was converted; it was changed or is damaged."
                 )
+        for name, ours in OUR_CODE.items():
+            file = self.repository / name
+            if file.is_file() and hash_file(file) != hash_file(ours):
+                raise RepositoryError(
+                    f"{name} is not that of this version; convert again to bring it up to date."
+                )
+        if self.record is None:
+            return f"all there; there is no {RECORD}, so nothing tells what they were"
         return "all there"
 
     def weights(self) -> str:
@@ -83,28 +105,34 @@ class Verification:
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         check_sizes(self.config, shapes, "config.json")
         checksums = verify_weights(build_network(self.config), self.tensors)
+        nbytes = sum(tensor.nbytes for tensor in self.tensors.values())
+        found = f"{len(self.tensors)} tensors, {size(nbytes)}"
+        if self.record is None:
+            return f"{found}, whole; no record tells whether they were changed"
         if fingerprint(self.tensors, checksums) != self.record["weights"]:
             raise RepositoryError(
                 "The weights are not those that were converted; they were changed, damaged, or "
                 "come from another repository."
             )
-        nbytes = sum(tensor.nbytes for tensor in self.tensors.values())
-        return f"{len(self.tensors)} tensors, {size(nbytes)}, as converted"
+        return f"{found}, as converted"
 
     def tokenizer(self) -> str | None:
         """The tokenizer is the one that was converted with these weights, with their ids."""
         if not self.has_tokenizer:
             return None
         file = self.repository / "tokenizer.json"
-        if hash_file(file) != self.record["files"].get(file.name):
+        if self.record and hash_file(file) != self.record["files"].get(file.name):
             raise RepositoryError(
                 "tokenizer.json was not converted with these weights; put the right one back, or "
                 "convert again."
             )
-        ids = {token["content"]: token["id"] for token in read_json(file)["added_tokens"]}
-        if max(ids.values()) >= self.config.vocab_size:
+        with library_errors("tokenizer.json is damaged"):
+            content = read_json(file)
+            ids = {token["content"]: token["id"] for token in content["added_tokens"]}
+            highest = max(ids.values())
+        if highest >= self.config.vocab_size:
             raise RepositoryError(
-                f"The tokenizer has ids up to {max(ids.values())} and the weights "
+                f"The tokenizer has ids up to {highest} and the weights "
                 f"{self.config.vocab_size} rows."
             )
         for token, id in (
@@ -115,19 +143,15 @@ class Verification:
                 raise RepositoryError(
                     f"{token} has id {ids.get(token)} in tokenizer.json and {id} in config.json."
                 )
-        return f"fits the weights, {len(ids)} special tokens"
+        with library_errors("tokenizer.json is damaged"):
+            tokenizer = GLMTokenizerFast.from_pretrained(self.repository)
+        note = check_text_vocabulary(tokenizer, self.config.vocab_size)
+        return f"fits the weights, {len(ids)} special tokens" + (f"; {note}" if note else "")
 
     def blank(self) -> str | None:
         """The network fills one blank."""
         if not self.has_tokenizer or not fills_blanks(self.config):
             return None
-        if any(
-            hash_file(self.repository / name) != hash_file(PACKAGE / name) for name in SHIPPED_FILES
-        ):
-            raise RepositoryError(
-                "Its code is not that of this version, and is not run; convert again to bring it "
-                "up to date."
-            )
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in self.tensors.values())
         if 1.2 * 4 * numbers > psutil.virtual_memory().available:  # in float32
             return None
@@ -143,6 +167,40 @@ class Verification:
             outputs = model.eval().generate(**inputs, max_new_tokens=8, do_sample=False)
             pieces = tokenizer.decode_pieces(outputs)[0]
         return f"{PROMPT} -> {pieces[0]!r}"
+
+
+def check_foreign(repository: Path):
+    """Raise if the folder holds code, or what executes code when it is loaded, that is not ours."""
+    for folder, _, names in os.walk(repository):
+        for name in names:
+            file = Path(folder, name).relative_to(repository)
+            if file.suffix.lower() in CODE and str(file) not in OUR_CODE:
+                raise RepositoryError(
+                    f"{file} is code that no GLM repository holds; nothing of it was run: read "
+                    "it, and move it away."
+                )
+            if file.suffix.lower() in PICKLES:
+                raise RepositoryError(
+                    f"{file} is a pickle, which can execute code when it is loaded; the weights "
+                    "of a repository are safetensors: move it away."
+                )
+
+
+def check_auto_classes(file: Path):
+    """Raise if a file of settings names a class for the Auto classes that is not ours."""
+    settings = read_json(file)
+    named = [settings.get("auto_map") or {}]
+    pipelines = settings.get("custom_pipelines") or {}
+    with library_errors(f"{file.name} is damaged"):
+        named += [{"impl": pipeline["impl"]} for pipeline in pipelines.values()]
+        classes = [name for names in named for name in names.values()]
+    for name in classes:
+        for one in name if isinstance(name, list) else [name]:
+            if one not in OUR_CLASSES:
+                raise RepositoryError(
+                    f"{file.name} names {one}, which is not of this package and would be executed "
+                    "by who loads it with trust_remote_code; restore the file."
+                )
 
 
 def verify(repository: Path, compare: Callable[[Verification], str] | None = None) -> list[Check]:

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, H hidden size. However large the model, memory holds 
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from .files import read_json, require_file, write_json
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PROMPT_WEIGHTS = "prompt_spell.safetensors"
 WORD_EMBEDDINGS = "glm.word_embeddings.weight"
+THREADS = 2  # one waits for the disk while the other computes
 # The names that safetensors has for the types of parameters, and of what is not one.
 DTYPES_BY_NAME = {
     "F64": torch.float64,
@@ -145,11 +147,16 @@ def write_shard(
     advance: Callable[[int], object] = lambda count: None,
 ) -> dict[str, int]:
     """Write one file; returns the checksums."""
-    made, checksums = {}, {}
-    for name, tensor in tensors.items():
-        made[name] = make(tensor)
-        checksums[name] = checksum(made[name])
-        advance(made[name].nbytes)
+
+    def read(name: str) -> tuple[torch.Tensor, int]:
+        made = make(tensors[name])
+        advance(made.nbytes)
+        return made, checksum(made)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = dict(zip(tensors, pool.map(read, tensors), strict=True))
+    made = {name: tensor for name, (tensor, _) in results.items()}
+    checksums = {name: value for name, (_, value) in results.items()}
     with library_errors(f"{file.parent} cannot be used"):
         save_file(made, file, metadata={"format": "pt"})
     return checksums
@@ -271,13 +278,16 @@ def verify_weights(network: nn.Module, tensors: Mapping[str, LazyTensor]) -> dic
         RepositoryError: if names or shapes are not the network's, or a number is not finite.
     """
     check_names(network, tensors)
-    checksums = {}
-    with byte_progress("Verifying", sum(tensor.nbytes for tensor in tensors.values())) as progress:
-        for name, tensor in tensors.items():
-            made = make(tensor)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with byte_progress("Verifying", total) as progress, ThreadPoolExecutor(THREADS) as pool:
+
+        def read(name: str) -> int:
+            made = make(tensors[name])
             check_finite(name, made)
-            checksums[name] = checksum(made)
             progress.update(made.nbytes)
+            return checksum(made)
+
+        checksums = dict(zip(tensors, pool.map(read, tensors), strict=True))
     if not run(network, tensors).isfinite().all():
         raise RepositoryError(
             "The network's results on these weights are not finite; the checkpoint is damaged."

@@ -239,17 +239,17 @@ def test_ranks_that_do_not_belong_together(tmp_path):
     torch.save(state, second)
     with pytest.raises(
         ConversionError,
-        match="transformer.layers.0.mlp.dense_4h_to_h.bias should be the same on all",
+        match=r"transformer\.layers\.0\.mlp\.dense_4h_to_h\.bias should be the same on all",
     ):
         convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
     del state["module"]["transformer.final_layernorm.bias"]
     torch.save(state, second)
     with pytest.raises(
-        ConversionError, match="transformer.final_layernorm.bias is not in all of them"
+        ConversionError, match=r"transformer\.final_layernorm\.bias is not in all of them"
     ):
         convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
     second.rename(second.with_name("mp_rank_02_model_states.pt"))
-    with pytest.raises(ConversionError, match="lacks mp_rank_01_model_states.pt"):
+    with pytest.raises(ConversionError, match=r"lacks mp_rank_01_model_states\.pt"):
         convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
 
 
@@ -327,7 +327,7 @@ def test_only_what_this_program_wrote_is_replaced(tmp_path):
 def test_no_checkpoint(tmp_path):
     with pytest.raises(ConversionError, match="does not exist"):
         convert_checkpoint(tmp_path / "nothing", tmp_path / "out", **OPTIONS)
-    with pytest.raises(ConversionError, match="holds no mp_rank_00_model_states.pt"):
+    with pytest.raises(ConversionError, match=r"holds no mp_rank_00_model_states\.pt"):
         convert_checkpoint(tmp_path, tmp_path / "out", **OPTIONS)
 
 

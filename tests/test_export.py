@@ -1,4 +1,4 @@
-"""Export, the inverse of conversion, and `glm verify`, which says whether a repository is what was converted."""
+"""Export, the inverse of conversion, and `glm verify`: is a repository what was converted?"""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def modules(checkpoint, weights_only=True) -> list[dict]:
 
 def assert_same_ranks(ours: list[dict], theirs: list[dict]):
     assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
         assert set(one) == set(other)
         for name, tensor in other.items():
             assert one[name].dtype == tensor.dtype and torch.equal(one[name], tensor), name
@@ -106,7 +106,7 @@ def test_what_cannot_be_exported(made_repository, tmp_path, options, message):
     assert {file.name for file in tmp_path.iterdir()} == {"there"}
 
 
-# --- Verification -----------------------------------------------------------------------------------------------------
+# --- Verification ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -195,9 +195,9 @@ def other_model(repository):
         (drop_shard, "weights"),
         (drop_code, "files"),
         (change_code, "files"),
-        (change_ids, "tokenizer"),
+        (change_ids, "files"),
         (change_tokenizer, "tokenizer"),
-        (other_model, "weights"),
+        (other_model, "files"),
     ],
 )
 def test_what_is_wrong_is_found(pair, change, check):
@@ -209,7 +209,7 @@ def test_what_is_wrong_is_found(pair, change, check):
 
 
 def test_weights_of_another_model_of_the_same_shape(pair, tmp_path):
-    """One model's tokenizer with another's weights: every file is whole, and they do not belong together."""
+    """One model's tokenizer with another's weights: whole files that do not belong together."""
     _, repository = pair
     other = {name: tensor * 0.9 for name, tensor in make_parameters().items()}
     checkpoint = make_checkpoint(tmp_path / "other", other)

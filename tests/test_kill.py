@@ -1,4 +1,4 @@
-"""The converter killed at any moment: there is no repository or a complete one, and the next run puts things right."""
+"""The converter killed at any moment: no repository or a whole one, and the next run cleans up."""
 
 import json
 import os
@@ -18,18 +18,21 @@ from glm_transformers.conversion import ConversionError, convert_checkpoint, ver
 MOMENTS = 20
 OPTIONS = dict(tokenizer="none", num_attention_heads=4, max_shard_size="20KB")
 
-# Imports once, then converts in one forked process after the other. Each is killed a moment after Python says, for the
-# n-th time, that it is about to touch a file: a moment long enough that it is sometimes in the middle of writing.
+# Imports once, then converts in one forked process after the other. Each is killed a moment after
+# Python says, for the n-th time, that it is about to touch a file: a moment long enough that it is
+# sometimes in the middle of writing.
 PROGRAM = f"""
 import json, os, signal, sys, threading
 import checkout
 from glm_transformers.conversion import convert_checkpoint
+TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir",
+           "os.scandir")
 
 def convert(folder, overwrite, moment, delay):
     events = 0
     def count(event, arguments):
         nonlocal events
-        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir", "os.scandir"):
+        if event in TOUCHES:
             events += 1
             if events == moment:
                 threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: each becomes the right repository, or one sentence; never another error, never half a repository.
+"""Damaged checkpoints: each becomes the right repository, or one sentence; never half of one.
 
     GLM_MUTATIONS=1000 python -m pytest tests/test_mutations.py
 
@@ -69,7 +69,7 @@ def merged(modules):
         ]
         assert all(
             same(module[name], pieces[name])
-            for module, pieces in zip(modules, cuts)
+            for module, pieces in zip(modules, cuts, strict=True)
             for name in module
         )
         return whole
@@ -79,7 +79,9 @@ def merged(modules):
 
 def joined(name, parts):
     if "query_key_value" in name:
-        return torch.cat([torch.cat(blocks) for blocks in zip(*(part.chunk(3) for part in parts))])
+        return torch.cat(
+            [torch.cat(blocks) for blocks in zip(*(part.chunk(3) for part in parts), strict=True)]
+        )
     if name.endswith(("attention.dense.weight", "dense_4h_to_h.weight")):
         return torch.cat(parts, 1)
     return (
@@ -176,7 +178,10 @@ def truncated(checkpoint, generator):
 
 
 def flipped(checkpoint, generator):
-    """Some bits of the pickle. A zip file has checksums; in a legacy file, which has none, only the first bytes are the pickle."""
+    """Some bits of the pickle.
+
+    A zip file has checksums; in a legacy file, which has none, only the first bytes are the pickle.
+    """
     file = generator.choice(sorted((checkpoint / "250000").glob("*.pt")))
     content = bytearray(file.read_bytes())
     if zipfile.is_zipfile(file):
@@ -210,7 +215,7 @@ def pickle_length(content):
 
 
 def resealed(checkpoint, generator):
-    """Bytes of the pickle, with a checksum that fits: what it says then is anything, but it is read without harm."""
+    """Bytes of the pickle, with a checksum that fits: it says anything, and does no harm."""
     file = generator.choice(sorted((checkpoint / "250000").glob("*.pt")))
     if not zipfile.is_zipfile(file):
         return flipped(checkpoint, generator)

@@ -1,4 +1,4 @@
-"""Code written for the old Hub port, line by line as its users have it: it runs unchanged and gives right answers."""
+"""Code written for the old Hub port, line by line: it runs unchanged and gives right answers."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_generation(model, tokenizer, side):
     inputs = tokenizer.build_inputs_for_generation(inputs, max_gen_length=32)
     outputs = model.generate(**inputs, max_length=48, eos_token_id=tokenizer.eop_token_id)
     old = tokenizer.decode_pieces(outputs)
-    for text, pieces in zip(TEXTS, old):
+    for text, pieces in zip(TEXTS, old, strict=True):
         single = tokenizer(text, return_tensors="pt")
         room = outputs.shape[1] - inputs["input_ids"].shape[1]
         new = model.generate(**single, max_new_tokens=room, eos_token_id=tokenizer.eop_token_id)
@@ -63,7 +63,7 @@ def test_generation_gives_the_originals_answers(reference, repository):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_training_with_targets(model, tokenizer, side):
-    """The loss is that of each answer's tokens given what precedes them: labels are not shifted, nor shifted twice."""
+    """The loss is that of each answer's tokens given what precedes them: not shifted twice."""
     answers = ["Stanford", "Beijing", "jumps over the lazy dog"]
     inputs = tokenizer(TEXTS, return_tensors="pt", padding=True, padding_side=side)
     inputs = tokenizer.build_inputs_for_generation(
@@ -71,12 +71,12 @@ def test_training_with_targets(model, tokenizer, side):
     )
     outputs = model(**inputs)
     total, count = 0.0, 0
-    for text, answer in zip(TEXTS, answers):
-        ids = tokenizer(answer, add_special_tokens=False).input_ids + [tokenizer.eop_token_id]
-        read = tokenizer(text).input_ids + [tokenizer.sop_token_id]
+    for text, answer in zip(TEXTS, answers, strict=True):
+        ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eop_token_id]
+        read = [*tokenizer(text).input_ids, tokenizer.sop_token_id]
         for id in ids:  # one token after the other, no batch, no labels
             log_probs = model(torch.tensor([read])).logits[0, -1].log_softmax(-1)
-            total, count, read = total - log_probs[id].item(), count + 1, read + [id]
+            total, count, read = total - log_probs[id].item(), count + 1, [*read, id]
     assert abs(outputs.loss.item() - total / count) < 1e-5
     assert int((inputs["labels"] != -100).sum()) == count
     outputs.loss.backward()
@@ -91,17 +91,17 @@ def test_multiple_choice(made_repository, model, tokenizer):
     ).eval()
     inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
     outputs = chooser(**tokenizer.build_inputs_for_multiple_choice(inputs, choices))
-    for row, (text, row_choices) in enumerate(zip(TEXTS, choices)):
+    for row, (text, row_choices) in enumerate(zip(TEXTS, choices, strict=True)):
         for column, choice in enumerate(row_choices):
             ids, read = (
                 tokenizer(choice, add_special_tokens=False).input_ids,
                 tokenizer(text).input_ids,
             )
-            read, score = read + [tokenizer.sop_token_id], 0.0
+            read, score = [*read, tokenizer.sop_token_id], 0.0
             for id in ids:
                 score, read = (
                     score + model(torch.tensor([read])).logits[0, -1].log_softmax(-1)[id].item(),
-                    read + [id],
+                    [*read, id],
                 )
             assert abs(outputs.logits[row, column].item() - score) < 1e-4
 

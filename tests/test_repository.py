@@ -1,4 +1,4 @@
-"""What people see of a converted repository: its model card, its endpoint handler, its upload to the Hub."""
+"""What people see of a converted repository: its model card, its handler, its upload to the Hub."""
 
 import hashlib
 import json
@@ -124,8 +124,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 text = "Ng is [MASK]."
-(pieces,) = tokenizer.decode_pieces(model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=4))
-fill = pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True, dtype=model.dtype)
+inputs = tokenizer(text, return_tensors="pt")
+(pieces,) = tokenizer.decode_pieces(model.generate(**inputs, max_new_tokens=4))
+options = {"trust_remote_code": True, "dtype": model.dtype}
+fill = pipeline("text2text-generation", model=sys.argv[1], **options)
 assert fill(text, max_new_tokens=4)[0]["blanks"] == pieces
 """
 
@@ -154,11 +156,11 @@ def test_it_works_in_a_fresh_process(request, name, program, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
 
 
-# --- The Hub ----------------------------------------------------------------------------------------------------------
+# --- The Hub --------------------------------------------------------------------------------------
 
 
 class HubStandIn(BaseHTTPRequestHandler):
-    """As much of the Hub's HTTP API as an upload needs: who asks, a new repository, large files, and one commit."""
+    """As much of the Hub's API as an upload needs: who asks, a repository, files, one commit."""
 
     protocol_version = "HTTP/1.1"
 
@@ -336,7 +338,7 @@ def test_mixed_dtypes_need_a_choice(tmp_path):
     ].float()
     checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters)
     options = dict(tokenizer="none", num_attention_heads=4)
-    with pytest.raises(ConversionError, match="float16, float32.*--dtype"):
+    with pytest.raises(ConversionError, match=r"float16, float32.*--dtype"):
         convert_checkpoint(checkpoint, tmp_path / "out", **options)
     convert_checkpoint(checkpoint, tmp_path / "out", dtype="float32", **options)
 
