@@ -112,7 +112,7 @@ def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, opti
         required = field.default is MISSING
         name = field.name if required else f"--{field.name.replace('_', '-')}"
         about = re.escape(field.metadata["help"])
-        # Between the name and the help is the type, which versions of typer write in their own ways.
+        # Between the name and the help is the type, which each version of typer writes in its way.
         line = rf"(?<![\w-]){name}(?![\w-])[^.]{{0,60}}? {about}( \[[^\]]*\])?"
         found = re.search(line, shown, re.IGNORECASE)
         assert found, name
