@@ -112,14 +112,16 @@ def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, opti
         required = field.default is MISSING
         name = field.name if required else f"--{field.name.replace('_', '-')}"
         about = re.escape(field.metadata["help"])
-        found = re.search(rf"(?<![\w-]){name}( <[^>]+>)? {about}( \[[^\]]*\])?", shown)
+        # Between the name and the help is the type, which each version of typer writes in its way.
+        line = rf"(?<![\w-]){name}(?![\w-])[^.]{{0,60}}? {about}( \[[^\]]*\])?"
+        found = re.search(line, shown, re.IGNORECASE)
         assert found, name
         if required:
-            assert found[2] == " [required]"
+            assert found[1] == " [required]"
         elif field.default is not None and field.default is not False:
-            assert f"default: {field.default}" in found[2]
+            assert f"default: {field.default}" in found[1]
         else:
-            assert "default" not in (found[2] or "")
+            assert "default" not in (found[1] or "")
 
 
 def test_a_command_passes_on_what_it_is_given(monkeypatch):
