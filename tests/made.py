@@ -1,4 +1,4 @@
-"""Data that the tests make themselves: a small vocabulary, a seeded checkpoint, cut over model-parallel ranks."""
+"""Data that the tests make themselves: small vocabularies, a seeded checkpoint cut over ranks."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 SENTENCES = [
     "Ng is an adjunct professor at Stanford (formerly associate professor).",
-    "There have been various types of pretraining architectures. We propose a General Language Model.",
+    "There have been various types of pretraining architectures. "
+    "We propose a General Language Model.",
     "Tsinghua University is located in Beijing. The quick brown fox jumps over the lazy dog.",
 ]
 
@@ -43,7 +44,7 @@ def make_vocabulary(folder: Path, family: str = "gpt2") -> Path:
 def make_parameters(
     layers=2, hidden=16, length=64, vocabulary=512, block_positions=True, dtype=torch.float16
 ) -> dict:
-    """Seeded parameters under the released names, far from zero so that the network's answers vary."""
+    """Seeded parameters under the released names, far from zero so that the answers vary."""
     generator = torch.Generator().manual_seed(5)
     rows = length + 1 if block_positions else length
     shapes = {
@@ -89,7 +90,7 @@ def cut(name: str, tensor: torch.Tensor, ranks: int, rank: int) -> torch.Tensor:
 def make_checkpoint(
     folder: Path, parameters: dict, ranks: int = 1, tracker: str | None = "250000", **entries
 ) -> Path:
-    """A checkpoint folder with the entries that the original writes, numpy's random state among them."""
+    """A checkpoint folder with the entries that the original writes, numpy's state among them."""
     iteration = folder / (tracker or "250000")
     iteration.mkdir(parents=True)
     for rank in range(ranks):
