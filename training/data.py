@@ -110,9 +110,8 @@ def pack_documents(
         ValueError: if the documents hold no text.
     """
     shown = isinstance(documents, Dataset)
-    code = code_digest()
     tokens = documents.select_columns("text").map(  # a stream may not know which columns it has
-        Encoding(tokenizer, code),
+        Encoding(tokenizer, code_digest()),
         batched=True,
         remove_columns=["text"],
         **({"desc": "Encoding"} if shown else {}),
@@ -125,7 +124,6 @@ def pack_documents(
         cls_id=tokenizer.cls_token_id,
         eos_id=tokenizer.eos_token_id,
         ends_sentence=sentence_end_table(tokenizer),
-        code=code,
     )
     packed = tokens.map(
         packing,
@@ -158,7 +156,10 @@ def count_passes(tokens: Dataset | IterableDataset, length: int, wanted: int | N
 
 @dataclass(frozen=True)
 class Encoding:
-    """Texts to ids, without those that every sample gets: what `map` calls. code: `code_digest`."""
+    """Texts to ids, without those that every sample gets: what `map` calls.
+
+    code: `code_digest`, so that other code does not find the cache of this, nor what is made of it.
+    """
 
     tokenizer: GLMTokenizerFast
     code: str
@@ -177,10 +178,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Packing:
-    """Documents to samples: what `map` calls, and by whose fields it finds its cache.
-
-    ends_sentence: (V,). code: `code_digest`.
-    """
+    """Documents to samples: what `map` calls, and by whose fields it finds its cache."""
 
     length: int
     passes: int
@@ -188,8 +186,7 @@ class Packing:
     seed: int
     cls_id: int
     eos_id: int
-    ends_sentence: np.ndarray
-    code: str
+    ends_sentence: np.ndarray  # (V,)
 
     def __call__(self, batch: dict, indices: list[int]) -> dict:
         documents = [np.asarray(ids) for ids in batch["input_ids"]]
