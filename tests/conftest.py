@@ -20,7 +20,8 @@ def needs_full_reference(why: str):
     return pytest.mark.skipif(not HAS_FULL_REFERENCE, reason=reason)
 
 
-# How each golden checkpoint is converted: what its tensors cannot tell (heads; --model where it has a tokenizer).
+# How each golden checkpoint is converted: what its tensors cannot tell (heads; --model where it has
+# a tokenizer).
 CONVERSIONS = {
     "tiny-gpt2-fp16": dict(model="glm-2b", num_attention_heads=4),
     "tiny-bert-fp16": dict(model="glm-base", num_attention_heads=2),
@@ -56,7 +57,10 @@ def tiny_config(**options):
 
 @pytest.fixture
 def tiny_model():
-    """`tiny_model(cls, **config)`: a seeded network whose attention is far from uniform, so that wrong masks show."""
+    """`tiny_model(cls, **config)`: a seeded network.
+
+    Its attention is far from uniform, so that wrong masks show.
+    """
 
     def build(cls=None, attn_implementation="eager", **options):
         import torch
@@ -117,7 +121,7 @@ def repository(reference, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_repository(tmp_path_factory) -> Path:
-    """A converted repository that needs no golden data: a trained vocabulary, a seeded checkpoint."""
+    """A converted repository without golden data: a trained vocabulary, a seeded checkpoint."""
     from made import make_checkpoint, make_parameters, make_vocabulary
 
     from glm_transformers.conversion import convert_checkpoint

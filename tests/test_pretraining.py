@@ -1,4 +1,4 @@
-"""Pretraining: packing, and runs that can be killed, spread over processes, and loaded as a repository."""
+"""Pretraining: packing; runs that are killed, spread over processes, loaded as a repository."""
 
 import json
 import os
@@ -13,10 +13,12 @@ import pytest
 import torch
 from checkout import ENVIRONMENT
 from datasets import load_dataset
-from made import SENTENCES
+from made import SENTENCES, make_checkpoint, make_parameters, make_vocabulary
+from safetensors.torch import load_file
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
-from glm_transformers.training import BlankInfillingCollator
+from glm_transformers.conversion import convert_checkpoint
+from glm_transformers.training import BlankInfillingCollator, data
 from glm_transformers.training.data import load_documents, pack_documents
 from glm_transformers.training.options import Pretraining
 from glm_transformers.training.pretrain import (
@@ -48,7 +50,7 @@ def corpus(texts, tmp_path_factory) -> Path:
     return file
 
 
-# --- Data -------------------------------------------------------------------------------------------------------------
+# --- Data ----------------------------------------------------------------------------------------
 
 
 def test_every_kind_of_source_gives_the_same_documents(texts, corpus, tmp_path):
@@ -68,20 +70,12 @@ def test_every_kind_of_source_gives_the_same_documents(texts, corpus, tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_documents_without_text(tokenizer, streaming, tmp_path):
-    lines = [
-        {"text": "Ng is an adjunct professor."},
-        {"text": None},
-        {"text": "  "},
-        {"text": "\u3000\t"},
-    ]
+    texts = ["Ng is an adjunct professor.", None, "  ", "\u3000\t"]
+    lines = [{"text": text} for text in texts]
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    samples = [
-        row["input_ids"]
-        for row in pack_documents(
-            load_documents(tmp_path / "texts.jsonl", streaming), tokenizer, LENGTH
-        )
-    ]
-    whole = tokenizer(lines[0]["text"]).input_ids
+    documents = load_documents(tmp_path / "texts.jsonl", streaming)
+    samples = [row["input_ids"] for row in pack_documents(documents, tokenizer, LENGTH)]
+    whole = tokenizer(texts[0]).input_ids
     assert samples[0][: len(whole)] == whole and set().union(*samples) == set(whole)
 
 
@@ -130,9 +124,8 @@ def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
     assert one_document == (kinds["one"] == len(samples))
     # Drawn by length: long documents come more often than short ones.
     lengths = np.array([len(text) for text in texts])
-    assert (
-        seen[lengths > np.median(lengths)].mean() > 1.3 * seen[lengths < np.median(lengths)].mean()
-    )
+    longer, shorter = lengths > np.median(lengths), lengths < np.median(lengths)
+    assert seen[longer].mean() > 1.3 * seen[shorter].mean()
 
 
 def test_a_document_of_one_token_is_no_text_of_its_own(tokenizer, tmp_path):
@@ -147,33 +140,38 @@ def test_a_document_of_one_token_is_no_text_of_its_own(tokenizer, tmp_path):
         pack_documents(load_documents(tmp_path / "short.txt"), tokenizer, LENGTH, one_document=True)
 
 
-def test_packing_is_cached(corpus, tokenizer, monkeypatch):
-    first = pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=4)
-    other = pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=5)
-    assert first["input_ids"] != other["input_ids"]
-    monkeypatch.setattr("glm_transformers.training.data._fit", None)  # a second packing would fail
-    again = pack_documents(
-        load_documents(corpus),
-        GLMTokenizerFast.from_pretrained(tokenizer.name_or_path),
-        LENGTH,
-        wanted=100,
-        seed=4,
-    )
-    assert again["input_ids"] == first["input_ids"]
+def test_packing_is_cached_until_its_code_changes(corpus, tokenizer, monkeypatch):
+    def pack(tokenizer, seed):
+        return pack_documents(load_documents(corpus), tokenizer, LENGTH, wanted=100, seed=seed)
+
+    first = pack(tokenizer, seed=4)["input_ids"]
+    assert pack(tokenizer, seed=5)["input_ids"] != first
+    monkeypatch.setattr("glm_transformers.training.data.Packing.fit", None)  # cannot pack again
+    assert pack(GLMTokenizerFast.from_pretrained(tokenizer.name_or_path), 4)["input_ids"] == first
+    monkeypatch.setattr("glm_transformers.training.data.code_digest", lambda: "of other code")
+    with pytest.raises(TypeError):  # it packs again
+        pack(tokenizer, seed=4)
 
 
-# --- Runs -------------------------------------------------------------------------------------------------------------
+def test_the_digest_is_of_the_code(monkeypatch, tmp_path):
+    before = data.code_digest()
+    other = tmp_path / "data.py"
+    other.write_text(Path(data.__file__).read_text() + "\n# changed\n")
+    monkeypatch.setattr(data, "__file__", str(other))
+    assert data.code_digest() != before
+
+
+# --- Runs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def scratch(made_repository, corpus, tmp_path_factory) -> Pretraining:
-    """A network small enough that a run takes seconds, with dropout, so that random states matter."""
+    """A network so small that a run takes seconds, with dropout: random states matter."""
     folder = tmp_path_factory.mktemp("scratch")
     shape = dict(hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64)
     (folder / "config.json").write_text(json.dumps(shape))
-    (folder / "recipe.json").write_text(
-        json.dumps(dict(token=0.5, sentence=0.3, document=0.2, block_mask_prob=0.1))
-    )
+    recipe = dict(token=0.5, sentence=0.3, document=0.2, block_mask_prob=0.1)
+    (folder / "recipe.json").write_text(json.dumps(recipe))
     return Pretraining(
         data=str(corpus),
         output="",
@@ -225,10 +223,12 @@ import sys
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert type(model).__name__ == "GLMForConditionalGeneration" and type(model).__module__.startswith("transformers_modules")
+assert type(model).__name__ == "GLMForConditionalGeneration"
+assert type(model).__module__.startswith("transformers_modules")
 ids = model.generate(**tokenizer("Ng is [MASK].", return_tensors="pt"), max_new_tokens=4)
 assert len(tokenizer.decode_pieces(ids)[0]) == 1
-print(pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True)("Ng is [MASK].", max_new_tokens=4))
+fill = pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True)
+print(fill("Ng is [MASK].", max_new_tokens=4))
 """
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
@@ -239,9 +239,8 @@ print(pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert (finished / "README.md").exists() and json.loads((finished / "config.json").read_text())[
-        "vocab_size"
-    ] % 128 == 0
+    assert (finished / "README.md").exists()
+    assert json.loads((finished / "config.json").read_text())["vocab_size"] % 128 == 0
 
 
 class Killed(Exception):
@@ -274,6 +273,69 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
     resumed = pretrain(replace(options, resume=True))
     assert history(resumed) == history(uninterrupted)
     assert_same_weights(weights(resumed), weights(uninterrupted), rtol=0, atol=0)
+
+
+def test_the_optimiser_has_the_originals_constants(finished):
+    """What the optimiser itself wrote down when it was saved."""
+    checkpoints = finished.with_name("finished-checkpoints")
+    groups = torch.load(checkpoints / "checkpoint-12/optimizer.pt")["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    for group in groups:
+        assert group["betas"] == (0.9, 0.95)
+        assert group["eps"] == 1e-8
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (dict(learning_rate=1e-3), "learning_rate was 0.01 and is 0.001"),
+        (dict(seed=4, steps=20), "steps was 12 and is 20; seed was 3 and is 4"),
+        (dict(recipe="glm-base"), "recipe was"),
+        (dict(batch_size=8, accumulation=1), "batch_size was 4 and is 8"),
+    ],
+)
+def test_a_run_is_not_continued_with_other_options(scratch, finished, tmp_path, changed, message):
+    shutil.copytree(finished.with_name("finished-checkpoints"), tmp_path / "run-checkpoints")
+    options = replace(scratch, output=str(tmp_path / "run"), resume=True, **changed)
+    with pytest.raises(ValueError, match=message):
+        pretrain(options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_weights_do_not_depend_on_may_change(scratch, finished, tmp_path):
+    shutil.copytree(finished.with_name("finished-checkpoints"), tmp_path / "run-checkpoints")
+    shutil.rmtree(tmp_path / "run-checkpoints/checkpoint-12")
+    other = dict(save_every=100, log_every=2, evaluate_every=100, validation=None)
+    resumed = pretrain(replace(scratch, output=str(tmp_path / "run"), resume=True, **other))
+    assert_same_weights(weights(resumed), weights(finished), rtol=0, atol=0)
+
+
+def test_a_repository_in_half_precision_is_trained_in_float32(scratch, tmp_path):
+    """In float16 a small step would change nothing, and gradients would leave its range."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    options = dict(model="glm-2b", num_attention_heads=4, dtype="float16")
+    vocabulary = make_vocabulary(tmp_path / "vocabulary")
+    half = convert_checkpoint(checkpoint, tmp_path / "half", vocab=vocabulary, **options)
+    output = pretrain(
+        replace(
+            scratch,
+            model=str(half),
+            config=None,
+            tokenizer=None,
+            recipe="glm-base",
+            validation=None,
+            output=str(tmp_path / "more"),
+            steps=1,
+            learning_rate=1e-6,
+            warmup=0.0,
+        )
+    )
+    before, after = (load_file(folder / "model.safetensors") for folder in (half, output))
+    for name, tensor in before.items():
+        assert tensor.dtype == torch.float16 and after[name].dtype == torch.float32
+        assert torch.isfinite(after[name]).all()
+    moved = [(after[name] - tensor.float()).abs().max() for name, tensor in before.items()]
+    assert 0 < max(moved) < 1e-5  # a step that float16 could not hold
 
 
 def test_a_checkpoint_that_is_half_there_is_no_checkpoint(scratch, finished, tmp_path):
@@ -315,9 +377,8 @@ def command_line(options: Pretraining) -> list[str]:
 
 def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     """Twice the batch is two batches a step: process r of n takes batch n * i + r of the run."""
-    no_dropout = dict.fromkeys(
-        ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"), 0.0
-    )
+    dropouts = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
+    no_dropout = dict.fromkeys(dropouts, 0.0)
     shape = json.loads(Path(scratch.config).read_text())
     (tmp_path / "config.json").write_text(json.dumps({**shape, **no_dropout}))
     options = replace(scratch, config=str(tmp_path / "config.json"), accumulation=2)
@@ -348,10 +409,10 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     assert run.returncode == 0, run.stderr[-4000:]
     assert "is complete" in run.stdout
     for name in ("loss", "eval_loss_token", "eval_loss_sentence", "eval_loss_document"):
-        np.testing.assert_allclose(
-            history(Path(two.output), name), history(one, name), rtol=2e-4
-        )  # the log has 4 digits
-    # Sums in another order; Adam makes steps of rounding errors where a gradient is zero, as for the biases of keys.
+        # The log has 4 digits.
+        np.testing.assert_allclose(history(Path(two.output), name), history(one, name), rtol=2e-4)
+    # Sums in another order; Adam makes steps of rounding errors where a gradient is zero, as for
+    # the biases of keys.
     assert_same_weights(weights(two.output), weights(one), rtol=1e-4, atol=1e-4)
 
 
@@ -413,7 +474,7 @@ def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
     assert len(decayed) == len(names)
     for name, decay in decayed.items():
         assert decay == (0.0 if name.endswith("bias") or "layernorm" in name else 0.1), name
-    for decay, middle in (("linear", 0.55), ("cosine", 0.55)):
+    for decay in ("linear", "cosine"):
         run = trainer(decay=decay)
         run.create_optimizer_and_scheduler(100)
         rates = []
@@ -422,10 +483,9 @@ def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
             run.optimizer.step()
             run.lr_scheduler.step()
         np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
-        np.testing.assert_allclose([rates[45], rates[80], rates[99]], [middle, 0.1, 0.1])
-        assert rates[20] == pytest.approx(
-            {"linear": 0.1 + 0.9 * 6 / 7, "cosine": 0.1 + 0.9 * (1 + np.cos(np.pi / 7)) / 2}[decay]
-        )
+        np.testing.assert_allclose([rates[45], rates[80], rates[99]], [0.55, 0.1, 0.1])
+        after_ten_of_seventy = {"linear": 6 / 7, "cosine": (1 + np.cos(np.pi / 7)) / 2}[decay]
+        assert rates[20] == pytest.approx(0.1 + 0.9 * after_ten_of_seventy)
 
 
 @pytest.mark.parametrize(
@@ -441,28 +501,30 @@ def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
         (dict(streaming=True, workers=2), "workers 0 or 1"),
         (dict(length=65), "longest position 64"),
         (dict(model="x", tokenizer=None), "--model to continue"),
+        (dict(model="nowhere", config=None, tokenizer=None), "nowhere is neither a folder nor"),
         (dict(config="no.json"), "no.json is no JSON file"),
         (dict(data="no.txt"), "no.txt is neither"),
         (dict(validation="no.txt"), "no.txt is neither"),
     ],
 )
-def test_wrong_options_are_one_clear_sentence(scratch, tmp_path, wrong, message):
+def test_wrong_options_are_one_clear_sentence(scratch, tmp_path, wrong, message, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=message):
         pretrain(replace(scratch, output=str(tmp_path / "run"), **wrong))
 
 
 def test_a_misspelt_field_of_the_config(scratch, tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_sizes": 32}')
+    options = dict(output=str(tmp_path / "run"), config=str(tmp_path / "config.json"))
     with pytest.raises(ValueError, match="unknown fields hidden_sizes"):
-        pretrain(
-            replace(scratch, output=str(tmp_path / "run"), config=str(tmp_path / "config.json"))
-        )
+        pretrain(replace(scratch, **options))
 
 
 @pytest.mark.parametrize(
     "content, options, message",
     [
-        ("", {}, "cannot be read"),
+        ("", {}, "is empty; write documents into it"),
+        ("", dict(streaming=True), "is empty; write documents into it"),
         ("\n \n", {}, "no text"),
         ("\n \n", dict(streaming=True), "no text"),
         ('{"text": 5}\n', {}, "something else than texts"),
@@ -477,15 +539,8 @@ def test_wrong_data_is_one_clear_sentence(scratch, tmp_path, content, options, m
 
 
 def test_a_vocabulary_that_is_too_small(scratch, tmp_path):
-    (tmp_path / "config.json").write_text(
-        json.dumps({**json.loads(Path(scratch.config).read_text()), "vocab_size": 99})
-    )
+    config = {**json.loads(Path(scratch.config).read_text()), "vocab_size": 99}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = dict(output=str(tmp_path / "run"), config=str(tmp_path / "config.json"))
     with pytest.raises(ValueError, match="99 rows"):
-        pretrain(
-            replace(
-                scratch,
-                config=str(tmp_path / "config.json"),
-                recipe="glm-base",
-                output=str(tmp_path / "run"),
-            )
-        )
+        pretrain(replace(scratch, recipe="glm-base", **options))

@@ -1,6 +1,7 @@
 """`glm preview` shows what the collator made, and who really sees whom."""
 
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from glm_transformers.training.blank_infilling import NOT_A_TARGET, BlankInfilli
 from glm_transformers.training.options import Preview
 from glm_transformers.training.preview import draw, make_example, read_example
 
-TEXT = "Ng is an adjunct professor at Stanford. Tsinghua University is located in Beijing. The fox jumps over the dog."
+TEXT = (
+    "Ng is an adjunct professor at Stanford. Tsinghua University is located in Beijing. "
+    "The fox jumps over the dog."
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +32,24 @@ def test_every_row_is_the_collators(tokenizer, mode, seed):
         [{"input_ids": tokenizer(TEXT).input_ids}], 0, mode
     )
     example = read_example(batch, tokenizer)
-    ids, labels, (positions, block_positions) = (
-        batch["input_ids"][0],
-        batch["labels"][0],
-        batch["position_ids"][0],
-    )
+    ids, labels = batch["input_ids"][0], batch["labels"][0]
+    positions, block_positions = batch["position_ids"][0]
     assert len(example.tokens) == len(ids) == len(example.labels) == len(example.sees)
-    assert (
-        example.positions.tolist() == positions.tolist()
-        and example.block_positions.tolist() == block_positions.tolist()
-    )
-    starts, masks = (
-        (ids == tokenizer.sop_token_id).nonzero()[:, 0].tolist(),
-        torch.isin(ids, torch.tensor(tokenizer.mask_token_ids)),
-    )
-    assert example.context == starts[0]
+    assert example.positions.tolist() == positions.tolist()
+    assert example.block_positions.tolist() == block_positions.tolist()
+    starts = (ids == tokenizer.sop_token_id).nonzero()[:, 0].tolist()
+    masks = torch.isin(ids, torch.tensor(tokenizer.mask_token_ids))
     blanks = masks.nonzero()[:, 0].tolist()
+    assert example.context == starts[0]
     # Each piece, in whatever order, has the number of the blank whose position it has.
-    for start, end in zip(starts, [*starts[1:], len(ids)]):
+    for start, end in pairwise([*starts, len(ids)]):
         number = 1 + [positions[blank].item() for blank in blanks].index(positions[start].item())
-        assert (
-            set(example.pieces[start:end]) == {number} and example.parts[start] == f"piece {number}"
-        )
+        assert set(example.pieces[start:end]) == {number}
+        assert example.parts[start] == f"piece {number}"
         assert example.colors[start] == example.colors[blanks[number - 1]] != example.colors[0]
-    for label, shown, token in zip(labels.tolist(), example.labels, example.tokens):
+    for label, shown, token in zip(labels.tolist(), example.labels, example.tokens, strict=True):
         assert (shown == "") == (label == NOT_A_TARGET) and token
-    assert [label for label in example.labels if label] == [
-        token for token in example.labels[example.context :] if token
-    ]
+    assert not any(example.labels[: example.context])
 
 
 def test_the_picture_is_who_influences_whom(tokenizer, made_repository):
@@ -91,9 +85,8 @@ def test_picture_file(made_repository, tmp_path):
     content = (tmp_path / "picture.png").read_bytes()
     width, height = struct.unpack(">II", content[16:24])
     cells = len(example.tokens) * 0.24 * 150  # of the mask alone
-    assert (
-        content[:4] == b"\x89PNG" and cells < width < cells + 900 and cells < height < cells + 900
-    )
+    assert content[:4] == b"\x89PNG"
+    assert cells < width < cells + 900 and cells < height < cells + 900
     from matplotlib.image import imread
 
     picture = imread(tmp_path / "picture.png")[..., :3]
@@ -119,6 +112,15 @@ def test_command(made_repository, tmp_path):
     (tmp_path / "texts.txt").write_text(TEXT + "\n")
     result = run(made_repository, "--data", tmp_path / "texts.txt", "--length", "24", "--seed", "2")
     assert result.exit_code == 0 and "<|startofpiece|>" in result.output
+
+
+@pytest.mark.parametrize("name", ["x.foo", "picture", "picture.jpg"])
+def test_a_name_that_no_picture_has(made_repository, tmp_path, name):
+    result = run(made_repository, "--text", TEXT, "--png", tmp_path / name)
+    assert result.exit_code == 1 and "ends with .png" in " ".join(result.output.split())
+    assert "block position" not in result.output and not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"ends with \.png"):
+        draw(make_example(Preview(str(made_repository), TEXT)), tmp_path / name)
 
 
 @pytest.mark.parametrize(

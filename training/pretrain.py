@@ -3,8 +3,11 @@
 import json
 import math
 import os
+from collections.abc import Iterator
 from copy import copy
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +25,25 @@ from ..hub_repository.repository import write_repository
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, NothingToMask
-from .data import load_documents, pack_documents
+from .data import NO_TEXT, load_documents, pack_documents
 from .options import Pretraining
 from .recipe import MODES, Recipe, read_recipe
 from .repository import find_repository, load_tokenizer
 
 SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
-EVALUATION_SEED = (
-    1_000_003  # validation texts are masked alike at every evaluation, and never as in training
-)
+# Validation texts are masked alike at every evaluation, and never as in training.
+EVALUATION_SEED = 1_000_003
+OPTIONS_FILE = "options.json"  # beside the checkpoints: what the run was begun with
+# Options that may be others when a run is continued: its weights do not depend on them.
+CHANGEABLE = {
+    "output",
+    "resume",
+    "validation",
+    "evaluate_every",
+    "save_every",
+    "log_every",
+    "workers",
+}
 
 
 class GLMForBlankInfilling(GLMForConditionalGeneration):
@@ -42,7 +55,8 @@ class GLMForBlankInfilling(GLMForConditionalGeneration):
         """Inputs as the collator makes them.
 
         Returns:
-            The mean over the targets, or their sum divided by `num_items_in_batch`, the targets of all batches of a step.
+            The mean over the targets, or their sum divided by `num_items_in_batch`, the targets of
+            all batches of a step.
         """
         states = self.glm(
             input_ids, attention_mask, position_ids, use_cache=False, **kwargs
@@ -50,18 +64,26 @@ class GLMForBlankInfilling(GLMForConditionalGeneration):
         targets = labels != NOT_A_TARGET  # (B, T)
         logits = F.linear(states[targets], self.glm.word_embeddings.weight)  # (targets, V)
         loss = F.cross_entropy(logits.float(), labels[targets], reduction="sum")
-        return CausalLMOutput(
-            loss / (targets.sum() if num_items_in_batch is None else num_items_in_batch)
-        )
+        count = targets.sum() if num_items_in_batch is None else num_items_in_batch
+        return CausalLMOutput(loss / count)
 
 
 class Shuffled(Sampler):
-    """Indices of a dataset that never ends: one shuffled pass after the other. Its state is how many were taken."""
+    """Indices of a dataset that never ends: one shuffled pass after the other.
+
+    Args:
+        size: of the dataset.
+        total: indices that the whole training takes.
+        taken: those that a run that is continued took.
+    """
 
     def __init__(self, size: int, total: int, seed: int, taken: int = 0):
-        self.size, self.total, self.seed, self.taken = size, total, seed, taken
+        self.size = size
+        self.total = total
+        self.seed = seed
+        self.taken = taken
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         position = self.taken
         while position < self.total:
             epoch, start = divmod(position, self.size)
@@ -70,45 +92,46 @@ class Shuffled(Sampler):
             yield from indices
             position += len(indices)
 
-    def __len__(
-        self,
-    ):  # of the whole training, so that the Trainer counts a continued one as it counts any other
+    def __len__(self) -> int:
+        """Of the whole training, so that the Trainer counts a continued one as any other."""
         return self.total
 
 
 class BlankInfillingTrainer(Trainer):
-    """`Trainer` with the original's schedule, a data order that can be continued exactly, and a loss for each mode."""
+    """`Trainer` with the original's schedule, an exact continuation, and a loss for each mode.
+
+    Args:
+        decay: "linear" or "cosine".
+        decay_ratio: the lowest learning rate, as a share of the highest.
+        decay_steps: where the decay ends.
+        first_step: steps that a run that is continued made.
+    """
+
+    data_collator: BlankInfillingCollator
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, decay: str, decay_ratio: float, decay_steps: int, first_step: int, **kwargs):
         super().__init__(**kwargs)
-        self.model_accepts_loss_kwargs = (
-            True  # the loss is divided by the targets of all processes and batches of a step
-        )
+        # The loss is divided by the targets of all processes and batches of a step.
+        self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
-        self.decay, self.decay_ratio, self.decay_steps, self.first_step = (
-            decay,
-            decay_ratio,
-            decay_steps,
-            first_step,
-        )
+        self.decay = decay
+        self.decay_ratio = decay_ratio
+        self.decay_steps = decay_steps
+        self.first_step = first_step
 
     def get_train_dataloader(self) -> DataLoader:
-        arguments, data, sampler = self.args, self.train_dataset, None
-        batches = (
-            arguments.gradient_accumulation_steps * arguments.world_size
-        )  # in each step, of all processes
+        arguments, sampler = self.args, None
+        data: Any = self.train_dataset
+        batches = arguments.gradient_accumulation_steps * arguments.world_size  # in each step
         samples = batches * arguments.per_device_train_batch_size
+        taken = self.first_step * samples
         self.data_collator.first_batch = self.first_step * arguments.gradient_accumulation_steps
         if isinstance(data, IterableDataset):
-            data = (
-                data.shuffle(seed=arguments.seed, buffer_size=SHUFFLE_BUFFER)
-                .repeat(None)
-                .skip(self.first_step * samples)
-            )
+            data = data.shuffle(seed=arguments.seed, buffer_size=SHUFFLE_BUFFER)
+            data = data.repeat(None).skip(taken)
         else:
-            sampler = Shuffled(
-                len(data), arguments.max_steps * samples, arguments.seed, self.first_step * samples
-            )
+            sampler = Shuffled(len(data), arguments.max_steps * samples, arguments.seed, taken)
         loader = DataLoader(
             data,
             batch_size=arguments.per_device_train_batch_size,
@@ -116,12 +139,13 @@ class BlankInfillingTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=arguments.dataloader_num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # a loader takes a number from its generator; the one of dropout must not change
+            # A loader takes a number from its generator; that of dropout must not change.
+            generator=torch.Generator(),
         )
         return self.accelerator.prepare(loader)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Linear warmup, then linear or cosine decay to `decay_ratio` times the learning rate, which then stays."""
+        """Linear warmup, then decay to `decay_ratio` times the learning rate, which then stays."""
         warmup = math.ceil(self.args.warmup_steps)
 
         def factor(step: int) -> float:
@@ -139,47 +163,51 @@ class BlankInfillingTrainer(Trainer):
     def evaluate(
         self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The mean loss over all targets of the validation texts, for each mode that the recipe uses.
+        """The mean loss over all targets of the validation texts, for each mode of the recipe.
 
-        Batches in which no text can be masked do not count; a mode in which none can be has no loss.
+        Batches in which no text can be masked do not count; a mode without others has no loss.
         """
-        arguments, metrics = self.args, {}
         samples = eval_dataset if eval_dataset is not None else self.eval_dataset
-        model, size = self.model_wrapped, arguments.per_device_eval_batch_size
-        was_training = model.training
-        model.eval()
-        collator = copy(self.data_collator)
-        collator.seed, batches = EVALUATION_SEED, -(-len(samples) // size)
-        for mode in (mode for mode in MODES if getattr(collator.recipe, mode) > 0):
-            total = torch.zeros(
-                2, dtype=torch.float64, device=arguments.device
-            )  # sum of losses, targets
-            for first in range(
-                0, batches, arguments.world_size
-            ):  # every process makes as many calls
-                number = first + arguments.process_index
-                columns = samples[number % batches * size : (number % batches + 1) * size]
-                rows = [{"input_ids": ids} for ids in columns["input_ids"]]
-                counts = number < batches
-                try:
-                    batch = collator.collate(rows, number, mode)
-                except NothingToMask:  # the other processes wait for this one's call all the same
-                    batch, counts = collator.collate(rows, number, "document"), False
-                batch = self._prepare_inputs(batch)
-                loss = model(**batch, num_items_in_batch=1).loss
-                if counts:
-                    total += torch.stack(
-                        [loss.double(), (batch["labels"] != NOT_A_TARGET).sum().double()]
-                    )
-            loss, targets = self.accelerator.reduce(total).tolist()
+        metrics = {}
+        was_training = self.model_wrapped.training
+        self.model_wrapped.eval()
+        for mode in MODES:
+            if getattr(self.data_collator.recipe, mode) == 0:
+                continue
+            loss, targets = self._sum_losses(samples, mode)
             if targets:
                 metrics[f"{metric_key_prefix}_loss_{mode}"] = loss / targets
-        model.train(was_training)
+        self.model_wrapped.train(was_training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
-            arguments, self.state, self.control, metrics
+            self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _sum_losses(self, samples, mode: str) -> tuple[float, float]:
+        """Sum of the losses, and number of the targets, of all samples in one mode."""
+        arguments, size = self.args, self.args.per_device_eval_batch_size
+        collator = copy(self.data_collator)
+        collator.seed = EVALUATION_SEED
+        batches = math.ceil(len(samples) / size)
+        total = torch.zeros(2, dtype=torch.float64, device=arguments.device)
+        # Every process makes as many calls, the last ones with a batch that does not count.
+        for first in range(0, batches, arguments.world_size):
+            number = first + arguments.process_index
+            counts = number < batches
+            start = number % batches * size
+            texts = [{"input_ids": ids} for ids in samples[start : start + size]["input_ids"]]
+            try:
+                batch = collator.collate(texts, number, mode)
+            except NothingToMask:  # the other processes wait for this one's call all the same
+                batch, counts = collator.collate(texts, number, "document"), False
+            batch = self._prepare_inputs(batch)
+            loss = self.model_wrapped(**batch, num_items_in_batch=1).loss
+            if counts:
+                targets = (batch["labels"] != NOT_A_TARGET).sum()
+                total += torch.stack([loss.double(), targets.double()])
+        loss, targets = self.accelerator.reduce(total).tolist()
+        return loss, targets
 
 
 def pretrain(options: Pretraining) -> Path:
@@ -192,53 +220,14 @@ def pretrain(options: Pretraining) -> Path:
     checkpoints = output.with_name(f"{output.name}-checkpoints")
     last = _last_checkpoint(checkpoints)
     _check(options, output, last)
-    first_step = (
-        TrainerState.load_from_json(f"{last}/{TRAINER_STATE_NAME}").global_step if last else 0
-    )
+    recipe = read_recipe(options.recipe)
+    arguments = _training_arguments(options, checkpoints)
+    begun = {**asdict(options), "recipe": asdict(recipe), "processes": arguments.world_size}
+    if last is not None:
+        _check_same_run(begun, checkpoints)
 
     set_seed(options.seed)
-    recipe = read_recipe(options.recipe)
-    repository = find_repository(options.model) if options.model is not None else None
-    tokenizer = load_tokenizer(options.tokenizer or repository)
-    if repository is not None:
-        model = GLMForBlankInfilling.from_pretrained(repository, dtype=torch.float32)
-    else:
-        model = GLMForBlankInfilling(_new_config(options.config, tokenizer))
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=options.steps,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulation,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        adam_epsilon=1e-8,
-        max_grad_norm=options.max_grad_norm,
-        warmup_steps=math.ceil(options.warmup * options.steps),
-        use_cpu=not torch.accelerator.is_available(),  # or processes on a CPU would not find each other
-        bf16=options.precision == "bf16",
-        fp16=options.precision == "fp16",
-        eval_strategy="steps" if options.validation else "no",
-        eval_steps=options.evaluate_every,
-        save_steps=options.save_every,
-        save_total_limit=2,
-        logging_steps=options.log_every,
-        report_to=["tensorboard"],
-        dataloader_num_workers=options.workers,
-        average_tokens_across_devices=True,
-        remove_unused_columns=False,
-        ignore_data_skip=True,  # the sampler begins where the run was killed; there is nothing to skip
-        accelerator_config={
-            "dispatch_batches": False,
-            "split_batches": False,
-            "even_batches": False,
-        },
-        seed=options.seed,
-    )
+    tokenizer, model = _load(options)
     length = options.length or model.config.max_sequence_length
     collator = BlankInfillingCollator(
         tokenizer,
@@ -249,32 +238,21 @@ def pretrain(options: Pretraining) -> Path:
         world_size=arguments.world_size,
     )
     _check_model(model.config, recipe, collator, length)
-    wanted = options.steps * options.batch_size * options.accumulation * arguments.world_size
-    with arguments.main_process_first():  # the others then find its cache
-        pack = dict(
-            tokenizer=tokenizer, length=length, one_document=options.one_document, seed=options.seed
-        )
-        data = pack_documents(
-            load_documents(options.data, options.streaming), wanted=wanted, **pack
-        )
-        validation = (
-            pack_documents(load_documents(options.validation), **pack)
-            if options.validation
-            else None
-        )
-    if options.streaming and next(iter(data), None) is None:  # repeating it would never end
-        raise ValueError("The documents hold no text; check the data.")
+    data, validation = _pack(options, tokenizer, length, arguments)
     trainer = BlankInfillingTrainer(
         decay=options.decay,
         decay_ratio=options.decay_ratio,
         decay_steps=options.decay_steps or options.steps,
-        first_step=first_step,
+        first_step=_steps_of(last) if last else 0,
         model=model,
         args=arguments,
         train_dataset=data,
         eval_dataset=validation,
         data_collator=collator,
     )
+    if trainer.is_world_process_zero():
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        (checkpoints / OPTIONS_FILE).write_text(json.dumps(begun, indent=2) + "\n")
     trainer.train(resume_from_checkpoint=last)
     if trainer.is_world_process_zero():
         _write(output, trainer.accelerator.unwrap_model(trainer.model), tokenizer)
@@ -282,8 +260,11 @@ def pretrain(options: Pretraining) -> Path:
     return output
 
 
+# --- Before a run -------------------------------------------------------------------------------
+
+
 def _last_checkpoint(checkpoints: Path) -> str | None:
-    """The newest complete one: the `Trainer` writes its state last, so a run that was killed before left none."""
+    """The newest complete one: the `Trainer` writes its state last, a killed one left none."""
     steps = [
         int(file.parent.name.partition("-")[2])
         for file in checkpoints.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
@@ -291,12 +272,16 @@ def _last_checkpoint(checkpoints: Path) -> str | None:
     return str(checkpoints / f"checkpoint-{max(steps)}") if steps else None
 
 
+def _steps_of(checkpoint: str) -> int:
+    return TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}").global_step
+
+
 def _check(options: Pretraining, output: Path, last: str | None):
-    if (options.model is None) == (options.config is None) or (
-        options.config and options.tokenizer is None
-    ):
+    from_scratch = options.config is not None
+    if (options.model is not None) == from_scratch or (from_scratch and not options.tokenizer):
         raise ValueError(
-            "Pass --model to continue a repository, or --config and --tokenizer to train from scratch."
+            "Pass --model to continue a repository, or --config and --tokenizer to train from "
+            "scratch."
         )
     if options.streaming and options.workers > 1:
         raise ValueError(
@@ -310,24 +295,120 @@ def _check(options: Pretraining, output: Path, last: str | None):
         )
     if not options.resume and last is not None:
         raise ValueError(
-            f"{last} is of an unfinished run; pass --resume to continue it, or choose another place."
+            f"{last} is of an unfinished run; pass --resume to continue it, or choose another "
+            "place."
         )
+
+
+def _check_same_run(options: dict, checkpoints: Path):
+    """Raise a ValueError if what the weights depend on is not what the run was begun with."""
+    try:
+        begun = json.loads((checkpoints / OPTIONS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # begun before this file was written
+        return
+    changed = [
+        f"{name} was {begun[name]} and is {value}"
+        for name, value in options.items()
+        if name in begun and name not in CHANGEABLE and begun[name] != value
+    ]
+    if changed:
+        raise ValueError(
+            f"The run was begun with other options: {'; '.join(changed)}. Pass the same ones, or "
+            "choose another place for a new run."
+        )
+
+
+def _training_arguments(options: Pretraining, checkpoints: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        # The original's for glm-10b.
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-8,
+        max_grad_norm=options.max_grad_norm,
+        warmup_steps=math.ceil(options.warmup * options.steps),
+        # Or processes on a CPU would not find each other.
+        use_cpu=not torch.accelerator.is_available(),
+        bf16=options.precision == "bf16",
+        fp16=options.precision == "fp16",
+        eval_strategy="steps" if options.validation else "no",
+        eval_steps=options.evaluate_every,
+        save_steps=options.save_every,
+        save_total_limit=2,
+        logging_steps=options.log_every,
+        report_to=["tensorboard"],
+        dataloader_num_workers=options.workers,
+        average_tokens_across_devices=True,
+        remove_unused_columns=False,
+        # The sampler begins where the run was killed; there is nothing to skip.
+        ignore_data_skip=True,
+        accelerator_config={
+            "dispatch_batches": False,
+            "split_batches": False,
+            "even_batches": False,
+        },
+        seed=options.seed,
+    )
+
+
+def _load(options: Pretraining) -> tuple[GLMTokenizerFast, GLMForBlankInfilling]:
+    """Tokenizer and network, in float32 whatever the repository holds."""
+    if options.model is not None:
+        repository = find_repository(options.model)
+        tokenizer = load_tokenizer(options.tokenizer or repository)
+        model = GLMForBlankInfilling.from_pretrained(repository, dtype=torch.float32)
+    else:
+        assert options.tokenizer is not None and options.config is not None  # see _check
+        tokenizer = load_tokenizer(options.tokenizer)
+        model = GLMForBlankInfilling(_new_config(options.config, tokenizer))
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return tokenizer, model
+
+
+def _pack(
+    options: Pretraining, tokenizer: GLMTokenizerFast, length: int, arguments: TrainingArguments
+):
+    """Samples for training, and for validation if there is any."""
+    wanted = options.steps * options.batch_size * options.accumulation * arguments.world_size
+    with arguments.main_process_first():  # the others then find its cache
+        documents = load_documents(options.data, options.streaming)
+        data = pack_documents(
+            documents, tokenizer, length, wanted, options.one_document, options.seed
+        )
+        validation = None
+        if options.validation is not None:
+            documents = load_documents(options.validation)
+            validation = pack_documents(
+                documents, tokenizer, length, None, options.one_document, options.seed
+            )
+    if options.streaming and next(iter(data), None) is None:  # repeating it would never end
+        raise ValueError(NO_TEXT)
+    return data, validation
 
 
 def _check_model(config: GLMConfig, recipe: Recipe, collator: BlankInfillingCollator, length: int):
-    if len(collator.ends_sentence) > config.vocab_size:
+    ids, rows = len(collator.ends_sentence), config.vocab_size
+    if ids > rows:
         raise ValueError(
-            f"The tokenizer has {len(collator.ends_sentence)} ids and the vocabulary {config.vocab_size} rows; raise "
-            "vocab_size, or use the model's own tokenizer."
+            f"The tokenizer has {ids} ids and the vocabulary {rows} rows; raise vocab_size, or use "
+            "the model's own tokenizer."
         )
-    if recipe.block_mask_prob and collator.block_mask_id >= config.vocab_size:
+    if recipe.block_mask_prob and collator.block_mask_id >= rows:
         raise ValueError(
-            f"[dBLOCK] needs the id {collator.block_mask_id} and the vocabulary has {config.vocab_size} rows; raise "
-            "vocab_size, or use a recipe without block_mask_prob."
+            f"[dBLOCK] needs the id {collator.block_mask_id} and the vocabulary has {rows} rows; "
+            "raise vocab_size, or use a recipe without block_mask_prob."
         )
     if length > config.max_sequence_length:
         raise ValueError(
-            f"length is {length} and the model's longest position {config.max_sequence_length}; shorten it."
+            f"length is {length} and the model's longest position {config.max_sequence_length}; "
+            "shorten it."
         )
     if not config.block_position_encoding:
         raise ValueError("The model has no block positions; blank infilling is trained with them.")
@@ -341,35 +422,34 @@ def _new_config(file: str, tokenizer: GLMTokenizerFast) -> GLMConfig:
         raise ValueError(f"{file} is no JSON file with fields of GLMConfig: {error}.") from error
     unknown = set(values) - set(GLMConfig().to_dict()) - set(GLMConfig.attribute_map)
     if unknown:
-        raise ValueError(
-            f"{file} has the unknown fields {', '.join(sorted(unknown))}; the fields are those of GLMConfig."
-        )
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"{file} has the unknown fields {names}; the fields are GLMConfig's.")
     rows = max(tokenizer.get_vocab().values()) + 2  # [dBLOCK] has the first free id
-    return GLMConfig(
-        **{
-            "vocab_size": -(-rows // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
-            "sop_token_id": tokenizer.sop_token_id,
-            "eop_token_id": tokenizer.eop_token_id,
-            "mask_token_ids": tokenizer.mask_token_ids,
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            **values,
-        }
-    )
+    from_the_tokenizer = {
+        "vocab_size": math.ceil(rows / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        "sop_token_id": tokenizer.sop_token_id,
+        "eop_token_id": tokenizer.eop_token_id,
+        "mask_token_ids": tokenizer.mask_token_ids,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return GLMConfig(**{**from_the_tokenizer, **values})
+
+
+# --- After a run --------------------------------------------------------------------------------
 
 
 def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFast):
     """The complete repository, as conversion writes it."""
-    shared = {
+    of_every_repository = {
         "architectures": ["GLMForConditionalGeneration"],
         "auto_map": AUTO_MAP,
         "custom_pipelines": PIPELINES,
     }
-    of_this_run = {
-        "use_cache": True,
-        "_name_or_path": "",
-    }  # the `Trainer` turned the cache off; the path is of this machine
-    config = GLMConfig(**{**model.config.to_dict(), **of_this_run, **shared})
+    # The `Trainer` turned the cache off; the path is of this machine.
+    not_of_this_run = {"use_cache": True, "_name_or_path": ""}
+    values = {**model.config.to_dict(), **not_of_this_run, **of_every_repository}
+    config = GLMConfig(**values)
     write_repository(
         output,
         config,

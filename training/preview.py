@@ -1,4 +1,4 @@
-"""One pretraining example, as a person can read it: a table of its tokens, and a picture of who sees whom.
+"""One pretraining example, as a person can read it: a table of tokens, a picture of who sees whom.
 
 Shapes: T tokens of context and pieces, S tokens of the context.
 """
@@ -18,7 +18,8 @@ from .options import Preview
 from .recipe import read_recipe
 from .repository import load_tokenizer
 
-# Of the context, then of the pieces in turn: each is told from its neighbours by people who see no red or no green, too.
+# Of the context, then of the pieces in turn: each is told from its neighbours by people who see no
+# red or no green, too.
 COLORS = ["#9aa5b1", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"]
 HIDDEN = "#f3f4f6"
 CELL = 0.24  # inches of a cell of the picture
@@ -37,7 +38,8 @@ class Example:
 
     tokens, labels: T texts each; the label of a token without a target is empty.
     positions, block_positions: (T,).
-    pieces: (T,): k for the k-th blank of the text and for the tokens of its piece, 0 for the rest of the context.
+    pieces: (T,): k for the k-th blank of the text and for the tokens of its piece, 0 for the rest
+        of the context.
     context: S.
     sees: (T, T): whether the token of the row sees the token of the column.
     """
@@ -70,6 +72,8 @@ def make_example(options: Preview) -> Example:
     Raises:
         ValueError: one sentence on what is wrong with the options.
     """
+    if options.png is not None:
+        check_picture_name(options.png)
     if (options.text is None) == (options.data is None):
         raise ValueError("Pass either --text with a text of your own, or --data with documents.")
     tokenizer = load_tokenizer(options.repository)
@@ -89,9 +93,8 @@ def make_example(options: Preview) -> Example:
 def _first_sample(data: str, tokenizer, length: int, seed: int) -> list[int]:
     from .data import load_documents, pack_documents  # not needed for a text, and slow to import
 
-    documents = load_documents(
-        data, streaming=True
-    )  # only as many as can meet in one sample are read
+    # Only as many as can meet in one sample are read.
+    documents = load_documents(data, streaming=True)
     sample = next(iter(pack_documents(documents, tokenizer, length, seed=seed)), None)
     if sample is None:
         raise ValueError(f"{data} begins with documents without text; check the data.")
@@ -137,7 +140,7 @@ def who_sees_whom(context: int, length: int) -> np.ndarray:
     return sees(in_context[None])[0].numpy()
 
 
-# --- In a terminal ----------------------------------------------------------------------------------------------------
+# --- In a terminal --------------------------------------------------------------------------------
 
 
 def make_table(example: Example) -> Table:
@@ -158,82 +161,97 @@ def make_table(example: Example) -> Table:
 
 
 def make_picture(example: Example) -> Text:
-    """Who sees whom: a filled block where the token of the row sees the token of the column, in that one's colour.
+    """Who sees whom: a filled block where the token of the row sees the token of the column.
 
-    A line of text holds two rows, so that blocks are square.
+    It has that one's colour. A line of text holds two rows, so that blocks are square.
     """
     hidden = np.zeros_like(example.sees[:1])
     rows = np.concatenate([example.sees, hidden])  # an odd number of rows ends with half a line
+    rows = rows[: len(rows) // 2 * 2]
     picture = Text(no_wrap=True)
-    for upper, lower in zip(rows[::2], rows[1::2]):
-        for color, *seen in zip(example.colors, upper, lower):
+    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
+        for color, *seen in zip(example.colors, upper, lower, strict=True):
             picture.append(" ▄▀█"[2 * seen[0] + seen[1]], style=color)
         picture.append("\n")
     return picture
 
 
-# --- As a file --------------------------------------------------------------------------------------------------------
+# --- As a file ------------------------------------------------------------------------------------
+
+
+def check_picture_name(file: str | Path):
+    """Raise a ValueError if the name is not that of a PNG."""
+    if Path(file).suffix.lower() != ".png":
+        raise ValueError(f"{file} is no name of a picture; give one that ends with .png.")
 
 
 def draw(example: Example, file: str | Path):
-    """Write who sees whom as a PNG: a column for each token with its positions, a row with what it predicts."""
-    from matplotlib.colors import to_rgb
+    """Write who sees whom as a PNG: a column for each token, a row with what it predicts.
+
+    Raises:
+        ValueError: if the name of the file does not end with .png.
+    """
+    check_picture_name(file)
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import get_font_names
+
+    # One axis is the whole figure and its unit is a cell: the mask is at 0 to T, the positions are
+    # above it.
+    size = len(example.tokens)
+    left = max(1.5 + widest(example.tokens), 1 + text_width("block position"))
+    right = 1.5 + widest(example.labels)
+    top = left + 2.5  # the tokens again, and two rows of positions
+    bottom = 0.5
+    width, height = left + size + right, top + size + bottom
+    figure = Figure(figsize=(width * CELL, height * CELL), dpi=150)
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(-left, size + right), ylim=(size + bottom, -top))
+    axis.set_axis_off()
+    draw_cells(axis, example)
+    draw_texts(axis, example)
+    figure.savefig(file, format="png")
+
+
+def draw_cells(axis, example: Example):
+    """The mask, the colours of the columns above it, and lines between them."""
+    from matplotlib.colors import to_rgb
 
     size = len(example.tokens)
-    # One axis is the whole figure and its unit is a cell: the mask is at 0 to T, the positions are above it.
-    margins = {
-        name: 1.5 + max(map(text_width, texts))
-        for name, texts in (("left", example.tokens), ("right", example.labels))
-    }
-    margins["left"] = max(margins["left"], 1 + text_width("block position"))
-    margins["top"] = margins["left"] + 2.5
-    width, height = margins["left"] + size + margins["right"], margins["top"] + size + 0.5
-    figure = Figure(figsize=(width * CELL, height * CELL), dpi=150)
-    axis = figure.add_axes(
-        (0, 0, 1, 1),
-        xlim=(-margins["left"], size + margins["right"]),
-        ylim=(size + 0.5, -margins["top"]),
-    )
-    axis.set_axis_off()
-
     colors = np.array([to_rgb(color) for color in example.colors])  # (T, 3)
     cells = np.where(example.sees[..., None], colors, to_rgb(HIDDEN))  # (T, T, 3)
-    axis.imshow(cells, extent=(0, size, size, 0), interpolation="nearest", aspect="auto")
-    axis.imshow(
-        np.stack([colors, colors]),
-        extent=(0, size, -0.5, -2.5),
-        interpolation="nearest",
-        aspect="auto",
-        alpha=0.3,
-    )
+    style = dict(interpolation="nearest", aspect="auto")
+    axis.imshow(cells, extent=(0, size, size, 0), **style)
+    header = np.stack([colors, colors])  # (2, T, 3)
+    axis.imshow(header, extent=(0, size, -0.5, -2.5), alpha=0.3, **style)
     lines = np.arange(size + 1)
     axis.hlines([-1.5, *lines], 0, size, color="white", linewidth=1)
     axis.vlines(lines, -2.5, size, color="white", linewidth=1)
     axis.hlines(example.context, 0, size, color="black", linewidth=0.8)
     axis.vlines(example.context, 0, size, color="black", linewidth=0.8)
 
+
+def draw_texts(axis, example: Example):
+    """Tokens on the left and on top, labels on the right, positions above the mask."""
+    from matplotlib.font_manager import get_font_names
+
     fonts = ["DejaVu Sans", *(font for font in CHINESE_FONTS if font in get_font_names())]
-    style = dict(fontsize=8, family=fonts, parse_math=False)
-    for name, row, values in (
-        ("position", -2, example.positions),
-        ("block position", -1, example.block_positions),
-    ):
-        axis.text(-0.5, row, name, ha="right", va="center", color="#6b7280", **style)
+    style = dict(family=fonts, parse_math=False)
+    small, large = style | {"fontsize": 7}, style | {"fontsize": 8}
+    rows = {"position": (-2, example.positions), "block position": (-1, example.block_positions)}
+    for name, (row, values) in rows.items():
+        axis.text(-0.5, row, name, ha="right", va="center", color="#6b7280", **large)
         for column, value in enumerate(values):
-            axis.text(
-                column + 0.5, row, str(value), ha="center", va="center", **(style | {"fontsize": 7})
-            )
-    for place, (token, label, color) in enumerate(
-        zip(example.tokens, example.labels, example.colors), start=0
-    ):
-        axis.text(-0.5, place + 0.5, token, ha="right", va="center", color=color, **style)
-        axis.text(
-            place + 0.5, -3, token, ha="center", va="bottom", rotation=90, color=color, **style
-        )
-        axis.text(size + 0.5, place + 0.5, label, ha="left", va="center", color=color, **style)
-    figure.savefig(file, format="png")
+            axis.text(column + 0.5, row, str(value), ha="center", va="center", **small)
+    end = len(example.tokens) + 0.5
+    texts = zip(example.tokens, example.labels, example.colors, strict=True)
+    for index, (token, label, color) in enumerate(texts):
+        middle = index + 0.5
+        axis.text(-0.5, middle, token, ha="right", va="center", color=color, **large)
+        axis.text(middle, -3, token, ha="center", va="bottom", rotation=90, color=color, **large)
+        axis.text(end, middle, label, ha="left", va="center", color=color, **large)
+
+
+def widest(texts: list[str]) -> float:
+    """Width of the widest text in cells."""
+    return max(map(text_width, texts))
 
 
 def text_width(text: str) -> float:
