@@ -20,7 +20,7 @@ from tokenizers import (
     processors,
 )
 
-from ..tokenization_glm import GLMTokenizerFast
+from ..tokenization_glm import GLM_TOKENS, GLMTokenizerFast
 from .errors import ConversionError
 
 # The vocabulary files of each family, by the names they have in one place or another, and the Hub name that has them.
@@ -112,8 +112,10 @@ def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: 
         name: getattr(tokenizer, name)
         for name in ("cls_token", "mask_token", "unk_token", "sep_token", "pad_token", "eos_token")
     }
+    named = tokenizer.special_tokens_map
     config = {
         "tokenizer_class": "GLMTokenizerFast",
+        "extra_special_tokens": {name: named[name] for name in GLM_TOKENS if name in named},
         "auto_map": {"AutoTokenizer": [None, "tokenization_glm.GLMTokenizerFast"]},
         "model_max_length": model_max_length,
         "padding_side": "left",
