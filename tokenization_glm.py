@@ -440,7 +440,7 @@ class GLMTokenizerFast(VersionedTokenizer):
                 before = self.decode(context[:column], skip_special_tokens=True)
                 answer = _spaced_answer(before + " " * spaced, answer)
             ids = self(answer, add_special_tokens=False).input_ids
-            self.check_no_commands(ids, "An answer")
+            self.check_no_commands(ids, "An answer", ends=True)
             encoded.append([*ids, self.eop_token_id])
         return encoded
 
@@ -453,12 +453,20 @@ class GLMTokenizerFast(VersionedTokenizer):
             if id in masks
         ]
 
-    def check_no_commands(self, ids: list[int], what: str):
-        """Raise a ValueError if ids of a text hold a token that begins or ends an answer."""
-        for id in (self.sop_token_id, self.eop_token_id):
-            if id in ids:
-                token = self.convert_ids_to_tokens(id)
-                raise ValueError(f"{what} holds {token}, which is no text to GLM; leave it out.")
+    def check_no_commands(self, ids: list[int], what: str, ends: bool = False):
+        """Raise a ValueError if ids of a text hold a token that begins or ends an answer.
+
+        Args:
+            what: the beginning of the message.
+            ends: whether the end of text is one too: it is in an answer.
+        """
+        commands = ["sop_token", "eop_token"] + ["eos_token"] * ends
+        for name in commands:
+            if getattr(self, f"{name}_id") in ids:
+                raise ValueError(
+                    f"{what} holds {getattr(self, name)}, which GLM takes for a command and not for "
+                    "text; leave it out."
+                )
 
     def pieces(self, answers: list[list[int]], length: int = 0) -> tuple[list[int], list[int]]:
         """What is read of the answers of one text, and what is to be said at each of its tokens.
