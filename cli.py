@@ -1,60 +1,152 @@
-"""The `glm` command."""
+"""The `glm` command: a thin layer over the folders, which it imports when they are called."""
 
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from dataclasses import MISSING, Field, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
-from .conversion import ConversionError, convert_checkpoint, export_checkpoint, verify_repository
-from .conversion.model_card import count
+from . import __version__
 from .conversion.released import RELEASED
-from .conversion.repository import DTYPES, fills_blanks, read_repository_config
-from .conversion.tokenizers import BUILDERS
-from .conversion.weights import PROMPT_WEIGHTS
-from .training.blank_infilling import MODES, RECIPES
+from .training.options import Options, Pretraining, Preview
+
+FAMILIES = (*dict.fromkeys(model.tokenizer for model in RELEASED.values()), "none")
+
+# The choices of options; a type checker knows no names that are read from a table.
+if TYPE_CHECKING:
+    Model = str
+    Family = str
+else:
+    Model = Literal[tuple(RELEASED)]
+    Family = Literal[FAMILIES]
+DType = Literal["float16", "bfloat16", "float32"]
 
 app = typer.Typer(
     help="GLM for Transformers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # which would read [gMASK] in a help text as markup and drop it
 )
 
-Model = Enum("Model", {name: name for name in RELEASED})
-Family = Enum("Family", {name: name for name in (*BUILDERS, "none")})
-DType = Enum("DType", {name: name for name in DTYPES})
-Decay = Enum("Decay", {name: name for name in ("linear", "cosine")})
-Mode = Enum("Mode", {name: name for name in MODES})
-Precision = Enum("Precision", {name: name for name in ("fp32", "bf16", "fp16")})
+# What libraries say that is no fault of the program: kind of error, words of its message, and what
+# is said here, where {} is the message.
+LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        ModuleNotFoundError,
+        r"datasets|matplotlib|tensorboard",
+        '{} Install what training needs with pip install ".[train]".',
+    ),
+    (
+        RuntimeError,
+        r"requires tensorboard",
+        'tensorboard is not installed; install it with pip install ".[train]".',
+    ),
+    (
+        RuntimeError,
+        r"out of memory|can't allocate memory",
+        "The memory is too small; lower --batch-size and raise --accumulation, or pass "
+        "--gradient-checkpointing.",
+    ),
+    (ValueError, r"bf16|fp16", "This machine cannot compute in this --precision: {}"),
+    (OSError, r"", "{}"),
+)
+
+
+def clear_sentence(error: Exception) -> str | None:
+    """What to tell the user of an error; None if it is a fault of the program."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals["__name__"] if trace is not None else ""
+    # The package's own errors are sentences for the user.
+    if isinstance(error, ValueError) and raised_in.startswith(f"{__package__}."):
+        return str(error)
+    for kind, words, sentence in LIBRARY_ERRORS:
+        if isinstance(error, kind) and re.search(words, str(error)):
+            return sentence.format(error)
+    return None
 
 
 @contextmanager
-def clear_errors(*kinds: type[Exception]):
-    """What went wrong as one line, and exit status 1."""
+def clear_errors() -> Iterator[None]:
+    """A user's error as one sentence, and exit status 1; a fault of the program as it is."""
+    from .conversion import ConversionError
+
     try:
         yield
-    except (ConversionError, ModuleNotFoundError, *kinds) as error:
-        missing = isinstance(
-            error, ModuleNotFoundError
-        )  # what only training needs is not installed with the rest
-        message = (
-            f'{error.name} is not installed; install it with pip install ".[train]".'
-            if missing
-            else str(error)
-        )
-        typer.secho(message, fg=typer.colors.RED, err=True)
+    except Exception as error:
+        sentence = str(error) if isinstance(error, ConversionError) else clear_sentence(error)
+        if sentence is None:
+            raise
+        typer.secho(sentence, fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from error
 
 
+OptionsKind = TypeVar("OptionsKind", bound=Options)
+
+
+def takes(options: type[OptionsKind]) -> Callable[[Callable[[OptionsKind], None]], Callable]:
+    """Makes a command of a function of `options`: its fields are the arguments and options."""
+
+    def decorate(function: Callable[[OptionsKind], None]) -> Callable:
+        def command(**values: Any) -> None:
+            with clear_errors():
+                function(options(**values))
+
+        types = options.types()
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = Signature(  # type: ignore[attr-defined]
+            [parameter(field, types[field.name]) for field in fields(options)]
+        )
+        command.__annotations__ = {}
+        return command
+
+    return decorate
+
+
+def parameter(field: Field, kind: Any) -> Parameter:
+    """An argument if the field must be given, else an option, or a switch if it is a bool."""
+    about = dict(
+        help=field.metadata["help"],
+        min=field.metadata["least"],
+        max=field.metadata["most"],
+    )
+    if field.default is MISSING:
+        given, default = typer.Argument(**about), Parameter.empty
+    else:
+        names = [f"--{field.name.replace('_', '-')}"]
+        given, default = typer.Option(*names, **about), field.default
+    return Parameter(
+        field.name,
+        Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, given],
+    )
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"glm-transformers {__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
-def main_help():
+def start(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
     """GLM for Transformers."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars would fill a log
 
 
 @app.command()
@@ -62,21 +154,26 @@ def convert(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="Folder with a tracker file, iteration folder, file of the first rank, or old Hub repository."
+            help="Folder with a tracker file, iteration folder, file of the first rank, "
+            "or old Hub repository."
         ),
     ],
     output: Annotated[Path, typer.Argument(help="The Hub repository to write.")],
     model: Annotated[
-        Model | None, typer.Option(help="The released checkpoint this is, or is shaped after.")
+        Model | None,
+        typer.Option(help="The released checkpoint this is, or is shaped after."),
     ] = None,
     vocab: Annotated[
-        str | None, typer.Option(help="Folder, file or Hub name of the vocabulary.")
+        str | None,
+        typer.Option(help="Folder, file or Hub name of the vocabulary."),
     ] = None,
     num_attention_heads: Annotated[
-        int | None, typer.Option(min=1, help="Heads; wins over --model.")
+        int | None,
+        typer.Option(min=1, help="Heads; wins over --model."),
     ] = None,
     tokenizer: Annotated[
-        Family | None, typer.Option(help="Family of the tokenizer; wins over --model.")
+        Family | None,
+        typer.Option(help="Family of the tokenizer; wins over --model."),
     ] = None,
     task_mask: Annotated[
         bool | None,
@@ -86,30 +183,38 @@ def convert(
         ),
     ] = None,
     dtype: Annotated[
-        DType | None, typer.Option(help="Type of the weights; the checkpoint's own by default.")
+        DType | None,
+        typer.Option(help="Type of the weights; the checkpoint's own by default."),
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing repository.")
+        bool,
+        typer.Option("--overwrite", help="Replace an existing repository."),
     ] = False,
     push_to_hub: Annotated[
-        str | None, typer.Option(help="Name on the Hub to upload the repository to.")
+        str | None,
+        typer.Option(help="Name on the Hub to upload the repository to."),
     ] = None,
-):
-    """Convert an original checkpoint, or a repository of the old Hub port, to a complete Hub repository.
+) -> None:
+    """Convert a checkpoint to a complete Hub repository.
 
+    The checkpoint is an original one, or a repository of the old Hub port.
     `glm models` lists what --model takes.
     """
     with clear_errors():
+        from .conversion import convert_checkpoint
+        from .hub_repository.config import fills_blanks, read_config
+        from .hub_repository.weights import PROMPT_WEIGHTS
+
         repository = convert_checkpoint(
             checkpoint,
             output,
-            model=model and model.value,
+            model=model,
             vocab=vocab,
             num_attention_heads=num_attention_heads,
-            tokenizer=tokenizer and tokenizer.value,
+            tokenizer=tokenizer,
             task_mask=task_mask,
-            dtype=dtype and dtype.value,
+            dtype=dtype,
             max_shard_size=max_shard_size,
             overwrite=overwrite,
             push_to_hub=push_to_hub,
@@ -117,18 +222,26 @@ def convert(
     typer.secho(f"{repository} is complete and verified.", fg=typer.colors.GREEN)
     if (repository / PROMPT_WEIGHTS).exists():
         typer.echo(
-            f"The weights of its continuous prompt, which GLMConfig has no place for, are in {PROMPT_WEIGHTS}."
+            "The weights of its continuous prompt, which GLMConfig has no place for, are in "
+            f"{PROMPT_WEIGHTS}."
         )
     if push_to_hub is not None:
         typer.echo(f"It is on the Hub as {push_to_hub}.")
-    fills = fills_blanks(read_repository_config(repository))
+    fills = fills_blanks(read_config(repository))
     loader = "AutoModelForSeq2SeqLM" if fills else "AutoModelForSequenceClassification"
     typer.echo(f'Load it with {loader}.from_pretrained("{repository}", trust_remote_code=True).')
 
 
 @app.command()
-def models():
-    """The ten released checkpoints, their sizes and the memory that they take."""
+def models() -> None:
+    """List the ten released checkpoints.
+
+    With their sizes and the memory that they take.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Column, Table
+
     numbers = ("size", "layers", "hidden", "heads", "tokens", "fp16", "fp32")
     table = Table(
         Column("--model", no_wrap=True),
@@ -138,18 +251,21 @@ def models():
         padding=(0, 1, 0, 0),
     )
     for name, model in RELEASED.items():
-        sizes = (model.layers, model.hidden_size, model.num_attention_heads, model.positions)
-        memory = (f"{width * model.parameters / 1e9:.1f}" for width in (2, 4))
         table.add_row(
             f"{name} *" if model.task_mask else name,
-            count(model.parameters),
-            *map(str, sizes),
-            *memory,
+            f"{model.parameters / 1e6:.0f}M",
+            f"{model.layers}",
+            f"{model.hidden_size}",
+            f"{model.num_attention_heads}",
+            f"{model.positions}",
+            f"{2 * model.parameters / 1e9:.1f}",
+            f"{4 * model.parameters / 1e9:.1f}",
             model.tokenizer,
         )
     Console().print(table)
     typer.echo(
-        "* knows [sMASK] and [gMASK] besides [MASK]; tokens: of the longest text; fp16, fp32: GB of memory for the weights."
+        "* knows [sMASK] and [gMASK] besides [MASK]; tokens: of the longest text; "
+        "fp16, fp32: GB of memory for the weights."
     )
 
 
@@ -160,13 +276,24 @@ def verify(
         Path | None,
         typer.Option(help="The checkpoint it was converted from, to compare every tensor."),
     ] = None,
-):
-    """Check a converted repository: files, weights, tokenizer, and one filled blank. Exit status 0 if all is right, else 1."""
+) -> None:
+    """Check a converted repository.
+
+    Its files, weights, tokenizer, and one filled blank.
+
+    Exit status 0 if all is right, else 1.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from .conversion import verify_repository
+
     checks = verify_repository(repository, against)
+    results = {True: "[green]ok[/]", False: "[red]failed[/]", None: "-"}
     table = Table("check", "result", "", title=escape(str(repository)), title_justify="left")
     for check in checks:
-        result = {True: "[green]ok[/]", False: "[red]failed[/]", None: "-"}[check.passed]
-        table.add_row(check.name, result, escape(check.detail))
+        table.add_row(check.name, results[check.passed], escape(check.detail))
     Console().print(table)
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)
@@ -177,19 +304,23 @@ def export(
     repository: Annotated[Path, typer.Argument(help="The converted repository.")],
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint folder to write.")],
     model_parallel_size: Annotated[
-        int, typer.Option(min=1, help="Number of model-parallel ranks.")
+        int,
+        typer.Option(min=1, help="Number of model-parallel ranks."),
     ] = 1,
     dtype: Annotated[
-        DType | None, typer.Option(help="Type of the weights; the repository's own by default.")
+        DType | None,
+        typer.Option(help="Type of the weights; the repository's own by default."),
     ] = None,
-):
-    """Write a repository's weights as a checkpoint of the original code."""
+) -> None:
+    """Write a checkpoint of the original code."""
     with clear_errors():
+        from .conversion import export_checkpoint
+
         written = export_checkpoint(
             repository,
             checkpoint,
             model_parallel_size=model_parallel_size,
-            dtype=dtype and dtype.value,
+            dtype=dtype,
         )
     typer.secho(f"{written} is complete.", fg=typer.colors.GREEN)
 
@@ -197,133 +328,56 @@ def export(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Argument(help="The Hub repository to write.")] = Path("glm-demo"),
-):
-    """Convert, verify and run a small real model that comes with this package; needs no network."""
-    from .demo import run_demo
+) -> None:
+    """Convert, verify and run a small real model.
 
+    It comes with this package and needs no network.
+    """
     with clear_errors():
+        from .demo import run_demo
+
         run_demo(output)
 
 
 @app.command()
-def pretrain(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="Text (a document on each line), JSON lines or parquet file, folder, or Hub dataset."
-        ),
-    ],
-    output: Annotated[str, typer.Argument(help="The Hub repository to write.")],
-    model: Annotated[
-        str | None, typer.Option(help="A converted repository to continue from.")
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(help="JSON file with fields of GLMConfig, to train from scratch."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder with the tokenizer, to train from scratch.")
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}."),
-    ] = "glm-base",
-    validation: Annotated[
-        str | None, typer.Option(help="Documents on which the loss of each mode is evaluated.")
-    ] = None,
-    streaming: Annotated[
-        bool, typer.Option("--streaming", help="Read the data while training.")
-    ] = False,
-    one_document: Annotated[
-        bool, typer.Option("--one-document", help="One document in each text.")
-    ] = False,
-    length: Annotated[int | None, typer.Option(min=4, help="Longest text in tokens.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Texts for each process and forward pass.")] = 16,
-    accumulation: Annotated[int, typer.Option(help="Forward passes for each step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
-    warmup: Annotated[
-        float, typer.Option(help="Share of the steps until the highest learning rate.")
-    ] = 0.06,
-    decay: Annotated[Decay, typer.Option(help="Form of the decay.")] = Decay.cosine,
-    decay_ratio: Annotated[
-        float, typer.Option(help="Lowest learning rate, as a share of the highest.")
-    ] = 0.1,
-    decay_steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Step at which the decay ends; the last one by default."),
-    ] = None,
-    weight_decay: Annotated[
-        float, typer.Option(help="Of everything but biases and layer norms.")
-    ] = 0.1,
-    max_grad_norm: Annotated[float, typer.Option(help="Longest gradient.")] = 1.0,
-    precision: Annotated[Precision, typer.Option(help="Type of the arithmetic.")] = Precision.fp32,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
-    ] = False,
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 500,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    log_every: Annotated[int, typer.Option(help="Steps between log entries.")] = 50,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of weights, order and masks.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in OUTPUT, with the same options.")
-    ] = False,
-):
-    """Pretrain by autoregressive blank infilling; on several processes through `accelerate launch`."""
-    options = {
-        name: value.value if isinstance(value, Enum) else value for name, value in locals().items()
-    }
-    with clear_errors(ValueError, OSError):
-        from .training.pretrain import Pretraining
-        from .training.pretrain import pretrain as run
+@takes(Pretraining)
+def pretrain(options: Pretraining) -> None:
+    """Pretrain by autoregressive blank infilling.
 
-        repository = run(Pretraining(**options))
+    On several processes through `accelerate launch`.
+    """
+    from .training.pretrain import pretrain as run
+
+    repository = run(options)
     typer.secho(f"{repository} is complete.", fg=typer.colors.GREEN)
 
 
 @app.command()
-def preview(
-    repository: Annotated[
-        str, typer.Argument(help="A converted repository, or another folder with its tokenizer.")
-    ],
-    text: Annotated[
-        str | None, typer.Option(help="The text to make an example of; or else")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="documents, as `glm pretrain` takes them, to pack a sample of."),
-    ] = None,
-    mode: Annotated[
-        Mode | None,
-        typer.Option(help="What is masked; drawn with the recipe's probabilities by default."),
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(help=f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}."),
-    ] = "glm-base",
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another example.")] = 0,
-    length: Annotated[int, typer.Option(min=4, help="Longest text in tokens.")] = 64,
-    png: Annotated[Path | None, typer.Option(help="Picture to write.")] = None,
-):
-    """Show one example of pretraining: its tokens, positions and labels, and who sees whom."""
+@takes(Preview)
+def preview(options: Preview) -> None:
+    """Show one example of pretraining.
+
+    Its tokens, positions and labels, and who sees whom.
+    """
+    from rich.console import Console
+
     from .training.preview import draw, make_example, make_picture, make_table
 
     console = Console()
-    with clear_errors(ValueError, OSError):
-        example = make_example(repository, text, data, mode and mode.value, recipe, seed, length)
-        console.print(make_table(example))
-        if len(example.tokens) <= console.width:
-            console.print("\nA token sees those in whose columns its row is filled:\n")
-            console.print(make_picture(example))
-        else:
-            console.print(
-                f"The picture of who sees whom is {len(example.tokens)} columns wide; pass --png FILE for a file."
-            )
-        if png is not None:
-            draw(example, png)
-            console.print(f"{png} is written.", style="green", markup=False)
+    example = make_example(options)
+    console.print(make_table(example))
+    if len(example.tokens) <= console.width:
+        console.print("\nA token sees those in whose columns its row is filled:\n")
+        console.print(make_picture(example))
+    else:
+        console.print(
+            f"The picture of who sees whom is {len(example.tokens)} columns wide; "
+            "pass --png FILE for a file."
+        )
+    if options.png is not None:
+        draw(example, options.png)
+        console.print(f"{options.png} is written.", style="green", markup=False)
 
 
-def main():
+def main() -> None:
     app()

@@ -13,10 +13,12 @@ Shapes: B batch, C choices, S tokens of the contexts, G tokens of the pieces, T 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import torch
 from transformers import BatchEncoding
 
+from .blanks_glm import BlankLayout, SinglePositions, count_positions
 from .tokenization_glm import IGNORED, GLMTokenizerFast
 
 
@@ -175,20 +177,15 @@ class GLMDataCollator:
 
     def _positions(self, batch: dict[str, torch.Tensor]) -> torch.LongTensor:
         """(B, T) positions for a model without block positions, as `generate` counts them."""
-        ids = batch["input_ids"]
-        masks = torch.isin(ids, torch.tensor(self.tokenizer.mask_token_ids))  # (B, T)
-        sops = ids == self.tokenizer.sop_token_id
-        in_context = sops.cumsum(-1) == 0
-        masks &= in_context
-        counted = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        of_token = counted + self.positions_per_blank * (masks.cumsum(-1) - masks.long())
-        columns = torch.arange(ids.shape[1])
-        blanks = torch.where(masks, columns, ids.shape[1]).sort(-1).values  # in text order
-        blank = blanks.gather(1, (sops.cumsum(-1) - 1).clamp(min=0)).clamp(max=ids.shape[1] - 1)
-        start = torch.where(sops, columns, 0).cummax(-1).values
-        of_piece = of_token.gather(1, blank) + columns - start
-        positions = torch.where(in_context, of_token, of_piece)
-        return positions.masked_fill(batch["attention_mask"] == 0, 0)
+        real = batch["attention_mask"]
+        layout = read_layout(self.tokenizer, batch["input_ids"], real)
+        positions = SinglePositions.position_ids(
+            layout,
+            count_positions(real),
+            real.shape[1],
+            self.positions_per_blank,
+        )
+        return positions * real
 
 
 @dataclass
@@ -267,14 +264,27 @@ class GLMMultipleChoiceCollator:
         real: torch.LongTensor,
     ) -> torch.LongTensor:
         """(R, T) -> (R, 2, T): positions, those of the last mask for a choice; block positions."""
-        in_context = (ids == self.tokenizer.sop_token_id).cumsum(-1) == 0  # one piece in a row
-        masks = torch.isin(ids, torch.tensor(self.tokenizer.mask_token_ids)) & in_context
+        layout = read_layout(self.tokenizer, ids, real)
+        counted = count_positions(real)
         columns = torch.arange(ids.shape[1])
-        last_mask = torch.where(masks, columns, 0).max(-1, keepdim=True).values  # (R, 1)
-        counted = (real.cumsum(-1) - 1).clamp(min=0)
-        first = torch.where(in_context, counted, counted.gather(1, last_mask))
-        second = (~in_context).cumsum(-1)
+        last_mask = torch.where(layout.is_mask, columns, 0).max(-1, keepdim=True).values  # (R, 1)
+        first = torch.where(layout.in_context, counted, counted.gather(1, last_mask))
+        second = layout.block_positions(ids.shape[1])
         return torch.stack([first, second], dim=1) * real[:, None]
+
+
+def read_layout(
+    tokenizer: GLMTokenizerFast,
+    ids: torch.LongTensor,
+    real: torch.LongTensor,
+) -> BlankLayout:
+    """The layout of rows (B, T) to learn from: these hold no end tokens."""
+    tokens = SimpleNamespace(
+        start_token_ids=[tokenizer.sop_token_id],
+        end_token_ids=[],
+        mask_token_ids=tokenizer.mask_token_ids,
+    )
+    return BlankLayout.of(ids, tokens, real.bool())
 
 
 def pad_rows(

@@ -150,26 +150,3 @@ class GLMConfig(PretrainedConfig):
     def special_ids(self) -> list[int]:
         """Ends, start and masks, in this order."""
         return [*self.end_token_ids, *self.start_token_ids, *(self.mask_token_ids or [])]
-
-    def check_inputs(self, input_ids, position_ids):
-        """Raise a ValueError for ids (B, T) outside the vocabulary, positions of a wrong shape or beyond the table."""
-        if input_ids is not None and input_ids.numel():
-            lowest, highest = int(input_ids.min()), int(input_ids.max())
-            if lowest < 0 or highest >= self.vocab_size:
-                raise ValueError(
-                    f"input_ids hold {lowest} to {highest}, but this model's vocabulary is 0 to {self.vocab_size - 1}; "
-                    "use the tokenizer that belongs to the model."
-                )
-        two_rows = self.block_position_encoding
-        if position_ids.dim() != 2 + two_rows or (two_rows and position_ids.shape[1] != 2):
-            needed = "(batch, 2, tokens)" if two_rows else "(batch, tokens)"
-            raise ValueError(
-                f"position_ids have shape {tuple(position_ids.shape)}; this model needs {needed}."
-            )
-        if position_ids.numel() and position_ids.min() < 0:
-            raise ValueError(f"position_ids hold {int(position_ids.min())}; they start at 0.")
-        if position_ids.numel() and position_ids.max() >= self.position_rows:
-            raise ValueError(
-                f"The text takes {int(position_ids.max()) + 1} positions, but this model has {self.position_rows}; "
-                "shorten it, for example with truncation=True and max_length in the tokenizer."
-            )

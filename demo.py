@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -10,9 +11,14 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 from .conversion import ConversionError, convert_checkpoint, verify_repository
 
 EXAMPLES = Path(__file__).with_name("examples")
-CHECKPOINT, VOCABULARY = EXAMPLES / "demo_checkpoint", EXAMPLES / "demo_vocabulary"
+CHECKPOINT = EXAMPLES / "demo_checkpoint"
 # What the checkpoint's tensors cannot tell.
-OPTIONS = dict(vocab=VOCABULARY, num_attention_heads=4, tokenizer="gpt2", task_mask=True)
+OPTIONS: dict[str, Any] = {
+    "vocab": EXAMPLES / "demo_vocabulary",
+    "num_attention_heads": 4,
+    "tokenizer": "gpt2",
+    "task_mask": True,
+}
 
 TEXTS = {
     "a blank": "Paris is the capital of [MASK].",
@@ -20,55 +26,63 @@ TEXTS = {
     "a sentence": "What is a young cow called? [sMASK]",
     "left to right": "The opposite of hot is [gMASK]",
 }
+# Any, because it is the repository's own task and none that the library's types know.
+TASK: Any = "text2text-generation"
 PIPELINE_TEXT = "A spider has [MASK] legs."
 
 
-def run_demo(output: Path):
-    """Convert the demo checkpoint to `output`, or use what an earlier run left there, and print what it answers.
+def run_demo(output: Path) -> None:
+    """Convert the demo checkpoint to `output`, or use what an earlier run left there; fill blanks.
 
     Raises:
         ConversionError: if something else is at `output`.
     """
-    console = Console(highlight=False)
-    if output.exists() and not all(check.passed for check in verify_repository(output, CHECKPOINT)):
+    console = Console(highlight=False, soft_wrap=True)
+    convert(console, output)
+    fill_with_the_model(console, output)
+    fill_with_the_pipeline(console, output)
+    console.print(f"The repository is [bold]{output.resolve()}[/].")
+
+
+def convert(console: Console, output: Path) -> None:
+    found = output.exists()
+    if not found:
+        console.print("[bold]Convert[/] the original checkpoint")
+        convert_checkpoint(CHECKPOINT, output, **OPTIONS)
+    checks = verify_repository(output, CHECKPOINT)
+    if found and not all(check.passed for check in checks):
         raise ConversionError(
             f"{output} exists and is not the demo's repository; choose another place."
         )
-    if not output.exists():
-        console.print("[bold]Convert[/] the original checkpoint")
-        convert_checkpoint(CHECKPOINT, output, **OPTIONS)
-    console.print("[bold]Verify[/] the repository")
-    for check in verify_repository(output, CHECKPOINT):
-        console.print(
-            f"  {'[green]ok[/]' if check.passed else '[red]failed[/]'} {check.name}:",
-            Text(check.detail),
-        )
+    console.print("[bold]Verify[/] the repository:", ", ".join(check.name for check in checks))
+    for check in checks:
+        if not check.passed:
+            console.print(f"  [red]failed[/] {check.name}:", Text(check.detail))
 
+
+def fill_with_the_model(console: Console, output: Path) -> None:
     console.print("[bold]Fill blanks[/] with AutoModelForSeq2SeqLM, all in one call")
     tokenizer = AutoTokenizer.from_pretrained(output, trust_remote_code=True)
     model = AutoModelForSeq2SeqLM.from_pretrained(output, trust_remote_code=True).eval()
     inputs = tokenizer(list(TEXTS.values()), padding=True, return_tensors="pt")
     outputs = model.generate(**inputs, max_new_tokens=40, max_piece_length=16)
-    for (kind, text), pieces in zip(TEXTS.items(), tokenizer.decode_pieces(outputs)):
+    answers = tokenizer.decode_pieces(outputs)
+    for (kind, text), pieces in zip(TEXTS.items(), answers, strict=True):
         show(console, kind, text, pieces, tokenizer)
 
+
+def fill_with_the_pipeline(console: Console, output: Path) -> None:
     console.print("[bold]Fill a blank[/] with the pipeline")
-    fill = pipeline("text2text-generation", model=str(output), trust_remote_code=True)
-    show(
-        console,
-        "a blank",
-        PIPELINE_TEXT,
-        fill(PIPELINE_TEXT, max_new_tokens=8)[0]["blanks"],
-        tokenizer,
-    )
-    console.print(f"The repository is [bold]{output.resolve()}[/].", soft_wrap=True)
+    fill = pipeline(TASK, model=str(output), trust_remote_code=True)
+    (result,) = fill(PIPELINE_TEXT, max_new_tokens=8)
+    show(console, "a blank", PIPELINE_TEXT, result["blanks"], fill.tokenizer)
 
 
-def show(console: Console, kind: str, text: str, pieces: list[str], tokenizer):
+def show(console: Console, kind: str, text: str, pieces: list[str], tokenizer) -> None:
     """The text with its masks, and with its pieces, in colour."""
     masks = list(re.finditer("|".join(map(re.escape, tokenizer.masks)), text))
     before, after = Text(text), Text(tokenizer.fill(text, pieces))
-    for number, (mask, piece) in enumerate(zip(masks, pieces), start=1):
+    for number, (mask, piece) in enumerate(zip(masks, pieces, strict=True), start=1):
         before.stylize("yellow", *mask.span())
         end = len(tokenizer.fill(text[: mask.end()], pieces[:number]))
         after.stylize("bold green", end - len(piece), end)

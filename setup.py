@@ -1,41 +1,15 @@
-from pathlib import Path
+"""The repository root is the package: the shipped files are flat because Hub repositories are.
 
-from setuptools import setup
+Everything else is in pyproject.toml.
+"""
+
+from setuptools import find_packages, setup
+
+PACKAGE = "glm_transformers"
+folders = find_packages(include=["hub_repository", "conversion", "training"])
 
 setup(
-    name="glm-transformers",
-    version="0.1.0",
-    description="GLM (General Language Model, ACL 2022) for Hugging Face Transformers",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.10",
-    # The repository root is the package: the shipped files are flat because Hub repositories are.
-    packages=["glm_transformers", "glm_transformers.conversion", "glm_transformers.training"],
-    package_dir={
-        "glm_transformers": ".",
-        "glm_transformers.conversion": "conversion",
-        "glm_transformers.training": "training",
-    },
-    package_data={
-        "glm_transformers": ["examples/demo_checkpoint/**", "examples/demo_vocabulary/*"]
-    },
-    install_requires=[
-        "transformers>=4.57,<6",
-        "torch>=2.6",
-        "tokenizers",
-        "accelerate",
-        "huggingface_hub",
-        "numpy",
-        "psutil",
-        "rich",
-        "safetensors",
-        "tqdm",
-        "typer",
-    ],
-    extras_require={
-        "train": ["datasets", "matplotlib", "tensorboard"],
-        "test": ["datasets", "matplotlib", "pytest", "sentencepiece", "tensorboard"],
-    },
-    entry_points={"console_scripts": ["glm = glm_transformers.cli:main"]},
+    script_name="setup.py",  # so that it is known among the modules of the root, and left out
+    packages=[PACKAGE, *(f"{PACKAGE}.{folder}" for folder in folders)],
+    package_dir={PACKAGE: "."} | {f"{PACKAGE}.{folder}": folder for folder in folders},
 )

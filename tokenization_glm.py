@@ -464,8 +464,8 @@ class GLMTokenizerFast(VersionedTokenizer):
         for name in commands:
             if getattr(self, f"{name}_id") in ids:
                 raise ValueError(
-                    f"{what} holds {getattr(self, name)}, which GLM takes for a command and not for "
-                    "text; leave it out."
+                    f"{what} holds {getattr(self, name)}, which GLM takes for a command and not "
+                    "for text; leave it out."
                 )
 
     def pieces(self, answers: list[list[int]], length: int = 0) -> tuple[list[int], list[int]]:

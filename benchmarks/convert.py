@@ -5,8 +5,9 @@
 Makes checkpoints of random numbers with the true shapes in FOLDER, which needs three times the model's room, converts and
 copies each in turn, and deletes them. Both read from the disk (what the system keeps in memory is dropped before) and wait
 until the disk has what they write. The conversion's time has all of the command in it: the start of Python and its imports,
-which is also shown on its own, reading the result back, and running it. Memory is the peak of the process above that of one
-that only imports the package.
+which is also shown on its own, reading the result back, and running it. Memory is the peak of what
+the process has for itself (anonymous memory: what it maps from files, the system may take back),
+above that of one that only imports the package.
 """
 
 import os
@@ -14,9 +15,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,29 +30,14 @@ import_glm()
 from glm_transformers import GLMConfig  # noqa: E402
 from glm_transformers.conversion import export_checkpoint  # noqa: E402
 from glm_transformers.conversion.released import RELEASED  # noqa: E402
-from glm_transformers.conversion.repository import AUTO_MAP, build_network, write_config  # noqa: E402
-from glm_transformers.conversion.weights import write_weights  # noqa: E402
+from glm_transformers.hub_repository.config import AUTO_MAP, build_network, write_config  # noqa: E402
+from glm_transformers.hub_repository.weights import (  # noqa: E402
+    LazyTensor,
+    expected_names,
+    write_weights,
+)
 
 PROGRAM = "from decode import import_glm; import_glm(); from glm_transformers.cli import main"
-
-
-@dataclass(frozen=True)
-class Made:
-    """A tensor that is made when it is read: one block of random numbers, again and again."""
-
-    shape: tuple[int, ...]
-    block: torch.Tensor
-    dtype = torch.float16
-
-    @property
-    def nbytes(self) -> int:
-        return 2 * torch.Size(self.shape).numel()
-
-    def chunks(self) -> Iterator[torch.Tensor]:
-        left = torch.Size(self.shape).numel()
-        while left:
-            yield self.block[:left]
-            left -= len(self.block[:left])
 
 
 def make_repository(folder: Path, model: str):
@@ -66,12 +52,18 @@ def make_repository(folder: Path, model: str):
         auto_map=AUTO_MAP,
     )
     folder.mkdir()
+    # One block of random numbers, again and again.
     block = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
+
+    def fill(shape: tuple[int, ...]) -> torch.Tensor:
+        numbers = torch.Size(shape).numel()
+        return block.repeat(-(-numbers // len(block)))[:numbers].view(shape)
+
     parameters = {
-        name: Made(tuple(tensor.shape), block)
-        for name, tensor in build_network(config).state_dict().items()
+        name: LazyTensor(shape, torch.float16, partial(fill, shape))
+        for name, shape in expected_names(build_network(config)).items()
     }
-    write_weights(folder, parameters, "5GB")
+    write_weights(folder, parameters, "1GB")
     write_config(folder / "config.json", config, torch.float16)
 
 
@@ -91,11 +83,29 @@ def run(*command: str | Path) -> tuple[float, int]:
     process = subprocess.Popen(
         [*command], cwd=Path(__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    _, status, usage = os.wait4(process.pid, 0)
+    peaks = [0]
+    watcher = threading.Thread(target=watch, args=(process, peaks))
+    watcher.start()
+    status = process.wait()
     os.sync()
+    taken = time.perf_counter() - start
+    watcher.join()
     if status:
         raise RuntimeError(f"{command} failed.")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    return taken, max(peaks)
+
+
+def watch(process: subprocess.Popen, peaks: list[int]):
+    """Append the anonymous bytes of the process, a hundred times a second."""
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:  # it has just ended
+            return
+        for line in status.splitlines():
+            if line.startswith("RssAnon:"):
+                peaks.append(int(line.split()[1]) * 1024)
+        time.sleep(0.01)
 
 
 def main(

@@ -2,9 +2,11 @@
 
     python benchmarks/pretrain_loss.py --repeats 5
 
-One forward and backward pass of a shallow network with the vocabulary of glm-10b, on the batches that the token and
-document modes of the collator make. Each measurement runs in a process of its own, so that its peak memory is its own (on
-a GPU the peak of the allocator, else of the process above what it held before the pass); the two take turns.
+with the package installed (pip install -e .). One forward and backward pass of a shallow network
+with the vocabulary of glm-10b, on the batches that the token and document modes of the collator
+make. Each measurement runs in a process of its own, so that its peak memory is its own (on a GPU
+the peak of the allocator, else of the process above what it held before the pass); the two take
+turns.
 """
 
 import argparse
@@ -17,7 +19,10 @@ import time
 
 import torch
 from collate import SPECIAL, Vocabulary
-from decode import import_glm
+
+from glm_transformers import GLMConfig, GLMForConditionalGeneration
+from glm_transformers.training import BlankInfillingCollator
+from glm_transformers.training.pretrain import GLMForBlankInfilling
 
 LENGTH, BATCH, VOCABULARY, HIDDEN = 512, 8, 50304, 512
 
@@ -25,19 +30,12 @@ LENGTH, BATCH, VOCABULARY, HIDDEN = 512, 8, 50304, 512
 def measure(mode: str, only_targets: bool) -> dict:
     """Seconds and MB of one pass, after one on another batch."""
     torch.manual_seed(0)
-    package = import_glm()
-    from glm_transformers.training import BlankInfillingCollator
-    from glm_transformers.training.pretrain import GLMForBlankInfilling
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = package.GLMConfig(
+    config = GLMConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_layers=2, num_attention_heads=8
     )
-    model = (
-        (GLMForBlankInfilling if only_targets else package.GLMForConditionalGeneration)(config)
-        .to(device)
-        .train()
-    )
+    kind = GLMForBlankInfilling if only_targets else GLMForConditionalGeneration
+    model = kind(config).to(device).train()
     texts = torch.randint(200, 30522, (BATCH, LENGTH)).numpy()
     texts[:, 0], texts[:, -1] = SPECIAL["[CLS]"], SPECIAL["[PAD]"]
     collator = BlankInfillingCollator(Vocabulary(), max_length=LENGTH)
@@ -70,9 +68,8 @@ def main():
         mode, kind = arguments.measure
         print(json.dumps(measure(mode, kind == "targets")))
         return
-    print(
-        "| mode | | at targets | everywhere | everywhere / at targets |\n|---|---|---:|---:|---:|"
-    )
+    print("| mode | | at targets | everywhere | everywhere / at targets |")
+    print("|---|---|---:|---:|---:|")
     for mode in ("token", "document"):
         found = {"targets": [], "all": []}
         for _ in range(arguments.repeats):
@@ -89,9 +86,8 @@ def main():
                 statistics.median(entry[unit] for entry in found[kind])
                 for kind in ("targets", "all")
             )
-            print(
-                f"| {mode} | {unit} | {targets:.2f} | {everything:.2f} | {everything / targets:.2f} |"
-            )
+            ratio = everything / targets
+            print(f"| {mode} | {unit} | {targets:.2f} | {everything:.2f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,32 @@
 """Reads a repository of the old Hub port: config.json with model type "glm", the weights, its tokenizer files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import Parameter, add_parameter, find_module, merge_ranks
-from .errors import ConversionError
-from .stored import read_safetensors, read_torch_file
+from ..hub_repository.errors import RepositoryError
+from ..hub_repository.files import read_json, read_text
+from ..hub_repository.weights import INDEX, WEIGHTS, LazyTensor, read_safetensors, read_weight_map
+from .checkpoint import add_parameter, find_module, merge_ranks
 from .tokenizers import VOCABULARIES
-from .weights import INDEX, WEIGHTS, read_weight_map
+from .torch_file import read_torch_file
 
 OLD_WEIGHTS, OLD_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-# What our configuration keeps of the old one, beside the sizes, which the tensors tell; the last four ask for what no released
-# checkpoint uses, and our configuration refuses them.
+# What our configuration keeps of the old one, beside the sizes, which the tensors tell; the last
+# four ask for what no released checkpoint uses, and our configuration refuses them.
 KEPT_OPTIONS = (
     "attention_scale",
     "embedding_dropout_prob",
     "attention_dropout_prob",
     "output_dropout_prob",
+    "initializer_range",
+    "pool_token",
+    "id2label",
+    "label2id",
+    "relative_encoding",
+    "performer",
+    "sentinel_token",
+    "spell_length",
 )
-KEPT_OPTIONS += ("initializer_range", "pool_token", "id2label", "label2id")
-KEPT_OPTIONS += ("relative_encoding", "performer", "sentinel_token", "spell_length")
 TOKENIZER_CONFIGS = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -46,14 +52,10 @@ class HubPort:
     @property
     def task_mask(self) -> bool:
         """Whether the tokenizer knows `[gMASK]`."""
-        texts = [self.folder / name for name in TOKENIZER_CONFIGS]
-        return any(
-            '"[gMASK]"' in file.read_text(encoding="utf-8", errors="replace")
-            for file in texts
-            if file.is_file()
-        )
+        files = [self.folder / name for name in TOKENIZER_CONFIGS]
+        return any('"[gMASK]"' in read_text(file) for file in files if file.is_file())
 
-    def read_parameters(self) -> dict[str, Parameter]:
+    def read_parameters(self) -> dict[str, LazyTensor]:
         """The parameters under their released names; no tensor is read yet."""
         found = {}
         for file in self.files:
@@ -72,8 +74,9 @@ class HubPort:
         for token, id in (read_json(file) if file.is_file() else {}).items():
             ours = tokenizer.convert_tokens_to_ids(token)
             if ours not in (None, tokenizer.unk_token_id, id):
-                raise ConversionError(
-                    f"{token} has id {id} in {file} and {ours} in the {self.family} tokenizer; pass --tokenizer and --vocab."
+                raise RepositoryError(
+                    f"{token} has id {id} in {file} and {ours} in the {self.family} tokenizer; "
+                    "pass --tokenizer and --vocab."
                 )
 
 
@@ -81,14 +84,20 @@ def find_hub_port(folder: Path) -> HubPort | None:
     """The old repository in `folder`; None if the folder is none.
 
     Raises:
-        ConversionError: if it is a repository of another kind, or has no weights.
+        RepositoryError: if it is a repository of another kind, or has no weights.
     """
     if not (folder / "config.json").is_file():
         return None
     config = read_json(folder / "config.json")
-    if config.get("model_type") != "glm":
-        raise ConversionError(
-            f'{folder} is a repository with model type "{config.get("model_type")}"; only those of the old GLM port, with "glm", need converting.'
+    if "model_type" not in config:
+        raise RepositoryError(
+            f'{folder / "config.json"} names no model_type; write "model_type": "glm" into it if '
+            "this is a repository of the old GLM port."
+        )
+    if config["model_type"] != "glm":
+        raise RepositoryError(
+            f'{folder} is a repository with model type "{config["model_type"]}"; only those of '
+            'the old GLM port, with "glm", need converting.'
         )
     for index in (INDEX, OLD_INDEX):
         if (folder / index).is_file():
@@ -99,14 +108,17 @@ def find_hub_port(folder: Path) -> HubPort | None:
     else:
         files = [folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()][:1]
     if not files:
-        raise ConversionError(
+        raise RepositoryError(
             f"{folder} holds no {OLD_WEIGHTS} and no {WEIGHTS}; download the repository completely."
         )
     return HubPort(folder, config, files, find_family(folder))
 
 
 def find_family(folder: Path) -> str | None:
-    """The family whose vocabulary files are there. GPT-2 and RoBERTa name theirs alike: RoBERTa's has a piece `<mask>`."""
+    """The family whose vocabulary files are there.
+
+    GPT-2 and RoBERTa name theirs alike: RoBERTa's has an entry `<mask>`.
+    """
     present = [
         family
         for family, (groups, _) in VOCABULARIES.items()
@@ -115,13 +127,3 @@ def find_family(folder: Path) -> str | None:
     if "gpt2" in present and (folder / "vocab.json").is_file():
         return "roberta" if "<mask>" in read_json(folder / "vocab.json") else "gpt2"
     return present[0] if present else None
-
-
-def read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{file} is no JSON file: {error}.") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"{file} holds no JSON object.")
-    return content

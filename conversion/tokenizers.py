@@ -20,8 +20,8 @@ from tokenizers import (
     processors,
 )
 
-from ..tokenization_glm import GLM_TOKENS, GLMTokenizerFast
-from .errors import ConversionError
+from ..hub_repository.errors import RepositoryError
+from ..tokenization_glm import GLMTokenizerFast
 
 # The vocabulary files of each family, by the names they have in one place or another, and the Hub name that has them.
 VOCABULARIES = {
@@ -50,7 +50,7 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
         vocab: a folder that holds them, one of the files, or a Hub name; the family's own Hub name if None.
 
     Raises:
-        ConversionError: if a file is missing; it names the file.
+        RepositoryError: if a file is missing; it names the file.
     """
     names, hub_name = VOCABULARIES[family]
     vocab = vocab if vocab is not None else hub_name
@@ -65,7 +65,7 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
                 )
             )
         except Exception as error:
-            raise ConversionError(
+            raise RepositoryError(
                 f"{vocab} is neither a folder nor a repository that can be reached on the Hub; pass --vocab with the "
                 f"folder that holds {names[0][0]}."
             ) from error
@@ -73,7 +73,7 @@ def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
     for group in names:
         present = [folder / name for name in group if (folder / name).is_file()]
         if not present:
-            raise ConversionError(
+            raise RepositoryError(
                 f"{folder} holds no {' or '.join(group)}, which the {family} tokenizer needs."
             )
         files.append(present[0])
@@ -85,7 +85,7 @@ def build_tokenizer(family: str, files: list[Path], task_mask: bool) -> GLMToken
     try:
         tokenizer = BUILDERS[family](*files, task_mask)
     except (ValueError, KeyError, struct.error, UnicodeDecodeError) as error:
-        raise ConversionError(f"{files[0]} is not a {family} vocabulary: {error}.") from error
+        raise RepositoryError(f"{files[0]} is not a {family} vocabulary: {error}.") from error
     end = "[PAD]" if family == "bert" else "<|endoftext|>"
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"[CLS] $A {end}",
@@ -103,27 +103,6 @@ def build_tokenizer(family: str, files: list[Path], task_mask: bool) -> GLMToken
         pad_token=end,
         eos_token=end,
     )
-
-
-def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: int):
-    """Write the files that both Transformers 5 and 4.57 load: what one version writes, the other does not read."""
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    special = {
-        name: getattr(tokenizer, name)
-        for name in ("cls_token", "mask_token", "unk_token", "sep_token", "pad_token", "eos_token")
-    }
-    named = tokenizer.special_tokens_map
-    config = {
-        "tokenizer_class": "GLMTokenizerFast",
-        "extra_special_tokens": {name: named[name] for name in GLM_TOKENS if name in named},
-        "auto_map": {"AutoTokenizer": [None, "tokenization_glm.GLMTokenizerFast"]},
-        "model_max_length": model_max_length,
-        "padding_side": "left",
-        "clean_up_tokenization_spaces": False,
-        **special,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
 
 
 def add_command_tokens(

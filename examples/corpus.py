@@ -1,15 +1,17 @@
-"""Writes the corpus of the demo model: documents to train on, a vocabulary, and questions that are held out.
+"""Writes the corpus of the demo model: documents, a vocabulary, and questions that are held out.
 
     python examples/corpus.py OUTPUT_FOLDER
 
-A phrasing is one fact in the words of one template. Some phrasings are kept out of the documents, so that a question about
-them can only be answered by a model that knows the fact from other phrasings, and the template from other facts.
+A phrasing is one fact in the words of one template. Some phrasings are kept out of the documents,
+so that a question about them can only be answered by a model that knows the fact from other
+phrasings, and the template from other facts.
 """
 
 import json
 import random
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,8 @@ import typer
 from facts import TOPICS, Relation, Topic
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from glm_transformers.conversion.tokenizers import build_tokenizer, save_tokenizer
+from glm_transformers.conversion.tokenizers import build_tokenizer
+from glm_transformers.hub_repository.repository import save_tokenizer
 
 DOCUMENTS, VALIDATION_DOCUMENTS = 60_000, 600
 VOCABULARY = 2000  # pieces: with these, a word of the corpus is one piece
@@ -140,9 +143,10 @@ class Corpus:
     def questions(self) -> Iterator[dict]:
         """Held-out phrasings with a blank whose answer is certain.
 
-        `[MASK]` is a word inside a statement; `[sMASK]` the answer to a question, which must contain the word; `[gMASK]`
-        the rest of a statement from that word on, or the answer to a question. A phrasing whose words a document can have
-        inside another sentence is not asked for.
+        `[MASK]` is a word inside a statement; `[sMASK]` the answer to a question, which must
+        contain the word; `[gMASK]` the rest of a statement from that word on, or the answer to a
+        question. A phrasing whose words a document can have inside another sentence is not asked
+        for.
         """
         found = {mask: [] for mask in QUESTIONS}
         sentences = sorted(
@@ -184,7 +188,7 @@ class Corpus:
         openings = [
             fill(opening, row) for topic, row in self.subjects for opening in topic.openings
         ]
-        read = "|".join(map(words, [*sum(known, []), *openings]))
+        read = "|".join(map(words, [*chain.from_iterable(known), *openings]))
         for mask, wanted in QUESTIONS.items():
             self.random.shuffle(found[mask])
             unread = [

@@ -2,8 +2,9 @@
 
     python examples/evaluate_demo.py REPOSITORY
 
-`[MASK]` answers must be exact; what replaces `[sMASK]` and `[gMASK]` must contain the word that is asked for. Everything is
-asked one by one, in padded batches, two blanks at once, and through the pipeline.
+`[MASK]` answers must be exact; what replaces `[sMASK]` and `[gMASK]` must contain the word that is
+asked for. Everything is asked one by one, in padded batches, two blanks at once, and through the
+pipeline.
 """
 
 import json
@@ -40,7 +41,10 @@ def fill_all(model, tokenizer, texts: list[str], batch: int) -> list[list[str]]:
 
 @dataclass
 class Answers:
-    """What the model answered to each question; `agree` says of each other way of asking whether the answers were the same."""
+    """What the model answered to each question.
+
+    agree: for each other way of asking, whether the answers were the same.
+    """
 
     questions: list[dict]
     pieces: list[str]
@@ -50,9 +54,9 @@ class Answers:
     def right(self, mask: str) -> list[bool]:
         """Of the questions with this mask, which are answered right."""
         return [
-            is_right(*asked)
-            for asked in zip(self.questions, self.pieces)
-            if asked[0]["mask"] == mask
+            is_right(question, piece)
+            for question, piece in zip(self.questions, self.pieces, strict=True)
+            if question["mask"] == mask
         ]
 
 
@@ -70,18 +74,22 @@ def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
     single = fill_all(model, tokenizer, texts, batch=1)
 
     masked = [question for question in questions if question["mask"] == "[MASK]"]
-    pairs = list(zip(masked[::2], masked[1::2]))
-    answers = fill_all(
-        model, tokenizer, [f"{one['text']} {other['text']}" for one, other in pairs], BATCH
-    )
+    pairs = list(zip(masked[::2], masked[1::2], strict=False))  # a last one is left over
+    two_at_once = [f"{one['text']} {other['text']}" for one, other in pairs]
+    answers = fill_all(model, tokenizer, two_at_once, BATCH)
+    in_batches = fill_all(model, tokenizer, texts, BATCH)
+    in_the_pipeline = [result["blanks"] for result in fill(texts, **OPTIONS)]
     return Answers(
-        questions,
-        [pieces[0] for pieces in single],
-        [is_right(*asked) for pair, pieces in zip(pairs, answers) for asked in zip(pair, pieces)],
-        {
-            "in padded batches": fill_all(model, tokenizer, texts, BATCH) == single,
-            "through the pipeline": [result["blanks"] for result in fill(texts, **OPTIONS)]
-            == single,
+        questions=questions,
+        pieces=[pieces[0] for pieces in single],
+        two_blanks=[
+            is_right(question, piece)
+            for pair, pieces in zip(pairs, answers, strict=True)
+            for question, piece in zip(pair, pieces, strict=True)
+        ],
+        agree={
+            "in padded batches": in_batches == single,
+            "through the pipeline": in_the_pipeline == single,
         },
     )
 
@@ -93,7 +101,10 @@ def main(
     ] = HELD_OUT,
     wrong: Annotated[bool, typer.Option("--wrong", help="Print the wrong answers.")] = False,
 ):
-    """Print the demo model's accuracy; exit status 1 if a way of asking gives other answers than another."""
+    """Print the demo model's accuracy.
+
+    Exit status 1 if a way of asking gives other answers than another.
+    """
     answers = ask(repository, held_out)
     rows = {f"`{mask}`": answers.right(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")}
     print("| blank | questions | right |\n|---|---:|---:|")
@@ -103,7 +114,7 @@ def main(
     for way, same in answers.agree.items():
         print(f"The answers {way} are {'the same' if same else 'OTHERS'}.")
     if wrong:
-        for question, piece in zip(answers.questions, answers.pieces):
+        for question, piece in zip(answers.questions, answers.pieces, strict=True):
             if not is_right(question, piece):
                 print(f"{question['text']} -> {piece!r}, not {question['answer']!r}")
     if not all(answers.agree.values()):

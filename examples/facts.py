@@ -1,10 +1,12 @@
 """What the demo model is to know: tables of facts, and the sentences that say them.
 
-A `Relation` belongs to a topic and says how the fields of a row of the topic's table are put into words. `{field}` stands
-for the row's value; "a" becomes "an", and the first letter large, when a sentence is filled.
+A `Relation` belongs to a topic and says how the fields of a row of the topic's table are put into
+words. `{field}` stands for the row's value; "a" becomes "an", and the first letter large, when a
+sentence is filled.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Topic:
 
 def table(fields: str, lines: str) -> list[dict[str, str]]:
     """Rows of a table in which "-" is nothing and "_" a space."""
-    rows = [dict(zip(fields.split(), line.split())) for line in lines.strip().splitlines()]
+    names = fields.split()
+    rows = [dict(zip(names, line.split(), strict=True)) for line in lines.strip().splitlines()]
     return [
         {name: value.replace("_", " ") for name, value in row.items() if value != "-"}
         for row in rows
@@ -383,7 +386,7 @@ WORDS = [
     "sixteen",
 ]
 NUMBERS = Topic(
-    [{"number": number, "next": after} for number, after in zip(WORDS, WORDS[1:])],
+    [{"number": number, "next": after} for number, after in pairwise(WORDS)],
     (
         Relation(
             (
@@ -445,7 +448,7 @@ SUMS = Topic(
 
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "Monday"]
 WEEK = Topic(
-    [{"day": day, "next": after} for day, after in zip(DAYS, DAYS[1:])],
+    [{"day": day, "next": after} for day, after in pairwise(DAYS)],
     (
         Relation(
             (
@@ -508,6 +511,7 @@ MONTHS = Topic(
                 "December",
                 "January",
             ],
+            strict=True,
         )
     ],
     subject="month",
@@ -682,8 +686,9 @@ MIXTURES = Topic(
     ),
 )
 
-PAIRS = """hot cold, big small, young old, fast slow, high low, dark bright, full empty, open closed, wet dry, hard soft,
-heavy light, rich poor, left right, early late, strong weak, clean dirty, loud quiet, wide narrow, long short, good bad"""
+PAIRS = """hot cold, big small, young old, fast slow, high low, dark bright, full empty,
+open closed, wet dry, hard soft, heavy light, rich poor, left right, early late, strong weak,
+clean dirty, loud quiet, wide narrow, long short, good bad"""
 OPPOSITES = Topic(
     [
         {"word": word, "opposite": opposite}

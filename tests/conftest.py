@@ -1,22 +1,24 @@
-"""What every test file shares: the package without installing it, the golden data, converted repositories."""
+"""What every test file shares: the golden data, converted repositories, tiny networks."""
 
-import importlib.util
-import sys
+import os
+import tarfile
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+# The golden data made by the original code: all of it beside the checkout, or the small part of it
+# under tests/golden, which is taken where the other is not, or when the environment asks for it.
+FULL_REFERENCE = ROOT.parent / "shared" / "reference"
+SMALL_REFERENCE = ROOT / "tests" / "golden"
+HAS_FULL_REFERENCE = FULL_REFERENCE.is_dir() and os.environ.get("GLM_GOLDEN") != "small"
 
-# In a checkout the repository root is the package; an installed glm_transformers is left alone.
-if importlib.util.find_spec("glm_transformers") is None:
-    spec = importlib.util.spec_from_file_location(
-        "glm_transformers", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
 
-REFERENCE = ROOT.parent / "shared" / "reference"
+def needs_full_reference(why: str):
+    """Marks a test that the small golden set cannot serve."""
+    reason = f"needs the full golden data beside the checkout: {why}"
+    return pytest.mark.skipif(not HAS_FULL_REFERENCE, reason=reason)
+
 
 # How each golden checkpoint is converted: what its tensors cannot tell (heads; --model where it has a tokenizer).
 CONVERSIONS = {
@@ -81,13 +83,15 @@ def tiny_model():
 
 
 @pytest.fixture(scope="session")
-def reference() -> Path:
-    """The golden data made by the original code."""
-    if not REFERENCE.is_dir():
-        pytest.skip(
-            f"the golden data folder {REFERENCE.parent.name}/{REFERENCE.name} does not exist beside the checkout"
-        )
-    return REFERENCE
+def reference(tmp_path_factory) -> Path:
+    """The golden data made by the original code, full or small: the folders are the same."""
+    if HAS_FULL_REFERENCE:
+        return FULL_REFERENCE
+    folder = tmp_path_factory.mktemp("golden")
+    for file in sorted(SMALL_REFERENCE.glob("*.tar.xz")):
+        with tarfile.open(file) as archive:
+            archive.extractall(folder, filter="data")
+    return folder
 
 
 @pytest.fixture(scope="session")

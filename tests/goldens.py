@@ -1,9 +1,11 @@
-"""Run as a program: load one converted repository as a user does and compare it with the original code's results.
+"""Run as a program: loads a converted repository as users do; compares it with the original.
 
     python goldens.py REFERENCE NAME REPOSITORY
 
-It imports nothing of this project: what it loads is the code inside the repository. The tolerances are those of
-single precision arithmetic done in another order: 1e-4 for logits and scores, 5e-5 for hidden states; ids are exact.
+REFERENCE is the folder of the golden data, full or small. The program imports nothing of this
+project: what it loads is the code inside the repository. The tolerances are those of single
+precision arithmetic done in another order: 1e-4 for logits and scores, 5e-5 for hidden states,
+gradients and their norms 1e-4 of their size; ids are exact.
 """
 
 import json
@@ -13,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModelForMultipleChoice,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -32,7 +35,7 @@ PLAIN_IDS = dict(
 
 
 def load(repository: Path, auto_class=AutoModelForSeq2SeqLM, **options):
-    """The repository in float32, as the goldens are; ids from the caller where it has no tokenizer."""
+    """The repository in float32, as the goldens are; with ids where it has no tokenizer."""
     if not (repository / "tokenizer.json").exists():
         options = {**PLAIN_IDS, **options}
     model = auto_class.from_pretrained(
@@ -52,18 +55,12 @@ def close(actual, expected, what, atol, rtol):
 
 def check_forward(model, folder: Path, row_copy: bool):
     """Logits, hidden states, explicit masks, context lengths, and steps on a filled cache."""
-    cases, tensors = (
-        json.loads((folder / "forward.json").read_text())["cases"],
-        load_file(folder / "forward.safetensors"),
-    )
+    cases = json.loads((folder / "forward.json").read_text())["cases"]
+    tensors = load_file(folder / "forward.safetensors")
     columns = tensors.get("logit_columns")
     caches = {}
     for name, case in cases.items():
-        golden = {
-            key.split(".")[1]: tensor
-            for key, tensor in tensors.items()
-            if key.startswith(f"{name}.")
-        }
+        golden = of_case(tensors, name)
         mask = golden["attention_mask"]
         cache = DynamicCache(config=model.config)
         if case["mems_from"]:
@@ -81,9 +78,9 @@ def check_forward(model, folder: Path, row_copy: bool):
         ]
         length = golden["input_ids"].shape[1]
         for layer, states in enumerate(output.hidden_states):
-            close(
-                states, golden[f"hidden_{layer}"][:, -length:], f"{name} hidden {layer}", **STATES
-            )
+            expected = golden[f"hidden_{layer}"][:, -length:]
+            features = expected.shape[-1]  # all of them, or the first ones
+            close(states[..., :features], expected, f"{name} hidden {layer}", **STATES)
         logits = output.logits if "logits" in golden else output.logits[..., columns]
         expected = golden.get("logits", golden.get("logits_cols"))
         if row_copy:  # the [gMASK] row of glm-10b-chinese is a copy, made by the converter
@@ -95,13 +92,22 @@ def check_forward(model, folder: Path, row_copy: bool):
     return len(cases)
 
 
+def of_case(tensors: dict, case: str) -> dict:
+    """The tensors of one case, by the names of their fields."""
+    prefix = f"{case}."
+    return {
+        key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix)
+    }
+
+
 def check_generation(model, tokenizer, folder: Path, row_copy: bool):
-    """All blanks in one call: the tokens of the original's blank-by-blank run, and the logits of each of its steps."""
-    cases, tensors = (
-        json.loads((folder / "generation.json").read_text())["cases"],
-        load_file(folder / "generation.safetensors"),
-    )
+    """All blanks in one call: tokens and logits of each step of the original's run by blanks."""
+    cases = json.loads((folder / "generation.json").read_text())["cases"]
+    tensors = load_file(folder / "generation.safetensors")
     columns, config = tensors["logit_columns"], model.config
+    keep = columns != 50009 if row_copy else torch.ones_like(columns, dtype=torch.bool)
     for name, case in cases.items():
         context = case["context_ids"]
         if row_copy:
@@ -122,16 +128,13 @@ def check_generation(model, tokenizer, folder: Path, row_copy: bool):
         expected, steps = [config.sop_token_id], []
         for blank in case["blanks"]:
             # A piece that reaches the limit has one step more here: the one that puts its end.
-            steps += [
-                len(expected) - 1 + i
-                for i in range(len(blank["new_tokens"]) + (blank["ended_by"] != "length"))
-            ]
+            count = len(blank["new_tokens"]) + (blank["ended_by"] != "length")
+            steps += [len(expected) - 1 + i for i in range(count)]
             end = config.eos_token_id if blank["ended_by"] == "eos" else config.eop_token_id
-            expected += blank["new_tokens"] + [end]
+            expected += [*blank["new_tokens"], end]
         assert output.sequences[0, len(context) :].tolist() == expected, name
         logits = torch.cat(output.logits)[steps][:, columns]  # (steps, columns)
         golden = tensors[f"{name}.step_logits_cols"][1:]  # the first step is the context alone
-        keep = columns != (50009 if row_copy else -1)
         close(logits[:, keep], golden[:, keep], f"{name} steps", **LOGITS)
         if tokenizer is not None:
             pieces = tokenizer.decode_pieces(output.sequences)[0]
@@ -139,30 +142,26 @@ def check_generation(model, tokenizer, folder: Path, row_copy: bool):
     return len(cases)
 
 
+def score_choices(logits, target_ids, logit_mask):
+    """(C,): log-probability of each choice, of logits (C, T, V), targets and their mask (C, T)."""
+    log_probs = logits.log_softmax(-1).gather(-1, target_ids[..., None])[..., 0]
+    return (log_probs * logit_mask).sum(-1)
+
+
 def check_multiple_choice(model, folder: Path, row_copy: bool):
     """Log-probability of each choice, over the padded vocabulary."""
     cases = json.loads((folder / "multiple_choice.json").read_text())
     tensors = load_file(folder / "multiple_choice.safetensors")
     for case in cases:
-        golden = {
-            key.split(".")[1]: tensor
-            for key, tensor in tensors.items()
-            if key.startswith(f"{case['case']}.")
-        }
-        logits = model(
-            golden["input_ids"], attention_mask=golden["sep"], position_ids=golden["position_ids"]
-        ).logits
-        if row_copy:  # the copied row takes its share of every probability; without it the original's scores are back
-            logits = logits[..., torch.arange(logits.shape[-1]) != 50009]
-            extra = torch.nn.functional.linear(
-                model.glm(
-                    golden["input_ids"], golden["sep"], golden["position_ids"]
-                ).last_hidden_state,
-                original_row(folder, 50009)[None],
-            )
-            logits = torch.cat([logits[..., :50009], extra, logits[..., 50009:]], dim=-1)
-        log_probs = logits.log_softmax(-1).gather(-1, golden["target_ids"][..., None])[..., 0]
-        scores = (log_probs * golden["logit_mask"]).sum(-1)
+        golden = of_case(tensors, case["case"])
+        inputs = (golden["input_ids"], golden["sep"], golden["position_ids"])
+        logits = model(*inputs).logits
+        if row_copy:
+            # The copied row takes its share of every probability; with the original's row in its
+            # place the original's scores are back.
+            states = model.glm(*inputs).last_hidden_state
+            logits[..., 50009] = states @ original_row(folder, 50009)
+        scores = score_choices(logits, golden["target_ids"], golden["logit_mask"])
         close(scores, golden["choice_logprob"], case["case"], **LOGITS)
         assert int(scores.argmax()) == case["prediction"]
     return len(cases)
@@ -174,140 +173,158 @@ def original_row(folder: Path, row: int) -> torch.Tensor:
     return torch.load(file, weights_only=False)["module"]["word_embeddings.weight"][row].float()
 
 
-def check_wrappers(name: str, repository: Path, folder: Path):
-    """The pooled classifier in its three forms, the one-class head over choices, the cloze heads."""
-    golden = load_file(folder / "wrappers.safetensors")
-    if name == "tiny-classifier":
-        for pool_token in ("cls", "start", "pad"):
-            model = load(
-                repository,
-                AutoModelForSequenceClassification,
-                pool_token=pool_token,
-                problem_type="single_label_classification",
-            )
-            output = model(
-                golden["classifier.input_ids"],
-                attention_mask=golden[f"classifier.{pool_token}.sep"],
-                position_ids=golden["classifier.position_ids"],
-                labels=golden["classifier.labels"],
-            )
-            close(output.logits, golden[f"classifier.{pool_token}.logits"], pool_token, **LOGITS)
-            if pool_token == "cls":
-                close(output.loss, golden["classifier.loss"][0], "loss", **LOGITS)
-        return 3
-    if name == "tiny-multichoice-head":
-        model = load(repository, AutoModelForSequenceClassification, pool_token="start")
-        logits = model(
-            golden["multichoice.input_ids"].flatten(0, 1),
-            attention_mask=golden["multichoice.sep"].flatten(),
-            position_ids=golden["multichoice.position_ids"].flatten(0, 1),
-        ).logits
-        close(logits.view(2, 3), golden["multichoice.logits"], "choices", **LOGITS)
-        return 1
+# --- Checkpoints with a head of their own -------------------------------------------------------
+
+
+def check_classifier(repository: Path, golden: dict):
+    """The pooled classifier in its three forms."""
+    for pool_token in ("cls", "start", "pad"):
+        model = load(
+            repository,
+            AutoModelForSequenceClassification,
+            pool_token=pool_token,
+            problem_type="single_label_classification",
+        )
+        output = model(
+            golden["input_ids"],
+            attention_mask=golden[f"{pool_token}.sep"],
+            position_ids=golden["position_ids"],
+            labels=golden["labels"],
+        )
+        close(output.logits, golden[f"{pool_token}.logits"], pool_token, **LOGITS)
+        if pool_token == "cls":
+            close(output.loss, golden["loss"][0], "loss", **LOGITS)
+
+
+def check_one_class_head(repository: Path, golden: dict):
+    """The pooled head that scores each choice alone: 2 texts with 3 choices each."""
+    model = load(repository, AutoModelForSequenceClassification, pool_token="start")
+    logits = model(
+        golden["input_ids"].flatten(0, 1),
+        attention_mask=golden["sep"].flatten(),
+        position_ids=golden["position_ids"].flatten(0, 1),
+    ).logits
+    close(logits.view(2, 3), golden["logits"], "choices", **LOGITS)
+
+
+def check_cloze(repository: Path, golden: dict):
+    """Choices of several tokens, each behind its own copy of the context."""
+    inputs = dict(
+        input_ids=golden["input_ids"].flatten(0, 1),  # (6, T): 2 texts with 3 choices each
+        attention_mask=golden["sep"].flatten(),
+        position_ids=golden["position_ids"].flatten(0, 1),
+    )
+    targets = golden["target_ids"].flatten(0, 1)
+    counts = golden["logit_mask"].flatten(0, 1)
+    scores = score_choices(load(repository)(**inputs).logits, targets, counts)
+    close(scores.view(2, 3), golden["choice_logprob"], "scores of logits", **LOGITS)
+    columns = [row.nonzero()[:, 0] for row in counts]
+    scores = load(repository, AutoModelForMultipleChoice)(
+        **inputs,
+        choice_ids=[[row[column]] for row, column in zip(targets, columns, strict=True)],
+        choice_indices=[[column] for column in columns],
+    ).logits
+    close(scores.view(2, 3), golden["choice_logprob"], "scores of the head", **LOGITS)
+
+
+def check_fast_cloze(repository: Path, golden: dict):
+    """The context is encoded once; each choice reads it from the cache up to its own length."""
     model = load(repository)
-    if name == "tiny-cloze":
-        logits = model(
-            golden["cloze.input_ids"].flatten(0, 1),
-            attention_mask=golden["cloze.sep"].flatten(),
-            position_ids=golden["cloze.position_ids"].flatten(0, 1),
-        ).logits
-        log_probs = logits.log_softmax(-1).gather(
-            -1, golden["cloze.target_ids"].flatten(0, 1)[..., None]
-        )[..., 0]
-        scores = (log_probs * golden["cloze.logit_mask"].flatten(0, 1)).sum(-1).view(2, 3)
-        close(scores, golden["cloze.choice_logprob"], name, **LOGITS)
-        return 1
-    # tiny-cloze-fast: the context is encoded once, each choice reads it from the cache up to its own length
-    context = golden["cloze_fast.input_ids"].repeat_interleave(3, 0)
-    lengths = golden["cloze_fast.dec_sep"].flatten()
+    context = golden["input_ids"].repeat_interleave(3, 0)
+    lengths = golden["dec_sep"].flatten()
     cache = model(
         context,
-        attention_mask=golden["cloze_fast.sep"].repeat_interleave(3),
-        position_ids=golden["cloze_fast.position_ids"].repeat_interleave(3, 0),
+        attention_mask=golden["sep"].repeat_interleave(3),
+        position_ids=golden["position_ids"].repeat_interleave(3, 0),
     ).past_key_values
-    answers = golden["cloze_fast.dec_input_ids"].flatten(0, 1)
-    visible = torch.cat(
-        [
-            torch.arange(context.shape[1]) < lengths[:, None],
-            torch.ones_like(answers, dtype=torch.bool),
-        ],
-        dim=1,
-    )
+    answers = golden["dec_input_ids"].flatten(0, 1)
+    in_context = torch.arange(context.shape[1]) < lengths[:, None]
+    in_answer = torch.ones_like(answers, dtype=torch.bool)
     logits = model(
         answers,
-        attention_mask=visible,
-        position_ids=golden["cloze_fast.dec_position_ids"].flatten(0, 1),
+        attention_mask=torch.cat([in_context, in_answer], dim=1),
+        position_ids=golden["dec_position_ids"].flatten(0, 1),
         past_key_values=cache,
     ).logits
-    log_probs = logits.log_softmax(-1).gather(
-        -1, golden["cloze_fast.dec_target_ids"].flatten(0, 1)[..., None]
-    )[..., 0]
-    scores = (log_probs * golden["cloze_fast.dec_logit_mask"].flatten(0, 1)).sum(-1).view(2, 3)
-    close(scores, golden["cloze_fast.choice_logprob"], name, **LOGITS)
-    return 1
+    scores = score_choices(
+        logits, golden["dec_target_ids"].flatten(0, 1), golden["dec_logit_mask"].flatten(0, 1)
+    )
+    close(scores.view(2, 3), golden["choice_logprob"], "scores", **LOGITS)
+
+
+# Of each checkpoint: where its numbers are in wrappers.safetensors, and what compares them.
+WRAPPERS = {
+    "tiny-classifier": ("classifier", check_classifier),
+    "tiny-multichoice-head": ("multichoice", check_one_class_head),
+    "tiny-cloze": ("cloze", check_cloze),
+    "tiny-cloze-fast": ("cloze_fast", check_fast_cloze),
+}
+
+
+# --- Training -----------------------------------------------------------------------------------
 
 
 def check_training_step(repository: Path, folder: Path):
     """Loss over the marked targets, and the gradient of every parameter."""
     golden = load_file(folder / "train_step.safetensors")
+    norms = json.loads((folder / "train_step.json").read_text())["grad_norms"]
     dropouts = dict(embedding_dropout_prob=0.0, attention_dropout_prob=0.0, output_dropout_prob=0.0)
     model = load(repository, **dropouts).train()
     labels = golden["labels"].masked_fill(golden["loss_mask"] == 0, -100)
-    model(
+    loss = model(
         golden["input_ids"],
         attention_mask=golden["sep"],
         position_ids=golden["position_ids"],
         labels=labels,
-    ).loss.backward()
-    with torch.no_grad():
-        loss = model(
-            golden["input_ids"],
-            attention_mask=golden["sep"],
-            position_ids=golden["position_ids"],
-            labels=labels,
-        ).loss
-    close(loss, golden["loss"][0], "loss", atol=0, rtol=1e-5)
+    ).loss
+    loss.backward()
+    close(loss.detach(), golden["loss"][0], "loss", atol=0, rtol=1e-5)
     for name, parameter in model.named_parameters():
-        close(
-            parameter.grad, golden[f"grad.{name.removeprefix('glm.')}"], name, atol=1e-5, rtol=1e-4
-        )
-    return 1
+        name = name.removeprefix("glm.")
+        expected = golden[f"grad.{name}"]  # all of it, or its first rows and columns
+        part = parameter.grad[tuple(slice(size) for size in expected.shape)]
+        close(part, expected, name, atol=1e-5, rtol=1e-4)
+        norm = torch.tensor(norms[name])
+        close(parameter.grad.norm(), norm, f"norm of {name}", atol=1e-5, rtol=1e-4)
+
+
+# --- The program --------------------------------------------------------------------------------
 
 
 def main(reference: Path, name: str, repository: Path):
-    folder = reference / "goldens" / name
-    if name in ("tiny-classifier", "tiny-multichoice-head", "tiny-cloze", "tiny-cloze-fast"):
+    """Print a line for each kind of result that was compared."""
+    goldens = reference / "goldens"
+    if name in WRAPPERS:
+        prefix, check = WRAPPERS[name]
         with torch.no_grad():
-            print(check_wrappers(name, repository, reference / "goldens"), "wrapper results equal")
+            check(repository, of_case(load_file(goldens / "wrappers.safetensors"), prefix))
+        print(prefix, "equal")
         return
+    for attention in ("eager", "sdpa"):
+        check_network(name, repository, goldens, attention)
+    if (goldens / name / "train_step.json").exists():
+        check_training_step(repository, goldens / name)
+        print("train_step equal")
+
+
+@torch.no_grad()
+def check_network(name: str, repository: Path, goldens: Path, attention: str):
+    """What the folder of the checkpoint holds: the small golden set has less than the full one."""
+    folder, scaled = goldens / name, goldens / f"{name}_attnscale8"
+    row_copy = name == "tiny-chinese-10b-fp16"
     tokenizer = None
     if (repository / "tokenizer.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=True)
-    row_copy = name == "tiny-chinese-10b-fp16"
-    for attention in ("eager", "sdpa"):
-        model = load(repository, attn_implementation=attention)
-        with torch.no_grad():
-            print(check_forward(model, folder, row_copy), "forward results equal,", attention)
-            print(
-                check_generation(model, tokenizer, folder, row_copy),
-                "generations equal,",
-                attention,
-            )
-            if (folder / "multiple_choice.json").exists():
-                print(
-                    check_multiple_choice(model, folder, row_copy),
-                    "multiple choices equal,",
-                    attention,
-                )
-    if name == "tiny-fp32":
-        with torch.no_grad():
-            scaled = load(repository, attention_scale=8.0, attn_implementation="eager")
-            print(
-                check_forward(scaled, reference / "goldens/tiny-fp32_attnscale8", row_copy),
-                "with attention_scale 8",
-            )
-        check_training_step(repository, folder)
-        print("training step equal")
+    model = load(repository, attn_implementation=attention)
+    if (folder / "forward.json").exists():
+        print(check_forward(model, folder, row_copy), "forward equal,", attention)
+    if (folder / "generation.json").exists():
+        print(check_generation(model, tokenizer, folder, row_copy), "generation equal,", attention)
+    if (folder / "multiple_choice.json").exists():
+        print(check_multiple_choice(model, folder, row_copy), "multiple_choice equal,", attention)
+    if scaled.exists():
+        model = load(repository, attn_implementation=attention, attention_scale=8.0)
+        print(check_forward(model, scaled, row_copy), "attention_scale equal,", attention)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from glm_transformers import GLMForConditionalGeneration
 from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
-from glm_transformers.conversion.checkpoint import read_checkpoint
 
 OPTIONS = dict(tokenizer="none", num_attention_heads=4)
 
@@ -103,42 +102,6 @@ def test_ranks_merge_to_the_parameters_they_were_cut_from(tmp_path, ranks):
     assert set(tensors) == set(parameters)
     for name, tensor in parameters.items():
         assert torch.equal(tensors[name], tensor), name
-
-
-@pytest.mark.parametrize("chunk", [4, 100, 1000, 4096])
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_however_few_bytes_are_read_at_once(tmp_path, monkeypatch, ranks, chunk):
-    monkeypatch.setattr("glm_transformers.conversion.tensors.CHUNK", chunk)
-    monkeypatch.setattr("glm_transformers.conversion.checkpoint.CHUNK", chunk)
-    parameters = make_parameters()
-    merged = read_checkpoint(make_checkpoint(tmp_path / "checkpoint", parameters, ranks))
-    for name, tensor in parameters.items():
-        assert torch.equal(merged[name].read(), tensor), name
-        assert torch.equal(torch.cat(list(merged[name].chunks())).view(tensor.shape), tensor), name
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_what_was_read_is_forgotten_and_a_system_may_refuse_that(tmp_path, monkeypatch, ranks):
-    forgotten = []
-
-    def refuse(descriptor, offset, length, advice):
-        forgotten.append(length)
-        raise OSError(22, "Invalid argument")
-
-    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
-    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
-    parameters = make_parameters()
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters, ranks)
-    sizes = [
-        part.nbytes
-        for parameter in read_checkpoint(checkpoint).values()
-        for part in parameter.parts
-    ]
-    tensors = weights(convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS))
-    assert all(torch.equal(tensors[name], tensor) for name, tensor in parameters.items())
-    assert sorted(forgotten) == sorted(sizes)
-    monkeypatch.delattr(os, "posix_fadvise")
-    convert_checkpoint(checkpoint, tmp_path / "out", overwrite=True, **OPTIONS)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -325,19 +288,40 @@ def test_a_vocabulary_larger_than_the_embedding(tmp_path):
         )
 
 
-def test_what_exists_is_kept_unless_told(tmp_path):
+def test_only_what_this_program_wrote_is_replaced(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
     output = tmp_path / "out"
-    output.mkdir()
-    (output / "mine.txt").write_text("kept")
-    with pytest.raises(ConversionError, match="exists already"):
+    convert_checkpoint(checkpoint, output, **OPTIONS)
+    with pytest.raises(ConversionError, match="exists already; choose another place, or pass --ov"):
         convert_checkpoint(checkpoint, output, **OPTIONS)
-    assert [file.name for file in output.iterdir()] == ["mine.txt"]
-    convert_checkpoint(checkpoint, output, overwrite=True, **OPTIONS)
-    assert (output / "config.json").is_file() and not (output / "mine.txt").exists()
-    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint", "out"}, (
-        "nothing is left beside it"
-    )
+    convert_checkpoint(checkpoint, output, overwrite=True, dtype="float32", **OPTIONS)
+    assert weights(output)["word_embeddings.weight"].dtype == torch.float32
+    (output / "mine.txt").write_text("kept")
+    for place, message in (
+        (output, "holds mine.txt, which no conversion wrote"),
+        (tmp_path / "texts", "is not a repository that this program wrote"),
+        (tmp_path / "file", "is no repository"),
+    ):
+        if place.name == "texts":
+            place.mkdir()
+            (place / "mine.txt").write_text("kept")
+        elif place.name == "file":
+            place.write_text("kept")
+        with pytest.raises(ConversionError, match=message):
+            convert_checkpoint(checkpoint, place, overwrite=True, **OPTIONS)
+    assert (output / "config.json").is_file() and (tmp_path / "file").read_text() == "kept"
+    assert {(folder / "mine.txt").read_text() for folder in (output, tmp_path / "texts")} == {
+        "kept"
+    }
+    (tmp_path / "empty").mkdir()
+    convert_checkpoint(checkpoint, tmp_path / "empty", overwrite=True, **OPTIONS)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "checkpoint",
+        "out",
+        "texts",
+        "file",
+        "empty",
+    }, "nothing is left beside them"
 
 
 def test_no_checkpoint(tmp_path):

@@ -1,11 +1,11 @@
-"""The demo model answers what it has never read, and everything that was made for it can be made again."""
+"""The demo model answers what it has never read, and what was made for it can be made again."""
 
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from typer.testing import CliRunner
 
 from glm_transformers.cli import app
@@ -13,7 +13,7 @@ from glm_transformers.conversion import convert_checkpoint, export_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 
 # Of the checkout: an installed package has only what `glm demo` needs.
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +53,7 @@ def test_same_weights_after_export_and_conversion(repository, tmp_path):
 
 
 def test_no_question_was_in_the_training_text():
-    """The corpus is written again: it has the questions of the file, and none of their sentences in a document."""
+    """The corpus is written again: it has the questions of the file, in none of its documents."""
     from corpus import DOCUMENTS, VALIDATION_DOCUMENTS, Corpus, words
 
     corpus = Corpus()

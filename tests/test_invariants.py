@@ -158,10 +158,11 @@ def test_kernels_equal_eager(tiny_model, kernel):
     explicit = torch.rand(2, 1, ids.shape[1], ids.shape[1]) > 0.4
     explicit[0, 0, 3] = False  # a row that sees nothing
     for attention_mask in (None, mask, torch.tensor([6, 9]), torch.tensor([4]), explicit):
+        torch._dynamo.reset()  # torch's CPU code of flex attention fails at a second kind of mask
         expected = eager(ids, attention_mask=attention_mask).logits
         actual = other(ids, attention_mask=attention_mask).logits
         assert torch.isfinite(expected).all() and torch.isfinite(actual).all()
-        # A row that sees nothing averages all keys, except in flex attention, whose answer for it is zero.
+        # A row that sees nothing averages all keys; in flex attention its answer is zero.
         rows = (
             slice(1, None)
             if kernel == "flex_attention" and attention_mask is explicit

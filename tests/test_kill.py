@@ -9,22 +9,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from checkout import ENVIRONMENT
 from made import make_checkpoint, make_parameters
 from safetensors.torch import load_file
 
 from glm_transformers.conversion import ConversionError, convert_checkpoint, verify_repository
 
-ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = 20
 OPTIONS = dict(tokenizer="none", num_attention_heads=4, max_shard_size="20KB")
 
 # Imports once, then converts in one forked process after the other. Each is killed a moment after Python says, for the
 # n-th time, that it is about to touch a file: a moment long enough that it is sometimes in the middle of writing.
 PROGRAM = f"""
-import importlib.util, json, os, signal, sys, threading
-spec = importlib.util.spec_from_file_location("glm_transformers", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
-sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+import json, os, signal, sys, threading
+import checkout
 from glm_transformers.conversion import convert_checkpoint
 
 def convert(folder, overwrite, moment, delay):
@@ -39,7 +37,7 @@ def convert(folder, overwrite, moment, delay):
     convert_checkpoint(folder + "/checkpoint", folder + "/out", overwrite=overwrite, **{OPTIONS})
     return events
 
-for folder, overwrite, moment, delay in json.loads(sys.argv[2]):
+for folder, overwrite, moment, delay in json.loads(sys.argv[1]):
     read, write = os.pipe()
     if os.fork() == 0:
         os.write(write, str(convert(folder, overwrite, moment, delay)).encode())
@@ -52,7 +50,10 @@ for folder, overwrite, moment, delay in json.loads(sys.argv[2]):
 
 def run(jobs: list) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, ROOT, json.dumps(jobs)], capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, json.dumps(jobs)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()
@@ -116,12 +117,15 @@ def test_a_full_disk(tmp_path, monkeypatch):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "from glm_transformers.conversion import ConversionError\n"
         "try:\n"
-        "    convert(sys.argv[2], False, 0, 0.0)\n"
+        "    convert(sys.argv[1], False, 0, 0.0)\n"
         "except ConversionError as error:\n"
         "    print(error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, ROOT, tmp_path], capture_output=True, text=True
+        [sys.executable, "-c", program, tmp_path],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     assert "cannot be used" in done.stdout and "File too large" in done.stdout, done.stderr[-2000:]
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint"}

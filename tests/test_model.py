@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+import transformers
 from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP, tiny_config
+from safetensors import safe_open
 from torch.nn import functional as F
 
 from glm_transformers import (
@@ -285,19 +287,22 @@ def test_device_map_and_meta_loading(tiny_model, tmp_path):
 
 
 def test_offloaded_weights(tiny_model, tmp_path):
-    """No weight is in memory, the one that the output head shares with the embedding neither."""
+    """The head's weight is the embedding's, wherever that is."""
+    # 4.57 looks for a tied head in the file when it is on disk, of the library's own models too.
+    table = "disk" if hasattr(transformers, "initialization") else "cpu"
     model = tiny_model()
     model.save_pretrained(tmp_path)
     loaded = GLMForConditionalGeneration.from_pretrained(
         tmp_path,
         device_map={
-            "glm.word_embeddings": "disk",
+            "glm.word_embeddings": table,
             "glm.embedding_dropout": "cpu",
             "glm.transformer": "disk",
+            "lm_head": table,
         },
         offload_folder=tmp_path / "offload",
     ).eval()
-    assert all(parameter.device.type == "meta" for parameter in loaded.parameters())
+    assert all(parameter.device.type == "meta" for parameter in loaded.glm.transformer.parameters())
     with torch.no_grad():
         torch.testing.assert_close(loaded(TEXT).logits, model(TEXT).logits)
     assert torch.equal(
@@ -306,12 +311,36 @@ def test_offloaded_weights(tiny_model, tmp_path):
     )
 
 
+def test_the_head_is_the_word_embedding(tiny_model, tmp_path):
+    """As the library sees it: found, tied, resized with the table, not written twice."""
+    model = tiny_model()
+    head = model.get_output_embeddings()
+    assert isinstance(head, torch.nn.Linear) and head is model.lm_head and head.bias is None
+    assert head.weight is model.glm.word_embeddings.weight
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == {f"glm.{name}" for name in model.glm.state_dict()}
+    loaded, info = GLMForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert loaded.lm_head.weight is loaded.glm.word_embeddings.weight
+    loaded.resize_token_embeddings(120)
+    assert loaded.lm_head.weight.shape[0] == 120
+    assert loaded.lm_head.weight is loaded.glm.word_embeddings.weight
+
+
+def test_the_head_gives_few_rows_the_logits_of_many(tiny_model):
+    """On a CPU it reads few rows in another order than many."""
+    head = tiny_model().lm_head
+    states = torch.randn(20, 32)
+    for rows in (0, 1, 2, 7, 8, 9):
+        torch.testing.assert_close(head(states[:rows]), F.linear(states[:rows], head.weight))
+    torch.testing.assert_close(head(states[:6].view(2, 3, 32)), head(states)[:6].view(2, 3, 99))
+
+
 @pytest.mark.parametrize("prefix", ["", "glm."])
 def test_old_pytorch_model_bin_loads_with_and_without_prefix(tiny_model, tmp_path, prefix):
     model = tiny_model()
-    state = {
-        prefix + name.removeprefix("glm."): tensor for name, tensor in model.state_dict().items()
-    }
+    state = {prefix + name: tensor for name, tensor in model.glm.state_dict().items()}
     torch.save(state, tmp_path / "pytorch_model.bin")
     old_config = {**model.config.to_dict(), "model_type": "glm", "architectures": ["GLMModel"]}
     old_config |= {

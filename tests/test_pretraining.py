@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkout import ENVIRONMENT
 from datasets import load_dataset
 from made import SENTENCES
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.training import BlankInfillingCollator
 from glm_transformers.training.data import load_documents, pack_documents
+from glm_transformers.training.options import Pretraining
 from glm_transformers.training.pretrain import (
     BlankInfillingTrainer,
     GLMForBlankInfilling,
-    Pretraining,
     pretrain,
 )
 
@@ -298,12 +299,7 @@ def test_validation_texts_that_cannot_be_masked_do_not_count(scratch, tmp_path):
 
 
 PROGRAM = """
-import importlib.util, sys
-from pathlib import Path
-root = Path(sys.argv.pop(1))
-spec = importlib.util.spec_from_file_location("glm_transformers", root / "__init__.py", submodule_search_locations=[str(root)])
-sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+import checkout
 from glm_transformers.cli import app
 app()
 """
@@ -328,7 +324,6 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     one = pretrain(replace(options, output=str(tmp_path / "one")))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
     (tmp_path / "program.py").write_text(PROGRAM)
-    root = Path(__file__).resolve().parents[1]
     # The flag asks for one process each for several devices; without a GPU these are on the CPU.
     launch = [
         sys.executable,
@@ -345,10 +340,10 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
         "no",
     ]
     run = subprocess.run(
-        [*launch, tmp_path / "program.py", root, *command_line(two)],
+        [*launch, tmp_path / "program.py", *command_line(two)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-4000:]
     assert "is complete" in run.stdout

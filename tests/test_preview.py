@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.cli import app
 from glm_transformers.training.blank_infilling import NOT_A_TARGET, BlankInfillingCollator, Recipe
+from glm_transformers.training.options import Preview
 from glm_transformers.training.preview import draw, make_example, read_example
 
 TEXT = "Ng is an adjunct professor at Stanford. Tsinghua University is located in Beijing. The fox jumps over the dog."
@@ -85,7 +86,7 @@ def test_a_hidden_token_of_a_piece_has_a_name(tokenizer):
 
 
 def test_picture_file(made_repository, tmp_path):
-    example = make_example(str(made_repository), TEXT, mode="token")
+    example = make_example(Preview(str(made_repository), TEXT, mode="token"))
     draw(example, tmp_path / "picture.png")
     content = (tmp_path / "picture.png").read_bytes()
     width, height = struct.unpack(">II", content[16:24])

@@ -1,11 +1,12 @@
-"""The code blocks of the README and the docs, executed in their order on a small converted repository."""
+"""The code blocks of the README and the docs, executed in order on a small converted repository."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from checkout import ROOT
+
 README = ROOT / "README.md"
 
 

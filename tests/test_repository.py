@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from checkout import ENVIRONMENT
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters
 from typer.testing import CliRunner
@@ -19,8 +20,8 @@ from typer.testing import CliRunner
 from glm_transformers import GLMConfig, GLMForConditionalGeneration
 from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
-from glm_transformers.conversion.model_card import model_card
 from glm_transformers.conversion.released import RELEASED
+from glm_transformers.hub_repository.model_card import model_card
 
 
 def card_of(repository) -> tuple[dict, str]:
@@ -258,11 +259,7 @@ def hub():
 
 
 PUSH = """
-import importlib.util, sys
-root, *sys.argv[1:] = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("glm_transformers", root + "/__init__.py", submodule_search_locations=[root])
-sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+import checkout
 from glm_transformers.cli import main
 main()
 """
@@ -290,10 +287,9 @@ def push(hub, tmp_path, name="me/my-glm", token="hf_right"):
         "--push-to-hub",
         name,
     ]
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return subprocess.run(
-        [sys.executable, "-c", PUSH, root, *arguments],
-        env={**os.environ, **settings},
+        [sys.executable, "-c", PUSH, *arguments],
+        env={**ENVIRONMENT, **settings},
         capture_output=True,
         text=True,
     )

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from glm_transformers import GLMTokenizerFast
-from glm_transformers.conversion.errors import ConversionError
-from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary, save_tokenizer
+from glm_transformers.conversion import ConversionError
+from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary
+from glm_transformers.hub_repository.repository import save_tokenizer
 from glm_transformers.tokenization_glm import GLM_TOKENS
 
 FAMILIES = {

@@ -4,7 +4,6 @@ import json
 import math
 import os
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +17,16 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..configuration_glm import GLMConfig
-from ..conversion.repository import AUTO_MAP, PIPELINES, write_repository
-from ..conversion.tensors import HeldTensor
+from ..hub_repository.config import AUTO_MAP, PIPELINES, VOCABULARY_MULTIPLE
+from ..hub_repository.repository import write_repository
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
-from .blank_infilling import (
-    MODES,
-    NOT_A_TARGET,
-    BlankInfillingCollator,
-    NothingToMask,
-    Recipe,
-    read_recipe,
-)
+from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, NothingToMask
 from .data import load_documents, pack_documents
+from .options import Pretraining
+from .recipe import MODES, Recipe, read_recipe
+from .repository import find_repository, load_tokenizer
 
-VOCABULARY_MULTIPLE = 128  # to which the original rounds the rows of the vocabulary
 SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
 EVALUATION_SEED = (
     1_000_003  # validation texts are masked alike at every evaluation, and never as in training
@@ -188,54 +182,6 @@ class BlankInfillingTrainer(Trainer):
         return metrics
 
 
-@dataclass
-class Pretraining:
-    """What `glm pretrain` is told. The defaults of the optimiser are the original's for glm-10b.
-
-    data, validation: as `load_documents` takes them; without validation no loss is evaluated.
-    output: the Hub repository to write, which is there when the run has ended; its checkpoints and its log are in the
-        folder beside it whose name ends with `-checkpoints`.
-    model: a converted repository to continue from; or else
-    config, tokenizer: a JSON file with fields of `GLMConfig`, and a folder with a tokenizer, to train from scratch. The
-        vocabulary's size and the special ids come from the tokenizer where the file does not give them.
-    recipe: name of a released recipe, a JSON file with fields of `Recipe`, or a `Recipe`.
-    length: tokens of a text at most; the model's longest position by default.
-    batch_size, accumulation: texts for each process and forward pass; passes for each step.
-    warmup: share of the steps; decay_steps: where the decay ends, by default with the last step.
-    precision: "fp32", "bf16" or "fp16".
-    resume: continue from the last checkpoint, with the same options.
-    """
-
-    data: str
-    output: str
-    model: str | None = None
-    config: str | None = None
-    tokenizer: str | None = None
-    recipe: str | Recipe = "glm-base"
-    validation: str | None = None
-    streaming: bool = False
-    one_document: bool = False
-    length: int | None = None
-    steps: int = 1000
-    batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 1e-4
-    warmup: float = 0.06
-    decay: str = "cosine"
-    decay_ratio: float = 0.1
-    decay_steps: int | None = None
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
-    precision: str = "fp32"
-    gradient_checkpointing: bool = False
-    evaluate_every: int = 500
-    save_every: int = 500
-    log_every: int = 50
-    workers: int = 0
-    seed: int = 0
-    resume: bool = False
-
-
 def pretrain(options: Pretraining) -> Path:
     """Train and write the repository.
 
@@ -252,9 +198,10 @@ def pretrain(options: Pretraining) -> Path:
 
     set_seed(options.seed)
     recipe = read_recipe(options.recipe)
-    tokenizer = GLMTokenizerFast.from_pretrained(options.tokenizer or options.model)
-    if options.model is not None:
-        model = GLMForBlankInfilling.from_pretrained(options.model, dtype=torch.float32)
+    repository = find_repository(options.model) if options.model is not None else None
+    tokenizer = load_tokenizer(options.tokenizer or repository)
+    if repository is not None:
+        model = GLMForBlankInfilling.from_pretrained(repository, dtype=torch.float32)
     else:
         model = GLMForBlankInfilling(_new_config(options.config, tokenizer))
     if options.gradient_checkpointing:
@@ -351,23 +298,6 @@ def _check(options: Pretraining, output: Path, last: str | None):
         raise ValueError(
             "Pass --model to continue a repository, or --config and --tokenizer to train from scratch."
         )
-    if options.decay not in ("linear", "cosine"):
-        raise ValueError(f"decay is {options.decay}; choose linear or cosine.")
-    if options.precision not in ("fp32", "bf16", "fp16"):
-        raise ValueError(f"precision is {options.precision}; choose fp32, bf16 or fp16.")
-    for name in (
-        "steps",
-        "batch_size",
-        "accumulation",
-        "evaluate_every",
-        "save_every",
-        "log_every",
-    ):
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} is {getattr(options, name)}; give at least 1.")
-    for name in ("warmup", "decay_ratio"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise ValueError(f"{name} is {getattr(options, name)}; give a value between 0 and 1.")
     if options.streaming and options.workers > 1:
         raise ValueError(
             "Streamed data keeps its order with one worker at most; pass --workers 0 or 1."
@@ -443,6 +373,6 @@ def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFas
     write_repository(
         output,
         config,
-        {name: HeldTensor(tensor) for name, tensor in model.state_dict().items()},
+        model.state_dict(),
         tokenizer,
     )

@@ -12,10 +12,11 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from ..configuration_glm import GLMConfig
-from ..modeling_glm import GLMModel
-from ..tokenization_glm import GLMTokenizerFast
-from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, read_recipe
+from ..blanks_glm import sees
+from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator
+from .options import Preview
+from .recipe import read_recipe
+from .repository import load_tokenizer
 
 # Of the context, then of the pieces in turn: each is told from its neighbours by people who see no red or no green, too.
 COLORS = ["#9aa5b1", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"]
@@ -63,45 +64,26 @@ class Example:
         ]
 
 
-def make_example(
-    repository: str,
-    text: str | None = None,
-    data: str | None = None,
-    mode: str | None = None,
-    recipe: str = "glm-base",
-    seed: int = 0,
-    length: int = 64,
-) -> Example:
+def make_example(options: Preview) -> Example:
     """What the collator makes of a text, or of a packed sample of documents.
 
     Raises:
         ValueError: one sentence on what is wrong with the options.
     """
-    if (text is None) == (data is None):
+    if (options.text is None) == (options.data is None):
         raise ValueError("Pass either --text with a text of your own, or --data with documents.")
-    tokenizer = _load_tokenizer(repository)
-    collator = BlankInfillingCollator(tokenizer, read_recipe(recipe), length, seed)
-    ids = (
-        tokenizer(text).input_ids if data is None else _first_sample(data, tokenizer, length, seed)
-    )
-    if len(ids) > length:
+    tokenizer = load_tokenizer(options.repository)
+    recipe = read_recipe(options.recipe)
+    collator = BlankInfillingCollator(tokenizer, recipe, options.length, options.seed)
+    if options.data is not None:
+        ids = _first_sample(options.data, tokenizer, options.length, options.seed)
+    else:
+        ids = tokenizer(options.text).input_ids
+    if len(ids) > options.length:
         raise ValueError(
             f"The text has {len(ids)} tokens; shorten it, or pass --length {len(ids)}."
         )
-    return read_example(collator.collate([{"input_ids": ids}], 0, mode), tokenizer)
-
-
-def _load_tokenizer(repository: str) -> GLMTokenizerFast:
-    if not Path(repository, "tokenizer.json").is_file():
-        raise ValueError(
-            f"{repository} is no folder with a tokenizer.json; pass a converted repository."
-        )
-    try:
-        tokenizer = GLMTokenizerFast.from_pretrained(repository)
-        tokenizer.sop_token_id, tokenizer.eop_token_id
-    except Exception as error:  # the library has no error of its own for a damaged file
-        raise ValueError(f"{repository} holds no tokenizer of GLM: {error}") from error
-    return tokenizer
+    return read_example(collator.collate([{"input_ids": ids}], 0, options.mode), tokenizer)
 
 
 def _first_sample(data: str, tokenizer, length: int, seed: int) -> list[int]:
@@ -151,13 +133,8 @@ def token_text(id: int, tokenizer) -> str:
 
 def who_sees_whom(context: int, length: int) -> np.ndarray:
     """(T, T): which tokens of a row of `length` are visible to which, by the model's own rule."""
-    config = GLMConfig(vocab_size=1, hidden_size=1, num_layers=0, num_attention_heads=1)
-    model = GLMModel._from_config(config, attn_implementation="eager")
-    columns = torch.arange(length)
-    scores = model.scores_mask(
-        torch.tensor([context]), None, torch.empty(1, length, 1), columns
-    )  # (1, 1, T, T)
-    return (scores[0, 0] == 0).numpy()
+    in_context = torch.arange(length) < context  # (T,)
+    return sees(in_context[None])[0].numpy()
 
 
 # --- In a terminal ----------------------------------------------------------------------------------------------------

@@ -5,27 +5,26 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .errors import ConversionError
+from .errors import RepositoryError
 
 
 def check_upload(name: str):
     """Say before any work whether an upload will be refused.
 
     Raises:
-        ConversionError: if the Hub can have no repository of this name, or does not know who asks.
+        RepositoryError: if the Hub can have no repository of this name, or does not know who asks.
     """
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ConversionError(
+        raise RepositoryError(
             f"{name} is no name on the Hub; pass one such as my-name/my-glm."
         ) from error
     try:
         HfApi().whoami()
-    except (
-        Exception
-    ) as error:  # there is no network, no token, or a wrong one: each library has its own errors
-        raise ConversionError(
+    except Exception as error:
+        # There is no network, no token, or a wrong one: each library has its own errors.
+        raise RepositoryError(
             f"The Hub cannot be written to; log in with `hf auth login` and try again: {error}"
         ) from error
 
@@ -37,7 +36,7 @@ def push_to_hub(repository: Path, name: str) -> str:
         The address of the repository.
 
     Raises:
-        ConversionError: if the upload fails; the repository on disk is complete.
+        RepositoryError: if the upload fails; the repository on disk is complete.
     """
     api = HfApi()
     try:
@@ -48,7 +47,7 @@ def push_to_hub(repository: Path, name: str) -> str:
             commit_message="Convert from the original GLM checkpoint",
         )
     except Exception as error:
-        raise ConversionError(
+        raise RepositoryError(
             f"{repository} is complete, but uploading it failed; try `hf upload {name} {repository}`: {error}"
         ) from error
     return str(address)

@@ -1,0 +1,5 @@
+"""`python -m glm_transformers` is the `glm` command."""
+
+from .cli import main
+
+main()

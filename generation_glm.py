@@ -1,0 +1,467 @@
+"""Filling blanks: `generate` for prompts that hold mask tokens.
+
+A prompt is a context with blanks. `<|startofpiece|>` is put behind it, then every blank is filled
+in turn: the end token of a piece is followed by the next piece, until each mask has its answer.
+Nothing of GLM travels from step to step: positions, and who sees whom, are read from the ids.
+
+Shapes: B batch, S tokens of the prompt, N tokens so far, T new tokens, K keys, H hidden size, V
+vocabulary rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import (
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+from transformers.generation import EosTokenCriteria
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from .blanks_glm import (
+    BlankLayout,
+    check_ids,
+    check_range,
+    count_positions,
+    is_any_of,
+    position_scheme,
+)
+
+# --- Where versions of Transformers differ --------------------------------------------------------
+# The cache is called `cache` from 5.24 on, `past_key_values` before. Models take both names, layers
+# and results have the one that the library looks for.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+# What a version or a trainer hands to prepare_inputs_for_generation and a step does not take.
+NOT_OF_A_STEP = (
+    "cache_position",
+    "next_sequence_length",
+    "is_first_iteration",
+    "position_ids",
+    "token_type_ids",
+    "labels",
+    "shift_labels",
+)
+
+
+# --- What stops and what bounds a piece -----------------------------------------------------------
+
+
+class AllBlanksFilled(EosTokenCriteria):
+    """Stops a row when it has as many ends as blanks.
+
+    It is a subclass because generation looks for the library's criterion.
+    """
+
+    def __init__(self, eos_token_id: torch.Tensor, config):
+        super().__init__(eos_token_id)
+        self.config = config
+        ends = set(eos_token_id.tolist())
+        self.stops_at_ends = not ends.isdisjoint(config.end_token_ids)
+        self.stops_at_once = sorted(ends - set(config.end_token_ids))  # ids that the caller added
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        stops = is_any_of(input_ids[:, -1], self.stops_at_once)  # (B,)
+        if self.stops_at_ends:
+            layout = BlankLayout.of(input_ids, self.config, generated=True)
+            ends = layout.starts & ~layout.sops  # (B, N)
+            stops = stops | (ends.sum(-1) >= layout.is_mask.sum(-1))
+        return stops
+
+
+class PieceLength(LogitsProcessor):
+    """Ends a piece that has reached `max_piece_length` tokens."""
+
+    def __init__(self, max_piece_length: int, config):
+        self.max_piece_length = max_piece_length
+        self.config = config
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        layout = BlankLayout.of(input_ids, self.config, generated=True)
+        is_full = layout.block_positions(1) > self.max_piece_length  # (B, 1): the start is at 1
+        vocabulary = torch.arange(scores.shape[-1], device=scores.device)
+        is_end = vocabulary == self.config.eop_token_id  # (V,)
+        ended = torch.zeros_like(scores).masked_fill(~is_end, -torch.inf)
+        return torch.where(is_full, ended, scores)
+
+
+# --- Prompts --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Prompt:
+    """Contexts with blanks, and the pieces that are there already.
+
+    ids (B, S). visible (B, S): 1 for tokens, 0 for padding. positions (B, S) of the context where
+    they are not 0, 1, 2, ... embeds (B, S, H): what is read in place of the ids. has_ids: whether
+    the caller gave the ids, or only their embeddings.
+    """
+
+    ids: torch.LongTensor
+    visible: torch.LongTensor
+    positions: torch.LongTensor | None = None
+    embeds: torch.FloatTensor | None = None
+    has_ids: bool = True
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def context_positions(self) -> torch.LongTensor:
+        return count_positions(self.visible) if self.positions is None else self.positions
+
+    def cut_before_pieces(self, config) -> "Prompt":
+        """The contexts alone, padded on the left: for batches that hold answers to learn from."""
+        is_context = BlankLayout.of(self.ids, config, self.visible.bool()).in_context
+        kept = is_context & self.visible.bool()  # (B, S)
+        length = int(kept.sum(-1).amax())
+        # Sorted stably, the kept columns come last and stay in their order.
+        columns = kept.long().argsort(dim=-1, stable=True)[:, -length:]  # (B, length)
+        embeds = self.embeds
+        if embeds is not None:
+            embeds = embeds.gather(1, columns[..., None].expand(-1, -1, embeds.shape[-1]))
+        return replace(
+            self,
+            ids=self.ids.gather(1, columns),
+            visible=kept.long().gather(1, columns),
+            positions=None if self.positions is None else self.positions.gather(1, columns),
+            embeds=embeds,
+        )
+
+    def start(self, sop_token_id: int, word_embeddings: torch.nn.Embedding) -> "Prompt":
+        """With `<|startofpiece|>` at its end, unless it is there."""
+        if (self.ids == sop_token_id).any():
+            return self
+        embeds = self.embeds
+        if embeds is not None:
+            sop = word_embeddings.weight[sop_token_id].expand(len(self), 1, -1)  # (B, 1, H)
+            embeds = torch.cat([embeds, sop.to(embeds)], dim=1)
+        return replace(
+            self,
+            ids=F.pad(self.ids, (0, 1), value=sop_token_id),
+            visible=F.pad(self.visible, (0, 1), value=1),
+            embeds=embeds,
+        )
+
+
+def find_padding(
+    attention_mask: torch.Tensor | None,
+    ids: torch.LongTensor,
+    config,
+    holds_answers: bool = False,
+) -> torch.LongTensor:
+    """(B, S): 1 for the tokens of the contexts in `ids`, 0 for padding, from any form of a mask."""
+    batch, length = ids.shape
+    if attention_mask is None:
+        return torch.ones_like(ids)
+    if attention_mask.dim() == 1 and holds_answers:  # lengths of the contexts before them
+        columns = torch.arange(length, device=ids.device)
+        return (columns < attention_mask[:, None]).expand(batch, -1).long()
+    if attention_mask.dim() == 4 and attention_mask.shape[-1] >= length:
+        # The row of `<|startofpiece|>`, or else the last one, shows what of the context is real.
+        starts = is_any_of(ids, config.start_token_ids).long()  # (B, S)
+        first = torch.where(starts.any(-1), starts.argmax(-1), length - 1)  # (B,)
+        rows = attention_mask[:, 0].expand(batch, -1, -1)
+        row = rows[torch.arange(batch, device=ids.device), first, :length]  # (B, S)
+        seen = row >= 0 if row.is_floating_point() else row != 0  # a float is added to the scores
+        return (seen | ~BlankLayout.of(ids, config).in_context).long()
+    if attention_mask.shape != ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; "
+            f"generation needs {tuple(ids.shape)}."
+        )
+    return attention_mask
+
+
+# --- Generation -----------------------------------------------------------------------------------
+
+
+class GLMGenerationMixin(GenerationMixin):
+    """The library's generation, for a model whose `glm` is the network without a head."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args,
+        max_piece_length: int | None = None,
+        position_ids: torch.LongTensor | None = None,
+        generation_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        """Fill every blank of every row: the library's `generate`, for prompts with mask tokens.
+
+        Args:
+            inputs (B, S): contexts padded on either side, as the tokenizer makes them. Pieces that
+                are there already follow one `<|startofpiece|>`, each with its end token, as in what
+                this method returns. Of a batch with labels only the contexts are read.
+            max_piece_length: the most tokens for one blank; by default as many as there are block
+                positions.
+            position_ids (B, 2, S or more): positions of the context where they are not 0, 1, ...
+            generation_attention_mask (B, 1, N, N): the padding, in the form of the old Hub port.
+
+        Returns:
+            ids (B, N): prompt, `<|startofpiece|>`, then the pieces, each with its end token; the
+            tokenizer's `decode_pieces` makes text of them. With `return_dict_in_generate`, the
+            library's output object.
+
+        Raises:
+            ValueError: if a prompt has no blank to fill or is too long, and for ways of generating
+                that would read the bidirectional context in parts.
+        """
+        kwargs = with_cache_name(kwargs)
+        settings = self.generation_config if generation_config is None else generation_config
+
+        def asked(name: str):
+            return kwargs.get(name, getattr(settings, name, None))
+
+        refuse_what_reads_in_parts(asked)
+        if generation_attention_mask is not None:
+            kwargs["attention_mask"] = generation_attention_mask
+        prompt = self._read_prompt(inputs, position_ids, kwargs)
+        self._check_prompt(prompt, asked("eos_token_id"))
+        room = self._room_of_a_piece(max_piece_length, asked("max_new_tokens"))
+        self._check_length(prompt, room)
+        prompt = prompt.start(self.config.sop_token_id, self.glm.word_embeddings)
+        processors = LogitsProcessorList(logits_processor or [])
+        if self._may_fill_up(prompt, room, asked):
+            processors.append(PieceLength(room, self.config))
+        elif self.config.block_position_encoding:
+            room = None  # no step needs to know it
+        if kwargs.get("max_length") is not None:  # it wins over the one of generation_config.json
+            kwargs.setdefault("max_new_tokens", None)
+        if prompt.embeds is not None:
+            kwargs["inputs_embeds"] = prompt.embeds
+        output = super().generate(
+            prompt.ids,
+            generation_config,
+            processors,
+            *args,
+            attention_mask=prompt.visible,
+            max_piece_length=room,
+            context_positions=prompt.positions,
+            **kwargs,
+        )
+        # As everywhere in Transformers, the ids of embeddings are not returned.
+        return output if prompt.has_ids else without_prompt(output, prompt.ids.shape[1])
+
+    def _read_prompt(
+        self,
+        inputs: torch.LongTensor | None,
+        position_ids: torch.LongTensor | None,
+        kwargs: dict,
+    ) -> Prompt:
+        """The prompt in `generate`'s arguments; those that only it needs are taken out of them."""
+        ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        embeds = kwargs.pop("inputs_embeds", None)
+        if ids is None and embeds is None:
+            raise ValueError("There is no prompt; pass input_ids with a mask token to fill.")
+        has_ids = ids is not None
+        if not has_ids:
+            ids = self.glm.recognise_ids(embeds, started=False)
+        positions = kwargs.pop("context_positions", position_ids)
+        if positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
+            positions = positions.view(len(ids), -1, positions.shape[-1])[:, 0, : ids.shape[1]]
+        labels = [kwargs.pop(name, None) for name in ("labels", "shift_labels")]
+        holds_answers = any(label is not None for label in labels) and bool(
+            is_any_of(ids, self.config.start_token_ids).any()
+        )
+        attention_mask = kwargs.pop("attention_mask", None)
+        visible = find_padding(attention_mask, ids, self.config, holds_answers)
+        prompt = Prompt(ids, visible, positions, embeds, has_ids)
+        return prompt.cut_before_pieces(self.config) if holds_answers else prompt
+
+    def _check_prompt(self, prompt: Prompt, stop_ids: int | list[int] | None):
+        """Raise a ValueError for a prompt that cannot be filled."""
+        config = self.config
+        if None in (config.sop_token_id, config.eop_token_id) or not config.mask_token_ids:
+            raise ValueError(
+                "Ids are unknown; pass sop_token_id, eop_token_id, mask_token_ids to "
+                "from_pretrained."
+            )
+        visible = prompt.visible.bool()
+        layout = BlankLayout.of(prompt.ids, config, visible, generated=True)
+        blanks = layout.is_mask.sum(-1)  # (B,)
+        if (blanks == 0).any():
+            raise ValueError(
+                f"Prompt {int(blanks.argmin())} has no mask token; write one where text is missing."
+            )
+        stop_ids = stop_ids if isinstance(stop_ids, (list, tuple)) else [stop_ids]
+        stops_at_ends = not set(config.end_token_ids).isdisjoint(stop_ids)
+        if stops_at_ends and (layout.starts.sum(-1) > blanks).any():
+            raise ValueError(
+                "A prompt has as many pieces as masks already; there is nothing left to generate."
+            )
+        is_started = layout.sops.any(-1)  # (B,)
+        if is_started.any() != is_started.all():
+            raise ValueError(
+                "Some prompts contain <|startofpiece|>, others do not; append it to all or to none."
+            )
+        if (~layout.in_context & ~visible).any():
+            raise ValueError(
+                "There is padding after <|startofpiece|>; pad prompts with a piece on the left."
+            )
+
+    def _room_of_a_piece(self, max_piece_length: int | None, max_new_tokens: int | None) -> int:
+        """The most tokens of one blank."""
+        longest = self.config.max_sequence_length
+        if self.config.block_position_encoding:
+            return min(max_piece_length or longest, longest)
+        room = max_piece_length or max_new_tokens
+        if room is None:
+            raise ValueError("A model without block positions needs max_piece_length.")
+        return room
+
+    def _check_length(self, prompt: Prompt, room: int):
+        """Raise a ValueError for ids and positions that have no row in their tables."""
+        if prompt.embeds is None:
+            check_ids(prompt.ids, self.config)
+        layout = BlankLayout.of(prompt.ids, self.config)
+        scheme = position_scheme(self.config)
+        check_range(scheme.highest(layout, prompt.context_positions, room), self.config)
+
+    def _may_fill_up(self, prompt: Prompt, room: int, asked: Callable[[str], Any]) -> bool:
+        """Whether a piece can have more tokens than there is room for, before all must end."""
+        budget = asked("max_new_tokens")
+        if budget is None and asked("max_length") is not None:
+            budget = asked("max_length") - prompt.ids.shape[1]
+        if budget is None:
+            return True
+        in_context = BlankLayout.of(prompt.ids, self.config).in_context
+        return int((~in_context).sum(-1).amax()) + budget > room
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        max_piece_length: int | None = None,
+        context_positions: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """The inputs of one step, from all ids so far (B, N)."""
+        cache = cache if past_key_values is None else past_key_values
+        length = input_ids.shape[1]
+        tokens = count_new_tokens(length, cache, **kwargs)  # T
+        layout = BlankLayout.of(input_ids, self.config, generated=True)
+        in_context = layout.in_context[:, -tokens:]  # (B, T)
+        if 1 < tokens < length and in_context.any():
+            raise ValueError(
+                "The cache holds only a part of the bidirectional context; leave it out."
+            )
+        positions = self._positions_so_far(input_ids, attention_mask, context_positions)
+        position_ids = position_scheme(self.config).position_ids(
+            layout, positions, tokens, max_piece_length
+        )
+        if max_piece_length is not None and length > max_piece_length:
+            attention_mask = hide_overfull(layout, attention_mask, max_piece_length)
+            position_ids = position_ids.clamp(max=self.config.position_rows - 1)
+        if cache is not None and cache.is_compileable:  # a fixed shape for the compiled forward
+            like = torch.empty(*in_context.shape, 0, dtype=self.dtype, device=input_ids.device)
+            attention_mask = self.glm.scores_mask(attention_mask, in_context, like, cache)
+        # What starts a piece is read as `<|startofpiece|>`, an end token of the piece before too.
+        read = torch.where(layout.starts, self.config.sop_token_id, input_ids)[:, -tokens:]
+        step = {name: value for name, value in kwargs.items() if name not in NOT_OF_A_STEP}
+        step["input_ids"] = with_own_strides(read)
+        step["position_ids"] = with_own_strides(position_ids)
+        step["attention_mask"] = attention_mask
+        step[CACHE] = cache
+        if inputs_embeds is not None and inputs_embeds.shape[1] == length:  # the prompt itself
+            step["inputs_embeds"] = inputs_embeds[:, -tokens:]
+        return step
+
+    def _positions_so_far(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None,
+        context_positions: torch.LongTensor | None,
+    ) -> torch.LongTensor:
+        """(B, N): positions of the context; what stands behind it does not matter."""
+        if context_positions is not None:
+            missing = input_ids.shape[1] - context_positions.shape[1]
+            return F.pad(context_positions, (0, missing))
+        return count_positions(
+            torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        )
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        return None  # the library would count 0, 1, 2, ...
+
+    def _get_stopping_criteria(self, *args, **kwargs):
+        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        for i, criterion in enumerate(criteria):
+            if isinstance(criterion, EosTokenCriteria):
+                criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
+        return criteria
+
+    def generate_batch(self, *args, **kwargs):
+        raise NotImplementedError("Continuous batching is causal only; use generate.")
+
+    init_continuous_batching = generate_batch
+    continuous_batching_context_manager = generate_batch
+
+
+def with_cache_name(kwargs: dict) -> dict:
+    """The cache under the name that the library looks for."""
+    return {
+        CACHE if name in ("cache", "past_key_values") else name: value
+        for name, value in kwargs.items()
+    }
+
+
+def refuse_what_reads_in_parts(asked: Callable[[str], Any]):
+    """Raise a ValueError for options that would read the bidirectional context in parts."""
+    if asked("prefill_chunk_size") is not None:
+        raise ValueError("prefill_chunk_size cuts the bidirectional context; leave it out.")
+    if asked("cache_implementation") == "paged":
+        raise ValueError('cache_implementation="paged" is causal only; use "dynamic" or "static".')
+
+
+def without_prompt(output, length: int):
+    """What `generate` returns, less the first tokens of its sequences."""
+    if torch.is_tensor(output):
+        return output[:, length:]
+    output.sequences = output.sequences[:, length:]
+    return output
+
+
+def count_new_tokens(
+    length: int,
+    cache: Cache | None,
+    next_sequence_length: int | None = None,
+    cache_position: torch.LongTensor | None = None,
+    **kwargs,
+) -> int:
+    """How many of the N ids are no keys yet: 5 tells it, or 4.57 where they are."""
+    if next_sequence_length is not None:
+        return next_sequence_length
+    if cache_position is not None:
+        return cache_position.shape[0]
+    return length if cache is None else length - int(cache.get_seq_length())
+
+
+def hide_overfull(
+    layout: BlankLayout, attention_mask: torch.Tensor | None, max_piece_length: int
+) -> torch.Tensor:
+    """The mask (B, N), without the tokens that reached their piece's limit.
+
+    The original never reads the last token of a piece that reached it: nothing that follows may
+    see it here.
+    """
+    overfull = layout.block_positions(layout.length) > max_piece_length  # (B, N)
+    visible = torch.ones_like(overfull) if attention_mask is None else attention_mask
+    return visible.masked_fill(overfull, 0)
+
+
+def with_own_strides(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose strides do not grow with the sequence: a compiled step would be made anew."""
+    return tensor.clone(memory_format=torch.contiguous_format)

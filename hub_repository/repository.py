@@ -1,0 +1,231 @@
+"""Writes a complete Hub repository: configuration, weights, tokenizer, code, model card, handler."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..configuration_glm import GLMConfig
+from ..tokenization_glm import GLM_TOKENS, GLMTokenizerFast
+from .config import build_network, fills_blanks, write_config
+from .errors import RepositoryError
+from .files import hash_file, read_json, write_json
+from .model_card import model_card
+from .output import new_folder, synchronize
+from .weights import (
+    INDEX,
+    PROMPT_WEIGHTS,
+    WORD_EMBEDDINGS,
+    AnyTensor,
+    check_names,
+    checksum,
+    expected_names,
+    find_weights,
+    fingerprint,
+    make,
+    read_safetensors,
+    verify_weights,
+    write_shard,
+    write_weights,
+)
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# The Python files of a repository, as they are in this package.
+SHIPPED_FILES = (
+    "configuration_glm.py",
+    "blanks_glm.py",
+    "modeling_glm.py",
+    "generation_glm.py",
+    "tokenization_glm.py",
+    "collation_glm.py",
+    "pipeline_glm.py",
+)
+HANDLER = Path(__file__).with_name("handler.py")
+# What weights, tokenizer, settings and code were when they were written: `glm verify` compares.
+RECORD = "conversion.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+SETTINGS = ("config.json", "generation_config.json")
+OTHER_FILES = ("README.md", "requirements.txt", "LICENSE", INDEX, RECORD, HANDLER.name)
+# Tokens that the original's interactive generation makes at most for one text.
+DEFAULT_NEW_TOKENS = 512
+
+
+def write_repository(
+    output: Path,
+    config: GLMConfig,
+    tensors: Mapping[str, AnyTensor],
+    tokenizer: GLMTokenizerFast | None,
+    prompt: Mapping[str, AnyTensor] | None = None,
+    copied_rows: tuple[tuple[int, int], ...] = (),
+    max_shard_size: str = "5GB",
+    name: str | None = None,
+    released: str | None = None,
+    language: str | None = None,
+):
+    """Write a repository beside its final name, read it back, and give it its name when it is right.
+
+    Args:
+        output: an absolute path; what is there is replaced.
+        tensors: of the network, by their names there; those that are made are made shard by shard.
+        prompt: the weights of a continuous prompt, which is no part of the network: they go into a
+            file of their own.
+        copied_rows: the rows of the word embeddings that `tensors` copy, for the record.
+        name, released, language: for the model card, see `model_card`; the name is that of the
+            folder by default.
+    """
+    prompt, network = prompt or {}, build_network(config)
+    expected = expected_names(network)
+    # A tied weight is in memory twice, and on disk once.
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in expected or name not in network.state_dict()
+    }
+    check_names(network, tensors)
+    # In the network's order, so that a file does not depend on how the checkpoint was cut.
+    tensors = {name: tensors[name] for name in expected}
+    nbytes = sum(tensor.nbytes for tensor in (*tensors.values(), *prompt.values()))
+    with new_folder(output, nbytes) as folder:
+        written = checksums = write_weights(folder, tensors, max_shard_size)
+        if prompt:
+            written = checksums | write_shard(folder / PROMPT_WEIGHTS, prompt)
+        dtype = tensors[WORD_EMBEDDINGS].dtype
+        numbers = sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
+        card = model_card(
+            name or output.name, config, tokenizer, numbers, dtype, released, language
+        )
+        write_files(folder, config, tokenizer, card)
+        write_config(folder / ".config.json", config, dtype)
+        record = {"weights": fingerprint(tensors, checksums), "copied_rows": copied_rows}
+        write_json(folder / RECORD, record | {"files": hash_files(folder)})
+        read_back = verify_weights(network, find_weights(folder))
+        if prompt:
+            stored = read_safetensors(folder / PROMPT_WEIGHTS)
+            read_back |= {name: checksum(make(tensor)) for name, tensor in stored.items()}
+        if read_back != written:
+            raise RepositoryError(
+                f"What was read back from {output.parent} is not what was written; "
+                "is the disk damaged?"
+            )
+        for file in folder.iterdir():
+            synchronize(file)
+        # config.json comes last, and whole: without it no library takes the folder for a model.
+        (folder / ".config.json").rename(folder / "config.json")
+        synchronize(folder)
+
+
+def write_files(
+    folder: Path, config: GLMConfig, tokenizer: GLMTokenizerFast | None, card: str
+) -> None:
+    """Write everything but the weights, config.json and the record."""
+    # Without block positions each blank takes as many positions as it may have tokens, and the
+    # context needs some, too.
+    longest = (
+        config.max_sequence_length
+        if config.block_position_encoding
+        else config.max_sequence_length // 4
+    )
+    generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, longest)}
+    for file in SHIPPED_FILES:
+        shutil.copyfile(PACKAGE / file, folder / file)
+    if tokenizer is not None:
+        generation |= {
+            "eos_token_id": [tokenizer.eop_token_id, tokenizer.eos_token_id],
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        save_tokenizer(tokenizer, folder, model_max_length=config.max_sequence_length)
+        if fills_blanks(config):
+            shutil.copyfile(HANDLER, folder / HANDLER.name)
+    write_json(folder / "generation_config.json", generation)
+    (folder / "requirements.txt").write_text("torch>=2.6\ntransformers>=4.57\n")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: int):
+    """Write files that both Transformers 5 and 4.57 load: one does not read what the other writes."""
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    special = {
+        name: getattr(tokenizer, name)
+        for name in (
+            "cls_token",
+            "mask_token",
+            "unk_token",
+            "sep_token",
+            "pad_token",
+            "eos_token",
+        )
+    }
+    named = tokenizer.special_tokens_map
+    config = {
+        "tokenizer_class": "GLMTokenizerFast",
+        "extra_special_tokens": {name: named[name] for name in GLM_TOKENS if name in named},
+        "auto_map": {"AutoTokenizer": [None, "tokenization_glm.GLMTokenizerFast"]},
+        "model_max_length": model_max_length,
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that is recorded; config.json has another name until all is done."""
+    hashes = {"config.json": hash_file(folder / ".config.json")}
+    for name in ("generation_config.json", *SHIPPED_FILES, HANDLER.name, *TOKENIZER_FILES):
+        if (folder / name).is_file():
+            hashes[name] = hash_file(folder / name)
+    return hashes
+
+
+def read_record(repository: Path) -> dict | None:
+    """What was recorded when the repository was written; None if nothing was.
+
+    Raises:
+        RepositoryError: if the record is damaged.
+    """
+    if not (repository / RECORD).exists():
+        return None
+    record = read_json(repository / RECORD)
+    files, rows = record.get("files"), record.get("copied_rows", [])
+    if not (
+        isinstance(record.get("weights"), str)
+        and isinstance(files, dict)
+        and all(isinstance(value, str) for value in files.values())
+        and isinstance(rows, list)
+        and all(_is_pair_of_rows(pair) for pair in rows)
+    ):
+        raise RepositoryError(f"{RECORD} is damaged; convert the checkpoint again.")
+    return record
+
+
+def _is_pair_of_rows(pair) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(type(row) is int for row in pair)
+
+
+def check_replaceable(output: Path):
+    """Raise unless `output` is free, an empty folder, or a repository that this program wrote.
+
+    A link is only a name: it is replaced, and what it points to is kept.
+    """
+    if output.is_symlink() or not output.exists():
+        return
+    if not output.is_dir():
+        raise RepositoryError(f"{output} is no repository, and is not replaced; move it away.")
+    contents = sorted(file.name for file in output.iterdir())
+    if not contents:
+        return
+    if read_record(output) is None:
+        raise RepositoryError(
+            f"{output} is not a repository that this program wrote, and is not replaced; "
+            "choose another place, or move it away."
+        )
+    known = {*SHIPPED_FILES, *TOKENIZER_FILES, *SETTINGS, *OTHER_FILES, "__pycache__", ".cache"}
+    for name in contents:
+        if name not in known and not name.endswith(".safetensors"):
+            raise RepositoryError(
+                f"{output} holds {name}, which no conversion wrote, and is not replaced; "
+                "move that file away."
+            )
