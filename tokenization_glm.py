@@ -615,7 +615,7 @@ class GLMTokenizerFast(VersionedTokenizer):
 
     # --- Answers ----------------------------------------------------------------------------------
 
-    def decode_pieces(self, sequences) -> list[list[str]]:
+    def decode_pieces(self, sequences, **decode_options) -> list[list[str]]:
         """The answers of each generated row, in the order of the blanks.
 
         Args:
@@ -623,6 +623,7 @@ class GLMTokenizerFast(VersionedTokenizer):
                 `<|startofpiece|>`, then the pieces, each with its end token. The end of the last
                 piece may be missing. Negative ids, which trainers pad with, do not count. Labels,
                 or other rows without a context, are pieces only.
+            decode_options: of `decode`.
 
         Returns:
             For each row the text of its pieces, one for each mask of its context: an empty string
@@ -633,7 +634,8 @@ class GLMTokenizerFast(VersionedTokenizer):
         if len(sequences) and isinstance(sequences[0], int):
             sequences = [sequences]
         return [
-            [self.decode(piece).strip() for piece in self._split_pieces(row)] for row in sequences
+            [self.decode(piece, **decode_options).strip() for piece in self._split_pieces(row)]
+            for row in sequences
         ]
 
     def _split_pieces(self, row: list[int]) -> list[list[int]]:
