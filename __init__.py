@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .collation_glm import GLMDataCollator as GLMDataCollator
+    from .collation_glm import GLMMultipleChoiceCollator as GLMMultipleChoiceCollator
     from .configuration_glm import GLMConfig as GLMConfig
     from .modeling_glm import GLMForConditionalGeneration as GLMForConditionalGeneration
     from .modeling_glm import GLMForMultipleChoice as GLMForMultipleChoice
@@ -22,10 +24,12 @@ elif __name__ != "__init__":
         __name__,
         {
             "GLMConfig": ".configuration_glm",
+            "GLMDataCollator": ".collation_glm",
             "GLMForConditionalGeneration": ".modeling_glm",
             "GLMForMultipleChoice": ".modeling_glm",
             "GLMForSequenceClassification": ".modeling_glm",
             "GLMModel": ".modeling_glm",
+            "GLMMultipleChoiceCollator": ".collation_glm",
             "GLMPreTrainedModel": ".modeling_glm",
             "GLMText2TextGenerationPipeline": ".pipeline_glm",
             "GLMTokenizerFast": ".tokenization_glm",

@@ -49,6 +49,7 @@ from .configuration_glm import GLMConfig
 from .generation_glm import CACHE, GLMGenerationMixin
 
 if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
+    from .collation_glm import GLMDataCollator  # noqa: F401
     from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401
     from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 

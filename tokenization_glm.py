@@ -1,16 +1,19 @@
 """Tokenizer of GLM: text with blanks in, answers out.
 
-What a text becomes (`[CLS] text with masks <|endoftext|>`), how it is cut into pieces and how ids become text again is
-all in `tokenizer.json`; here is what GLM adds to a tokenizer of the library.
+What a text becomes (`[CLS] text with masks <|endoftext|>`), how it is cut into pieces and how ids
+become text again is all in `tokenizer.json`; here is what GLM adds to a tokenizer of the library.
 
-Shapes: B batch, S tokens of context, G tokens of the answers, T = S + G, N tokens of a generated row.
+Shapes: B batch, S tokens of context, G tokens of the answers, T = S + G, N tokens of a generated
+row.
 """
 
+import copy
+import json
 import re
 import unicodedata
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from tokenizers import Encoding, Tokenizer, pre_tokenizers, processors
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
@@ -22,32 +25,90 @@ GLM_TOKENS = {
     "smask_token": "[sMASK]",
 }
 MASKS = ("[MASK]", "[gMASK]", "[sMASK]")
+IGNORED = -100  # the label that a loss leaves out
 # What no space precedes: closing punctuation, and an apostrophe unless it opens a quotation.
 GLUED_TO_THE_LEFT = re.compile(r"[.,;:!?)\]}%’”…]|'(?!\w)|'(?:s|t|re|ve|ll|d|m)\b", re.IGNORECASE)
 
+# --- Where versions of Transformers differ --------------------------------------------------------
+# 4.57 sends every text through `_batch_encode_plus`, 5 through `_encode_plus`.
+ENCODES_BATCHES = hasattr(PreTrainedTokenizerFast, "_batch_encode_plus")
+# 4.57 calls tokens without a name so, 5 calls them `extra_special_tokens`.
+UNNAMED_TOKENS = "additional_special_tokens"
+READS_UNNAMED_TOKENS = UNNAMED_TOKENS in PreTrainedTokenizerFast.SPECIAL_TOKENS_ATTRIBUTES
 
-class GLMTokenizerFast(PreTrainedTokenizerFast):
+
+class VersionedTokenizer(PreTrainedTokenizerFast):
+    """The library's tokenizer, the same in each version of it.
+
+    A class of its own, because 5 does not read `tokenizer.json` into a class that itself defines
+    `__init__`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        if READS_UNNAMED_TOKENS and isinstance(kwargs.get("extra_special_tokens"), list):
+            kwargs[UNNAMED_TOKENS] = kwargs.pop("extra_special_tokens")
+        super().__init__(*args, **kwargs)
+        # The library names tokens by a dictionary, `extra_special_tokens`. What 5 saves of it 4.57
+        # does not read, and repositories made before have none: the vocabulary always knows.
+        named = self.special_tokens_map
+        unnamed = {
+            name: token
+            for name, token in GLM_TOKENS.items()
+            if name not in named and self._tokenizer.token_to_id(token) is not None
+        }
+        self._set_model_specific_special_tokens(unnamed)
+
+    if ENCODES_BATCHES:
+
+        def _batch_encode_plus(self, batch_text_or_text_pairs, **kwargs):
+            return self._encode_texts(batch_text_or_text_pairs, **kwargs)
+
+        def _library_encode(self, texts, **kwargs) -> BatchEncoding:
+            return super()._batch_encode_plus(texts, **kwargs)
+
+    else:
+
+        def _encode_plus(self, text, text_pair=None, **kwargs):
+            return self._encode_texts(text, text_pair=text_pair, **kwargs)
+
+        def _library_encode(self, texts, **kwargs) -> BatchEncoding:
+            return super()._encode_plus(texts, **kwargs)
+
+        @property
+        def add_prefix_space(self) -> bool:
+            """Whether each text gets a space in front.
+
+            As in 4.57, the way of cutting of the GPT-2 and RoBERTa families heeds it.
+            """
+            return self._add_prefix_space
+
+        @add_prefix_space.setter
+        def add_prefix_space(self, value: bool):
+            self._add_prefix_space = value
+            if hasattr(self._tokenizer.pre_tokenizer, "add_prefix_space"):
+                self._tokenizer.pre_tokenizer.add_prefix_space = value
+
+
+class GLMTokenizerFast(VersionedTokenizer):
     """The tokenizer of every GLM family: GPT-2, RoBERTa, BERT, Chinese SentencePiece.
 
     Attributes:
-        sop_token, eop_token, gmask_token, smask_token, and the same with `_id`. Asking for a mask that the model was not
-            trained with is an AttributeError that names the masks it has.
+        sop_token, eop_token, gmask_token, smask_token, and the same with `_id`. Asking for a mask
+            that the model was not trained with is an AttributeError that names the masks it has.
         mask_token_ids: ids of the masks that the model knows.
     """
 
-    model_input_names = ["input_ids", "attention_mask"]
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (the library's own form)
     padding_side = "left"
 
     def __getattr__(self, name):
-        surface = GLM_TOKENS.get(name.removesuffix("_id"))
-        if surface is None:
-            return super().__getattr__(name)
-        id = self._tokenizer.token_to_id(surface)
-        if id is None:
+        token = GLM_TOKENS.get(name.removesuffix("_id"))
+        if token is not None and self._tokenizer.token_to_id(token) is None:
+            masks = ", ".join(self.masks)
             raise AttributeError(
-                f"This model has no {surface}; the masks it was trained with: {', '.join(self.masks)}."
+                f"This model has no {token}; the masks it was trained with: {masks}."
             )
-        return id if name.endswith("_id") else surface
+        return super().__getattr__(name)
 
     @property
     def masks(self) -> list[str]:
@@ -58,81 +119,186 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
     def mask_token_ids(self) -> list[int]:
         return [self._tokenizer.token_to_id(mask) for mask in self.masks]
 
-    # --- Encoding -----------------------------------------------------------------------------------------------------
+    # --- Encoding ---------------------------------------------------------------------------------
 
-    # Transformers 5 and 4.57 differ in the method through which every text goes.
-    if hasattr(PreTrainedTokenizerFast, "_batch_encode_plus"):
-
-        def _batch_encode_plus(self, batch_text_or_text_pairs, **kwargs):
-            return self._encode_blanks(
-                super()._batch_encode_plus, batch_text_or_text_pairs, **kwargs
-            )
-    else:
-
-        def _encode_plus(self, text, text_pair=None, **kwargs):
-            return self._encode_blanks(super()._encode_plus, text, text_pair=text_pair, **kwargs)
-
-        @property
-        def add_prefix_space(self) -> bool:
-            """Whether each text gets a space in front. As in 4.57, GPT-2's and RoBERTa's way of cutting heeds it."""
-            return self._add_prefix_space
-
-        @add_prefix_space.setter
-        def add_prefix_space(self, value: bool):
-            self._add_prefix_space = value
-            if hasattr(self._tokenizer.pre_tokenizer, "add_prefix_space"):
-                self._tokenizer.pre_tokenizer.add_prefix_space = value
-
-    def _encode_blanks(self, encode, texts, **kwargs) -> BatchEncoding:
+    def _encode_texts(self, texts, **kwargs) -> BatchEncoding:
         """The library's encoding, with two rules of GLM.
 
-        A text that ends with `[gMASK]` is to be continued: no end of text follows it, as in the original. And truncation
-        may not cut a mask away.
+        A text that ends with `[gMASK]` is to be continued: no end of text follows it, as in the
+        original. And truncation may not cut a mask away.
         """
         words = kwargs.get("is_split_into_words", False)
         single = isinstance(texts, str) or (
             words and not (texts and isinstance(texts[0], (list, tuple)))
         )
         rows = [texts] if single else texts
-        ends = [
-            row[-1] if words and row else row for row in rows
-        ]  # a pair is a tuple: it has no blank to be continued
-        continued = [isinstance(end, str) and end.endswith("[gMASK]") for end in ends]
-        if kwargs.get("text_pair") is not None or not kwargs.get("add_special_tokens", True):
-            continued = []
-        if not any(continued) or "[gMASK]" not in self.masks:
-            encoded = encode(texts, **kwargs)
-            self._check_truncation(encoded, **kwargs)
-            return encoded
-        tensors = kwargs.pop("return_tensors", None)
-        strategy = kwargs.pop("padding_strategy", PaddingStrategy.DO_NOT_PAD)
-        padding = {name: kwargs.pop(name, None) for name in ("pad_to_multiple_of", "padding_side")}
-        encoded = encode(list(rows), **kwargs)
+        continued = self._are_continued(rows, **kwargs)
+        if not any(continued):
+            encoded = self._library_encode(texts, **kwargs)
+        elif all(continued) and not kwargs.get("return_overflowing_tokens"):
+            encoded = self._without_ends()._library_encode(texts, **kwargs)
+        else:
+            encoded = self._encode_each_end(rows, continued, **kwargs)
         self._check_truncation(encoded, **kwargs)
-        texts_of_rows = encoded.get("overflow_to_sample_mapping", range(len(rows)))
-        open_end = [self.gmask_token_id, self.eos_token_id]
-        ids = encoded["input_ids"]
-        open_rows = [
-            row
-            for row, text in enumerate(texts_of_rows)
-            if continued[text] and ids[row][-2:] == open_end
+        return encoded
+
+    def _are_continued(
+        self,
+        rows,
+        text_pair=None,
+        add_special_tokens=True,
+        is_split_into_words=False,
+        split_special_tokens=None,
+        **kwargs,
+    ) -> list[bool]:
+        """Whether each text ends with `[gMASK]`; a pair of texts never does."""
+        if split_special_tokens is None:
+            split_special_tokens = self.split_special_tokens
+        if split_special_tokens or "[gMASK]" not in self.masks:
+            return []  # it is text
+        if not add_special_tokens or text_pair is not None:
+            return []
+        if self._tokenizer.post_processor is None:
+            return []  # nothing is put behind a text
+        ends = [row[-1] if is_split_into_words and row else row for row in rows]
+        return [isinstance(end, str) and end.endswith("[gMASK]") for end in ends]
+
+    def _without_ends(self) -> "GLMTokenizerFast":
+        """This tokenizer, but that it puts no end behind a text; both share the vocabulary."""
+        backend = self._tokenizer
+        added = backend.get_added_tokens_decoder()
+        twin = Tokenizer(backend.model)
+        twin.normalizer = backend.normalizer
+        twin.pre_tokenizer = backend.pre_tokenizer
+        twin.add_tokens(list(added.values()))
+        if twin.get_added_tokens_decoder() != added:  # ids that do not follow one another
+            twin = copy.deepcopy(backend)
+        twin.post_processor = _without_end(backend.post_processor)
+        without_ends = copy.copy(self)
+        without_ends._tokenizer = twin
+        return without_ends
+
+    def _encode_each_end(
+        self,
+        rows,
+        continued: list[bool],
+        return_tensors=None,
+        return_overflowing_tokens=False,
+        **options,
+    ) -> BatchEncoding:
+        """What the library returns for these arguments, but for the end of some rows.
+
+        The library cuts the texts into pieces; truncation, special tokens and padding follow here,
+        where each row has its own end.
+        """
+        windows = [
+            row if return_overflowing_tokens else row[:1]
+            for row in self._end_rows(
+                self._cut(rows, **options),
+                continued,
+                windows=return_overflowing_tokens,
+                **options,
+            )
         ]
-        for name, values in encoded.items():
-            for row in open_rows if name != "overflow_to_sample_mapping" else ():
-                values[row] = values[row][:-1] if isinstance(values[row], list) else values[row] - 1
-        if single and tensors is None and not kwargs.get("return_overflowing_tokens"):
-            encoded = {name: values[0] for name, values in encoded.items()}
-        if strategy == PaddingStrategy.DO_NOT_PAD:
-            return BatchEncoding(dict(encoded), tensor_type=tensors)
-        padding |= {
-            "padding": strategy,
-            "max_length": kwargs.get("max_length"),
-            "return_tensors": tensors,
-        }
-        return self.pad(encoded, return_attention_mask="attention_mask" in encoded, **padding)
+        encodings = [window for row in windows for window in row]
+        self._pad_encodings(encodings, **options)
+        data = self._read_encodings(encodings, **options)
+        if return_overflowing_tokens:
+            texts = [text for text, row in enumerate(windows) for _ in row]
+            data["overflow_to_sample_mapping"] = texts
+        return BatchEncoding(data, encodings, tensor_type=return_tensors)
+
+    def _cut(
+        self,
+        rows,
+        is_split_into_words=False,
+        split_special_tokens=None,
+        **options,
+    ) -> list[Encoding]:
+        """The pieces of each text, without special tokens, truncation and padding."""
+        options = {"is_split_into_words": is_split_into_words, "verbose": False}
+        if split_special_tokens is not None:
+            options["split_special_tokens"] = split_special_tokens
+        return self._library_encode(list(rows), add_special_tokens=False, **options).encodings
+
+    def _end_rows(
+        self,
+        encodings: list[Encoding],
+        continued: list[bool],
+        windows: bool,
+        truncation_strategy=TruncationStrategy.DO_NOT_TRUNCATE,
+        max_length=None,
+        stride=0,
+        **options,
+    ) -> list[list[Encoding]]:
+        """For each row the windows into which truncation cuts it, with their special tokens."""
+        closed = self._tokenizer.post_processor
+        processors_of = {False: closed, True: _without_end(closed)}
+        if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE:
+            return [
+                [processors_of[is_open].process(encoding)]
+                for encoding, is_open in zip(encodings, continued, strict=True)
+            ]
+        gmask = self.gmask_token_id
+        ended = []
+        for encoding, is_open in zip(encodings, continued, strict=True):
+            limit = max_length - processors_of[is_open].num_special_tokens_to_add(False)
+            if len(encoding) > limit and windows:  # all but the last are closed: room for their end
+                limit = max_length - closed.num_special_tokens_to_add(False)
+            _truncate(encoding, limit, stride, self.truncation_side)
+            row = [encoding, *encoding.overflowing]
+            ended.append(
+                [processors_of[is_open and part.ids[-1:] == [gmask]].process(part) for part in row]
+            )
+        return ended
+
+    def _pad_encodings(
+        self,
+        encodings: list[Encoding],
+        padding_strategy=PaddingStrategy.DO_NOT_PAD,
+        max_length=None,
+        pad_to_multiple_of=None,
+        padding_side=None,
+        **options,
+    ):
+        """Pad in place, as the library does it."""
+        if padding_strategy == PaddingStrategy.DO_NOT_PAD:
+            return
+        length = max(map(len, encodings))
+        if padding_strategy == PaddingStrategy.MAX_LENGTH:
+            length = max_length
+        if pad_to_multiple_of:
+            length += -length % pad_to_multiple_of
+        for encoding in encodings:
+            encoding.pad(
+                length,
+                direction=padding_side or self.padding_side,
+                pad_id=self.pad_token_id,
+                pad_type_id=self.pad_token_type_id,
+                pad_token=self.pad_token,
+            )
+
+    def _read_encodings(
+        self,
+        encodings: list[Encoding],
+        max_length=None,
+        verbose=True,
+        **options,
+    ) -> dict[str, list]:
+        """The fields that were asked for, a value for each encoding."""
+        fields = {name: value for name, value in options.items() if name.startswith("return_")}
+        rows = [self._convert_encoding(encoding, **fields)[0] for encoding in encodings]
+        for row in rows:
+            (ids,) = row["input_ids"]
+            self._eventual_warn_about_too_long_sequence(ids, max_length, verbose)
+        return {name: [row[name][0] for row in rows] for name in rows[0]}
 
     def _check_truncation(
-        self, encoded, truncation_strategy=None, return_overflowing_tokens=False, **kwargs
+        self,
+        encoded,
+        truncation_strategy=None,
+        return_overflowing_tokens=False,
+        **kwargs,
     ):
         if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE or return_overflowing_tokens:
             return  # nothing is cut away
@@ -141,8 +307,8 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
             # What overflowed of a pair, or with a stride, repeats what is kept.
             if _places(masks, encoding.overflowing) - _places(masks, [encoding]):
                 raise ValueError(
-                    "Truncation would cut a mask away; raise max_length, shorten the text, or set truncation_side to the "
-                    "side without masks."
+                    "Truncation would cut a mask away; raise max_length, shorten the text, or set "
+                    "truncation_side to the side without masks."
                 )
 
     def train_new_from_iterator(
@@ -154,18 +320,19 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         special_tokens_map=None,
         **kwargs,
     ):
-        """The library's, for SentencePiece too: its `<unk>` is a piece of the old vocabulary, `[UNK]` takes over."""
-        unknown, renamed = (
-            getattr(self._tokenizer.model, "unk_token", None),
-            special_tokens_map or {},
-        )
+        """The library's, for SentencePiece too.
+
+        There `<unk>` is a piece of the old vocabulary: `[UNK]` takes over.
+        """
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        renamed = special_tokens_map or {}
         if unknown is not None and unknown not in self.get_added_vocab():
             special_tokens_map = {unknown: renamed.get(self.unk_token, self.unk_token), **renamed}
         return super().train_new_from_iterator(
             text_iterator, vocab_size, length, new_special_tokens, special_tokens_map, **kwargs
         )
 
-    # --- Model inputs -------------------------------------------------------------------------------------------------
+    # --- Model inputs -----------------------------------------------------------------------------
 
     def build_inputs_for_generation(
         self,
@@ -173,222 +340,336 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         max_gen_length: int = 512,
         targets: str | list[str] | list[list[str]] | None = None,
         padding: bool = False,
+        raw_targets: bool = False,
     ) -> BatchEncoding:
-        """Contexts with a started piece, or with answers to learn from, in the form of the old Hub port.
+        """Contexts with a started piece, or with answers to learn from, as the old port had them.
 
         Args:
-            inputs: what the tokenizer returns for texts with masks, input_ids (B, S), padded on either side.
+            inputs: what the tokenizer returns for texts with masks, input_ids (B, S), padded on
+                either side.
             max_gen_length: tokens to leave room for, or to cut each answer to.
             targets: the answer of each row; a list of answers where a row has several blanks.
-            padding: with targets, pad the answers to `max_gen_length` and not only to the longest row.
+            padding: with targets, pad the answers to `max_gen_length` and not only to the longest.
+            raw_targets: take the answers as they are written, see `encode_answers`.
 
         Returns:
-            Without targets input_ids (B, S + 1), position_ids (B, 2, S + max_gen_length) and generation_attention_mask
-            (B, 1, S + max_gen_length, S + max_gen_length). With targets input_ids (B, T), position_ids (B, 2, T),
-            attention_mask (B, 1, T, T) and labels (B, T), aligned with the logits: position t predicts labels[t].
+            Without targets input_ids (B, S + 1), position_ids (B, 2, S + max_gen_length) and
+            generation_attention_mask (B, 1, S + max_gen_length, S + max_gen_length). With targets
+            input_ids (B, T), position_ids (B, 2, T), attention_mask (B, 1, T, T) and labels (B, T),
+            aligned with the logits: position t predicts labels[t].
 
         Raises:
             ValueError: for a row without a mask, or with more answers than masks.
         """
         context, real = self._context(inputs)  # (B, S)
         if targets is None:
-            answers = [[[self.sop_token_id] * max_gen_length]] * len(
-                context
-            )  # only positions and mask matter
+            # Only positions and mask matter of what is to come.
+            answers = [[[self.sop_token_id] * max_gen_length]] * len(context)
         else:
-            targets = [targets] if isinstance(targets, str) else targets
-            if len(targets) != len(context):
-                raise ValueError(
-                    f"There are {len(targets)} targets for {len(context)} texts; pass one for each."
-                )
-            rows = [[target] if isinstance(target, str) else target for target in targets]
-            answers = [[self._answer(answer)[:max_gen_length] for answer in row] for row in rows]
-        longest = max(sum(map(len, row)) for row in answers)
-        length = max(longest, max_gen_length) if padding and targets is not None else longest
+            answers = self._answers(inputs, context, real, targets, raw_targets)
+            answers = [[answer[:max_gen_length] for answer in row] for row in answers]
+        length = max(sum(map(len, row)) for row in answers)
+        if padding and targets is not None:
+            length = max(length, max_gen_length)
 
-        ids, labels, positions = [], [], []
-        for row, row_answers in enumerate(answers):
-            of_token, masks = self._context_positions(context[row], real[row])
-            if len(row_answers) > len(masks):
-                raise ValueError(
-                    f"Text {row} has {len(masks)} masks and {len(row_answers)} answers; give each answer a mask."
-                )
-            read = [token for answer in row_answers for token in [self.sop_token_id, *answer[:-1]]]
-            missing = length - len(read)
-            ids.append(read + [self.pad_token_id] * missing)
-            labels.append([token for answer in row_answers for token in answer] + [-100] * missing)
-            of_blank = [of_token[mask] for mask, answer in zip(masks, row_answers) for _ in answer]
-            in_block = [i + 1 for answer in row_answers for i in range(len(answer))]
-            positions.append(
-                [
-                    of_token + of_blank + [0] * missing,
-                    [0] * len(of_token) + in_block + [0] * missing,
-                ]
-            )
-        answer_ids, position_ids = torch.tensor(ids), torch.tensor(positions)  # (B, G), (B, 2, T)
-        causal = (
-            torch.ones(length, length, dtype=torch.long).tril().expand(len(context), -1, -1)
-        )  # (B, G, G)
-        nothing = torch.zeros(len(context), context.shape[1], length, dtype=torch.long)
-        from_context = torch.cat(
-            [real[:, None].expand(-1, context.shape[1], -1), nothing], dim=2
-        )  # (B, S, T)
-        from_answers = torch.cat([real[:, None].expand(-1, length, -1), causal], dim=2)  # (B, G, T)
-        mask = torch.cat([from_context, from_answers], dim=1)[:, None]  # (B, 1, T, T)
+        read, labels = zip(*(self.pieces(row, length) for row in answers), strict=True)
+        read = torch.tensor(read)  # (B, G)
+        position_ids = torch.tensor(
+            [
+                self._positions(context[row], real[row], answers[row], length)
+                for row in range(len(context))
+            ]
+        )  # (B, 2, T)
+        mask = _prefix_mask(real, length)
         if targets is None:
-            ids = torch.cat([context, answer_ids[:, :1]], dim=1)
             return BatchEncoding(
-                {"input_ids": ids, "position_ids": position_ids, "generation_attention_mask": mask}
+                {
+                    "input_ids": torch.cat([context, read[:, :1]], dim=1),
+                    "position_ids": position_ids,
+                    "generation_attention_mask": mask,
+                }
             )
-        labels = torch.cat([torch.full_like(context, -100), torch.tensor(labels)], dim=1)
-        ids = torch.cat([context, answer_ids], dim=1)
         return BatchEncoding(
             {
-                "input_ids": ids,
+                "input_ids": torch.cat([context, read], dim=1),
                 "position_ids": position_ids,
                 "attention_mask": mask,
-                "labels": labels,
+                "labels": torch.cat(
+                    [torch.full_like(context, IGNORED), torch.tensor(labels)], dim=1
+                ),
             }
         )
+
+    def encode_answers(
+        self,
+        context: list[int],
+        answers: list[str],
+        spaces: list[bool] | None = None,
+        raw: bool = False,
+    ) -> list[list[int]]:
+        """The ids of the answers of one text, each with its end token.
+
+        In the families of GPT-2 and RoBERTa a space belongs to the word behind it, and a mask
+        swallows the space on its left. So the answer begins with that space: behind "located in
+        [MASK]" the model was trained to say " Beijing", not "Beijing". An answer gets the space
+        that `fill` would put in front of it; one that begins with white space stays as it is. In
+        the other families a word has no space of its own, and nothing is added.
+
+        Args:
+            context: ids of the text, without padding.
+            answers: at most one for each mask.
+            spaces: whether white space stood in front of each mask, see `spaces_before_masks`; by
+                default it is taken to have stood before all but a mask that begins the text.
+            raw: take the answers as they are written.
+
+        Raises:
+            ValueError: for a text without a mask, with more answers than masks, and for an answer
+                that holds a token which begins or ends answers.
+        """
+        columns = self._mask_columns(context)
+        if len(answers) > len(columns):
+            raise ValueError(
+                f"A text has {len(columns)} masks and {len(answers)} answers; give each answer a "
+                "mask."
+            )
+        encoded = []
+        for number, (column, answer) in enumerate(zip(columns, answers, strict=False)):
+            if not raw and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
+                # Column 0 holds [CLS].
+                spaced = column > 1 if spaces is None else spaces[number]
+                before = self.decode(context[:column], skip_special_tokens=True)
+                answer = _spaced_answer(before + " " * spaced, answer)
+            ids = self(answer, add_special_tokens=False).input_ids
+            self.check_no_commands(ids, "An answer", ends=True)
+            encoded.append([*ids, self.eop_token_id])
+        return encoded
+
+    def spaces_before_masks(self, encoding: Encoding) -> list[bool]:
+        """Whether white space stood in front of each mask of a text, which the mask swallowed."""
+        masks = dict(zip(self.mask_token_ids, self.masks, strict=True))
+        return [
+            end - start > len(masks[id])
+            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if id in masks
+        ]
+
+    def check_no_commands(self, ids: list[int], what: str, ends: bool = False):
+        """Raise a ValueError if ids of a text hold a token that begins or ends an answer.
+
+        Args:
+            what: the beginning of the message.
+            ends: whether the end of text is one too: it is in an answer.
+        """
+        commands = ["sop_token", "eop_token"] + ["eos_token"] * ends
+        for name in commands:
+            if getattr(self, f"{name}_id") in ids:
+                raise ValueError(
+                    f"{what} holds {getattr(self, name)}, which GLM takes for a command and not "
+                    "for text; leave it out."
+                )
+
+    def pieces(self, answers: list[list[int]], length: int = 0) -> tuple[list[int], list[int]]:
+        """What is read of the answers of one text, and what is to be said at each of its tokens.
+
+        Args:
+            answers: their ids, each with its end token.
+            length: pad to so many tokens.
+
+        Returns:
+            ids (G,) and labels (G,): an answer is read as `<|startofpiece|>` and all but its last
+            token.
+        """
+        read, labels = [], []
+        for answer in answers:
+            read += [self.sop_token_id, *answer[:-1]]
+            labels += answer
+        missing = length - len(read)
+        return read + [self.pad_token_id] * missing, labels + [IGNORED] * missing
 
     def build_inputs_for_multiple_choice(
         self, inputs: BatchEncoding, choices: list[list[str]]
     ) -> BatchEncoding:
         """Every choice of a row behind its context; each sees the context and itself.
 
-        A choice is scored as it is encoded, without an end token; with several masks it answers the last one, as in the
-        original.
+        A choice is scored as it is encoded, without an end token; with several masks it answers the
+        last one, as in the original.
 
         Args:
             inputs: what the tokenizer returns for texts with a mask, input_ids (B, S).
             choices: the choices of each row.
 
         Returns:
-            input_ids (B, T), position_ids (B, 2, T), attention_mask (B, 1, T, T); choice_ids, for each row and choice its
-            tokens, and choice_indices, the columns of the logits that predict them.
+            input_ids (B, T), position_ids (B, 2, T), attention_mask (B, 1, T, T); choice_ids, for
+            each row and choice its tokens, and choice_indices, the columns of the logits that
+            predict them.
 
         Raises:
-            ValueError: for a row without a mask or without choices, and for a choice that is no token.
+            ValueError: for a row without a mask or without choices, and for a choice that is no
+                token.
         """
         context, real = self._context(inputs)  # (B, S)
         if len(choices) != len(context):
             raise ValueError(
-                f"There are {len(choices)} lists of choices for {len(context)} texts; pass one for each."
+                f"There are {len(choices)} lists of choices for {len(context)} texts; pass one for "
+                "each."
             )
-        built = {
-            "input_ids": [],
-            "position_ids": [],
-            "attention_mask": [],
-            "choice_ids": [],
-            "choice_indices": [],
-        }
-        for row, row_choices in enumerate(choices):
-            tokens = [self(choice, add_special_tokens=False).input_ids for choice in row_choices]
-            if not tokens or not all(tokens):
-                raise ValueError(
-                    f"Text {row} has no choices or an empty one; give every choice some text."
+        tokens = [self.encode_choices(row) for row in choices]
+        width = context.shape[1]
+        length = width + max(sum(map(len, row)) for row in tokens)
+        ids, positions, masks, columns = [], [], [], []
+        for row, row_tokens in enumerate(tokens):
+            lengths = list(map(len, row_tokens))
+            read, _ = self.pieces(row_tokens, length - width)
+            ids.append([*context[row].tolist(), *read])
+            last_mask = self._mask_columns(context[row].tolist())[-1]
+            positions.append(
+                self._positions(
+                    context[row],
+                    real[row],
+                    row_tokens,
+                    length - width,
+                    blanks=[last_mask] * len(row_tokens),
                 )
-            of_token, masks = self._context_positions(context[row], real[row])
-            ids = context[row].tolist() + [
-                id for choice in tokens for id in [self.sop_token_id, *choice[:-1]]
-            ]
-            of_blank = [of_token[masks[-1]]] * (len(ids) - len(of_token))
-            in_block = [i + 1 for choice in tokens for i in range(len(choice))]
-            lengths = [len(choice) for choice in tokens]
-            visible = torch.block_diag(
-                real.new_zeros(len(of_token), len(of_token)),
-                *(real.new_ones(length, length).tril() for length in lengths),
-            )  # (T, T)
-            visible[:, : len(of_token)] = real[row]
-            built["input_ids"].append(torch.tensor(ids))
-            built["position_ids"].append(
-                torch.tensor([of_token + of_blank, [0] * len(of_token) + in_block]).T
             )
-            built["attention_mask"].append(visible)
-            built["choice_ids"].append([torch.tensor(choice) for choice in tokens])
-            built["choice_indices"].append(
-                list(torch.arange(len(of_token), len(ids)).split(lengths))
-            )
-        length = max(len(ids) for ids in built["input_ids"])
-        built["attention_mask"] = torch.stack(
-            [
-                torch.nn.functional.pad(mask, (0, length - len(mask), 0, length - len(mask)))
-                for mask in built["attention_mask"]
-            ]
-        )[:, None]  # (B, 1, T, T)
-        built["input_ids"] = pad_sequence(
-            built["input_ids"], batch_first=True, padding_value=self.pad_token_id
+            masks.append(_choices_mask(real[row], lengths, length))
+            columns.append(list(torch.arange(width, width + sum(lengths)).split(lengths)))
+        return BatchEncoding(
+            {
+                "input_ids": torch.tensor(ids),  # (B, T)
+                "position_ids": torch.tensor(positions),  # (B, 2, T)
+                "attention_mask": torch.stack(masks)[:, None],  # (B, 1, T, T)
+                "choice_ids": [[torch.tensor(choice) for choice in row] for row in tokens],
+                "choice_indices": columns,
+            }
         )
-        built["position_ids"] = pad_sequence(built["position_ids"], batch_first=True).transpose(
-            1, 2
-        )  # (B, 2, T)
-        return BatchEncoding(built)
 
-    def _answer(self, text: str) -> list[int]:
-        return self(text, add_special_tokens=False).input_ids + [self.eop_token_id]
+    def encode_choices(self, choices: list[str]) -> list[list[int]]:
+        """The ids of the choices of one text, exactly as they are written."""
+        tokens = [self(choice, add_special_tokens=False).input_ids for choice in choices]
+        if not tokens or not all(tokens):
+            raise ValueError("A text has no choices or an empty one; give every choice some text.")
+        return tokens
 
     def _context(self, inputs: BatchEncoding) -> tuple[torch.LongTensor, torch.LongTensor]:
         """ids (B, S), and 1 for real tokens, 0 for padding (B, S)."""
         context = torch.as_tensor(inputs["input_ids"])
         context = context[None] if context.dim() == 1 else context
-        real = (
-            torch.as_tensor(inputs["attention_mask"])
-            if "attention_mask" in inputs
-            else torch.ones_like(context)
-        )
-        return context, real.view_as(context)
+        if "attention_mask" not in inputs:
+            return context, torch.ones_like(context)
+        return context, torch.as_tensor(inputs["attention_mask"]).view_as(context)
 
-    def _context_positions(
-        self, ids: torch.LongTensor, real: torch.LongTensor
-    ) -> tuple[list[int], list[int]]:
-        """(S,) positions that do not count padding, and the columns of the masks."""
-        masks = torch.isin(ids, torch.tensor(self.mask_token_ids)).nonzero()[:, 0].tolist()
-        if not masks:
+    def _answers(
+        self,
+        inputs: BatchEncoding,
+        context: torch.LongTensor,
+        real: torch.LongTensor,
+        targets: str | list[str] | list[list[str]],
+        raw: bool,
+    ) -> list[list[list[int]]]:
+        """The ids of the answers of each row."""
+        targets = [targets] if isinstance(targets, str) else targets
+        if len(targets) != len(context):
+            raise ValueError(
+                f"There are {len(targets)} targets for {len(context)} texts; pass one for each."
+            )
+        encodings = getattr(inputs, "encodings", None) or [None] * len(context)
+        answers = []
+        for row, target in enumerate(targets):
+            spaces = None if encodings[row] is None else self.spaces_before_masks(encodings[row])
+            ids = context[row][real[row].bool()].tolist()
+            target = [target] if isinstance(target, str) else target
+            answers.append(self.encode_answers(ids, target, spaces, raw))
+        return answers
+
+    def _mask_columns(self, ids: list[int]) -> list[int]:
+        """Where the masks of a text are."""
+        masks = set(self.mask_token_ids)
+        columns = [column for column, id in enumerate(ids) if id in masks]
+        if not columns:
             raise ValueError(
                 f"A text has no mask; write {' or '.join(self.masks)} where the answer belongs."
             )
-        return (real.cumsum(0) - 1).clamp(min=0).tolist(), masks
+        return columns
 
-    # --- Answers ------------------------------------------------------------------------------------------------------
+    def _positions(
+        self,
+        context: torch.LongTensor,
+        real: torch.LongTensor,
+        pieces: list[list[int]],
+        length: int,
+        blanks: list[int] | None = None,
+    ) -> list[list[int]]:
+        """Positions and block positions of one row (2, T): its context, then pieces and padding.
 
-    def decode_pieces(self, sequences) -> list[list[str]]:
+        Padding does not count. The pieces answer the masks in their order, or those in the columns
+        `blanks`.
+        """
+        of_token = (real.cumsum(0) - 1).clamp(min=0).tolist()  # (S,)
+        blanks = self._mask_columns(context.tolist()) if blanks is None else blanks
+        first = [
+            of_token[blank] for blank, piece in zip(blanks, pieces, strict=False) for _ in piece
+        ]
+        second = [step + 1 for piece in pieces for step in range(len(piece))]
+        padding = [0] * (length - len(second))
+        return [of_token + first + padding, [0] * len(of_token) + second + padding]
+
+    # --- Answers ----------------------------------------------------------------------------------
+
+    def decode_pieces(self, sequences, **decode_options) -> list[list[str]]:
         """The answers of each generated row, in the order of the blanks.
 
         Args:
-            sequences: ids (B, N) as `generate` returns them, a tensor, an array or lists: context, `<|startofpiece|>`,
-                then the pieces, each with its end token. The end of the last piece may be missing.
+            sequences: ids (B, N) as `generate` returns them, a tensor, an array or lists: context,
+                `<|startofpiece|>`, then the pieces, each with its end token. The end of the last
+                piece may be missing. Negative ids, which trainers pad with, do not count. Labels,
+                or other rows without a context, are pieces only.
+            decode_options: of `decode`.
 
         Returns:
-            For each row the text of its pieces, at most one for each mask of its context.
+            For each row the text of its pieces, one for each mask of its context: an empty string
+            where the row ends before its blank. Without a context, as many as there are.
         """
-        sequences = (
-            sequences.tolist() if hasattr(sequences, "tolist") else [list(row) for row in sequences]
-        )
-        sequences = [sequences] if sequences and isinstance(sequences[0], int) else sequences
-        masks, ends = set(self.mask_token_ids), {self.eop_token_id, self.eos_token_id}
-        answers = []
-        for row in sequences:
-            start = row.index(self.sop_token_id) if self.sop_token_id in row else -1
-            blanks = sum(id in masks for id in row[: max(start, 0)]) or len(row)
-            pieces, piece = [], []
-            for id in row[start + 1 :]:
-                if len(pieces) == blanks:
-                    break
-                if id in ends:
-                    pieces.append(piece)
-                    piece = []
-                else:
-                    piece.append(id)
-            if piece:
-                pieces.append(piece)
-            answers.append([self.decode(piece).strip() for piece in pieces])
-        return answers
+        if hasattr(sequences, "tolist"):
+            sequences = sequences.tolist()
+        if len(sequences) and isinstance(sequences[0], int):
+            sequences = [sequences]
+        return [
+            [self.decode(piece, **decode_options).strip() for piece in self._split_pieces(row)]
+            for row in sequences
+        ]
+
+    def _split_pieces(self, row: list[int]) -> list[list[int]]:
+        """The ids of the pieces of a row, without their ends."""
+        row = [id for id in row if id >= 0]
+        ends = {self.eop_token_id, self.eos_token_id}
+        blanks = None
+        if self.sop_token_id in row:
+            start = row.index(self.sop_token_id)
+            masks = set(self.mask_token_ids)
+            blanks = sum(id in masks for id in row[:start]) or None
+            row = row[start + 1 :]
+        else:  # a piece without a token ends with the end of piece: the rest is padding
+            while row and row[0] == self.pad_token_id:
+                row = row[1:]
+            while row and row[-1] == self.pad_token_id:
+                row = row[:-1]
+        pieces = [[]]
+        for id in row:
+            if id in ends:
+                pieces.append([])
+            else:
+                pieces[-1].append(id)
+        if not pieces[-1]:
+            pieces.pop()  # nothing follows the last end
+        if blanks is None:
+            return pieces
+        return pieces[:blanks] + [[]] * (blanks - len(pieces))
 
     def fill(self, text: str, pieces: list[str]) -> str:
         """The text with its blanks filled in order, spaced as a person would write it.
 
-        Masks take no space of their own: "a [MASK]." and "a[MASK]." mean the same to GLM. Blanks for which there is no
-        piece stay as they are.
+        Masks take no space of their own: "a [MASK]." and "a[MASK]." mean the same to GLM. Blanks
+        for which there is no piece stay as they are.
 
         Raises:
             ValueError: if there are more pieces than masks.
@@ -396,30 +677,88 @@ class GLMTokenizerFast(PreTrainedTokenizerFast):
         blanks = list(re.finditer("|".join(map(re.escape, self.masks)), text))
         if len(pieces) > len(blanks):
             raise ValueError(
-                f"There are {len(pieces)} pieces for {len(blanks)} masks; pass at most one for each mask."
+                f"There are {len(pieces)} pieces for {len(blanks)} masks; pass at most one for "
+                "each mask."
             )
         filled, end = "", 0
-        for blank, piece in zip(blanks, pieces):
-            filled, piece = _join(filled, text[end : blank.start()], own_space=True), piece.strip()
+        for blank, piece in zip(blanks, pieces, strict=False):
+            filled = _join(filled, text[end : blank.start()], own_space=True)
+            piece = piece.strip()
             filled = _join(filled, piece) if piece else filled.rstrip(" ")
             end = blank.end()
         return _join(filled, text[end:], own_space=True)
 
 
-def _places(ids: set[int], encodings: list) -> set[tuple]:
+def _prefix_mask(real: torch.LongTensor, length: int) -> torch.LongTensor:
+    """(B, S), 1 where the context is real -> what is visible to it and to `length` tokens behind.
+
+    Returns:
+        (B, 1, T, T): 1 for the context, and for the tokens behind it up to the one that sees.
+    """
+    batch, width = real.shape
+    total = width + length
+    visible = torch.ones(total, total, dtype=torch.long).tril().repeat(batch, 1, 1)  # (B, T, T)
+    visible[:, :, :width] = real[:, None]
+    return visible[:, None]
+
+
+def _choices_mask(
+    real: torch.LongTensor,
+    lengths: list[int],
+    total: int,
+) -> torch.LongTensor:
+    """(S,), 1 where the context is real, and the choices behind it -> what is visible, (T, T)."""
+    width = len(real)
+    used = width + sum(lengths)
+    visible = real.new_zeros(total, total)
+    visible[width:used, width:used] = torch.block_diag(
+        *(real.new_ones(length, length).tril() for length in lengths)
+    )
+    visible[:used, :width] = real
+    return visible
+
+
+def _without_end(processor: processors.PostProcessor) -> processors.PostProcessor:
+    """The same, but that it puts no end behind a text."""
+    state = json.loads(processor.__getstate__())
+    if state["type"] != "TemplateProcessing" or "SpecialToken" not in state["single"][-1]:
+        return processor
+    state["single"].pop()
+    without = processors.TemplateProcessing()
+    without.__setstate__(json.dumps(state).encode())
+    return without
+
+
+def _truncate(encoding: Encoding, limit: int, stride: int, side: str):
+    """Cut in place; what is cut away is in `overflowing`."""
+    if len(encoding) <= limit:
+        return
+    if limit <= stride:
+        raise ValueError(
+            f"There is room for {max(limit, 0)} tokens of a text and stride is {stride}; raise "
+            "max_length or lower stride."
+        )
+    encoding.truncate(limit, stride=stride, direction=side)
+
+
+def _places(ids: set[int], encodings: list[Encoding]) -> set[tuple]:
     """Where these tokens are: text of a pair, word, and characters."""
     return {
         (text, word, characters)
         for encoding in encodings
         for id, text, word, characters in zip(
-            encoding.ids, encoding.sequence_ids, encoding.word_ids, encoding.offsets
+            encoding.ids,
+            encoding.sequence_ids,
+            encoding.word_ids,
+            encoding.offsets,
+            strict=True,
         )
         if id in ids
     }
 
 
 def _join(left: str, right: str, own_space: bool = False) -> str:
-    """Put two stretches of text side by side; `own_space` keeps the space that `right` begins with."""
+    """Put two stretches of text side by side; `own_space` keeps the space that begins `right`."""
     if not left or not right:
         return left + right
     if own_space and right[0].isspace():
@@ -430,6 +769,13 @@ def _join(left: str, right: str, own_space: bool = False) -> str:
     if left[-1].isalnum() and after.isalnum() and not _is_wide(left[-1]) and not _is_wide(after):
         return f"{left} {right}"
     return left + right
+
+
+def _spaced_answer(before: str, answer: str) -> str:
+    """The answer with the space that `_join` puts between it and the text before it."""
+    if not answer or answer[0].isspace():
+        return answer
+    return _join(before, answer)[len(before.rstrip(" ")) :]
 
 
 def _is_wide(character: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..configuration_glm import GLMConfig
-from ..tokenization_glm import GLMTokenizerFast
+from ..tokenization_glm import GLM_TOKENS, GLMTokenizerFast
 from .config import build_network, fills_blanks, write_config
 from .errors import RepositoryError
 from .files import hash_file, read_json, write_json
@@ -40,6 +40,7 @@ SHIPPED_FILES = (
     "modeling_glm.py",
     "generation_glm.py",
     "tokenization_glm.py",
+    "collation_glm.py",
     "pipeline_glm.py",
 )
 HANDLER = Path(__file__).with_name("handler.py")
@@ -164,8 +165,10 @@ def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: 
             "eos_token",
         )
     }
+    named = tokenizer.special_tokens_map
     config = {
         "tokenizer_class": "GLMTokenizerFast",
+        "extra_special_tokens": {name: named[name] for name in GLM_TOKENS if name in named},
         "auto_map": {"AutoTokenizer": [None, "tokenization_glm.GLMTokenizerFast"]},
         "model_max_length": model_max_length,
         "padding_side": "left",
