@@ -17,6 +17,15 @@ UNSUPPORTED_OPTIONS = {
     "is_encoder_decoder": False,
     "spell_length": None,
 }
+# Ids that a configuration has, None where they are not known.
+TOKEN_IDS = (
+    "sop_token_id",
+    "eop_token_id",
+    "mask_token_ids",
+    "pad_token_id",
+    "eos_token_id",
+    "bos_token_id",
+)
 
 
 class GLMConfig(PretrainedConfig):
@@ -76,12 +85,6 @@ class GLMConfig(PretrainedConfig):
         hidden_act: str = "gelu_pytorch_tanh",
         pool_token: str = "cls",
         use_cache: bool = True,
-        sop_token_id: int | None = None,
-        eop_token_id: int | None = None,
-        mask_token_ids: list[int] | None = None,
-        pad_token_id: int | None = None,
-        eos_token_id: int | None = None,
-        bos_token_id: int | None = None,
         **kwargs,
     ):
         self.vocab_size = vocab_size
@@ -99,22 +102,12 @@ class GLMConfig(PretrainedConfig):
         self.hidden_act = hidden_act
         self.pool_token = pool_token
         self.use_cache = use_cache
-        self.sop_token_id = sop_token_id
-        self.eop_token_id = eop_token_id
-        self.mask_token_ids = mask_token_ids
 
         refuse_unsupported(kwargs)
         kwargs.setdefault("tie_word_embeddings", True)  # the output head is the word embedding
-        super().__init__(
-            pad_token_id=pad_token_id,
-            eos_token_id=eos_token_id,
-            bos_token_id=bos_token_id,
-            **kwargs,
-        )
-        # Transformers 5 leaves these to the model's own class.
-        self.pad_token_id = pad_token_id
-        self.eos_token_id = eos_token_id
-        self.bos_token_id = bos_token_id
+        for name in TOKEN_IDS:  # Transformers 5 leaves its own to the model's class
+            kwargs.setdefault(name, None)
+        super().__init__(**kwargs)
         self.check()
 
     def check(self):

@@ -294,6 +294,79 @@ def test_prompts_that_cannot_be_filled(tiny_model, ids, options, message):
         model.generate(torch.tensor([ids]), **options)
 
 
+ANSWERS = [[60, 61], [62, 63, 64]]
+
+
+def training_batch(form: str) -> dict:
+    """Two contexts with answers and labels, padded, with each form of mask that batches have."""
+    contexts = [[1, 17, MASK, 23, 5, EOS], [1, 9, MASK, EOS]]
+    sides = {"left": lambda row, pads: pads + row, "right": lambda row, pads: row + pads}
+    side = "right" if form == "lengths" else "left"
+    rows, masks, labels = [], [], []
+    for context, answer in zip(contexts, ANSWERS, strict=True):
+        row = [*context, SOP, *answer]
+        pads = [EOS] * (10 - len(row))
+        rows.append(sides[side](row, pads))
+        masks.append(sides[side]([1] * len(row), [0] * len(pads)))
+        labels.append(sides[side]([-100] * len(context) + [*answer, EOP], [-100] * len(pads)))
+    batch = {"input_ids": torch.tensor(rows), "labels": torch.tensor(labels)}
+    visible = torch.tensor(masks)
+    if form == "padding":
+        batch["attention_mask"] = visible
+    elif form == "explicit":
+        batch["attention_mask"] = visible[:, None, None].expand(-1, 1, 10, -1)
+    else:
+        batch["attention_mask"] = torch.tensor([len(context) for context in contexts])
+    return batch
+
+
+@pytest.mark.parametrize("form", ["padding", "explicit", "lengths"])
+@pytest.mark.parametrize("name", ["labels", "shift_labels"])
+def test_a_batch_with_answers_is_cut_before_them(tiny_model, form, name):
+    """Seq2SeqTrainer evaluates on the batches that it trains on."""
+    model, batch = tiny_model(), training_batch(form)
+    batch[name] = batch.pop("labels")
+    ids, mask = padded([[1, 17, MASK, 23, 5, EOS], [1, 9, MASK, EOS]], "left")
+    expected = model.generate(ids, attention_mask=mask, **LIMITS)
+    assert torch.equal(model.generate(**batch, **LIMITS), expected)
+    positions = torch.arange(10).flip(0).expand(2, 2, -1)  # of the caller's, cut like the ids
+    backwards = model.generate(**batch, position_ids=positions, **LIMITS)
+    assert torch.equal(backwards[:, :7], expected[:, :7])
+    assert not torch.equal(backwards, expected)
+
+
+def test_without_labels_a_prompt_with_pieces_is_continued(tiny_model):
+    model, batch = tiny_model(), training_batch("padding")
+    generated = model.generate(batch["input_ids"][:1], max_new_tokens=3)
+    assert generated[0, :10].tolist() == batch["input_ids"][0].tolist()
+
+
+def test_guidance_is_refused_by_name(tiny_model):
+    with pytest.raises(ValueError, match="guidance_scale"):
+        tiny_model().generate(ONE, guidance_scale=2.0)
+    tiny_model().generate(ONE, guidance_scale=1.0, **LIMITS)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_repetitions_are_counted_within_a_piece(tiny_model, num_beams):
+    """Neither the context nor the other answer forbids a token; the piece itself does."""
+    model = tiny_model()
+    ids = torch.tensor([[1, 17, MASK, 23, 17, MASK, EOS]])
+
+    def prefer_17(input_ids, scores):
+        wanted = torch.zeros_like(scores)
+        wanted[:, 17], wanted[:, EOP] = 2000.0, 1000.0
+        return scores + wanted  # what is forbidden stays so
+
+    options = dict(
+        max_new_tokens=8, max_piece_length=3, num_beams=num_beams, num_return_sequences=1
+    )
+    generated = model.generate(
+        ids, logits_processor=[prefer_17], no_repeat_ngram_size=1, **options
+    )
+    assert generated[0, 7:].tolist() == [SOP, 17, EOP, 17, EOP]
+
+
 def test_rows_must_all_have_begun_or_none(tiny_model):
     ids = torch.tensor([[1, MASK, 5, SOP], [1, MASK, 5, 6]])
     with pytest.raises(ValueError, match="append it to all or to none"):

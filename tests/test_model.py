@@ -445,6 +445,104 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, torch.tensor([1, 0])))
 
 
+def rows_of_choices():
+    """Two texts with three and two choices, each choice behind a context of its own (B, C, T)."""
+    context, texts = [1, 17, MASK, 23, EOS], [[[60, 61], [62], [63, 64, 65]], [[66, 67], [68]]]
+    rows, masks, positions, said = [], [], [], []
+    for choices in texts:
+        for choice in [*choices, []][:3]:
+            tokens = [SOP, *choice[:-1]] if choice else []
+            row = context + tokens
+            missing = 8 - len(row)
+            rows.append(row + [EOS] * missing)
+            masks.append([1] * len(row) + [0] * missing)
+            blocks = list(range(1, len(tokens) + 1))
+            positions.append([[*range(5), *[2] * len(tokens)], [0] * 5 + blocks])
+            positions[-1] = [line + [0] * missing for line in positions[-1]]
+            said.append([-100] * 5 + choice + [-100] * missing)
+    tensors = (torch.tensor(values) for values in (rows, masks, positions, said))
+    names = ("input_ids", "attention_mask", "position_ids", "choice_ids")
+    return {name: t.unflatten(0, (2, 3)) for name, t in zip(names, tensors, strict=True)}
+
+
+def test_choices_in_rows_of_their_own(tiny_model):
+    model, batch = tiny_model(GLMForMultipleChoice), rows_of_choices()
+    output = model(**batch, labels=torch.tensor([2, 0]))
+    assert output.logits.shape == (2, 3) and output.logits[1, 2] == -torch.inf
+    for row in range(2):
+        for choice in range(3 - row):
+            one = {name: tensor[row, choice][None] for name, tensor in batch.items()}
+            states = model.glm(
+                one["input_ids"], one["attention_mask"], one["position_ids"]
+            ).last_hidden_state
+            log_probs = F.linear(states, model.glm.word_embeddings.weight).log_softmax(-1)
+            said = one["choice_ids"]
+            expected = sum(log_probs[0, t, said[0, t]] for t in (said[0] >= 0).nonzero()[:, 0])
+            torch.testing.assert_close(output.logits[row, choice], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, torch.tensor([2, 0])))
+    output.loss.backward()
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    of_embeds = model(inputs_embeds=embeds, **{**batch, "input_ids": None})
+    torch.testing.assert_close(of_embeds.logits, output.logits)
+
+
+@pytest.mark.parametrize(
+    "left_out, message",
+    [
+        (["choice_ids"], "need choice_ids of the same shape"),
+        (["position_ids", "choice_ids"], "need choice_ids of the same shape"),
+    ],
+)
+def test_choices_that_are_missing(tiny_model, left_out, message):
+    model, batch = tiny_model(GLMForMultipleChoice), rows_of_choices()
+    model.glm.forward = None  # no work is done
+    batch = {name: tensor for name, tensor in batch.items() if name not in left_out}
+    with pytest.raises(ValueError, match=message):
+        model(**batch)
+    with pytest.raises(ValueError, match="list of choice_ids and a list of choice_indices"):
+        model(batch["input_ids"][0])
+
+
+def test_embeddings_whose_blanks_cannot_be_found(tiny_model):
+    """Noise hides the masks: said, not answered wrongly. What tells where they are is taken."""
+    model = tiny_model()
+    embeds = model.get_input_embeddings()(TEXT)
+    expected = model(TEXT).logits
+    noisy = embeds + 1e-6
+    with pytest.raises(ValueError, match="Pass input_ids beside them"):
+        model(inputs_embeds=noisy)
+    close = dict(atol=1e-3, rtol=0)
+    beside = model(TEXT, inputs_embeds=noisy).logits
+    torch.testing.assert_close(beside, expected, **close)
+    positions = torch.tensor([[[0, 1, 2, 3, 4, 5, 2, 2, 2], [0] * 6 + [1, 2, 3]]])
+    explicit = model(inputs_embeds=noisy, position_ids=positions).logits
+    torch.testing.assert_close(explicit, expected, **close)
+    lengths = model(inputs_embeds=noisy, position_ids=positions, attention_mask=torch.tensor([6]))
+    torch.testing.assert_close(lengths.logits, expected, **close)
+    with pytest.raises(ValueError, match="Pass input_ids beside them"):
+        model.generate(inputs_embeds=noisy[:, :6])
+    # One row that is found does not vouch for another.
+    with pytest.raises(ValueError, match="Pass input_ids beside them"):
+        model(inputs_embeds=torch.cat([embeds, noisy]))
+    # Virtual tokens in front, the text's own mask and start behind them.
+    virtual = torch.randn(1, 2, 32)
+    padded = F.pad(TEXT, (2, 0), value=5)
+    prompted = torch.cat([virtual, embeds], dim=1)
+    torch.testing.assert_close(
+        model(inputs_embeds=prompted).logits, model(padded, inputs_embeds=prompted).logits
+    )
+
+
+def test_masks_are_told_from_ends_that_share_their_row(tiny_model):
+    """As [gMASK] and the end of piece do in glm-10b-chinese."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.glm.word_embeddings.weight[GMASK] = model.glm.word_embeddings.weight[EOP]
+    ids = torch.tensor([[1, 17, GMASK, 23, EOS, SOP, 60]])
+    embeds = model.get_input_embeddings()(ids)
+    torch.testing.assert_close(model(inputs_embeds=embeds).logits, model(ids).logits)
+
+
 @pytest.mark.parametrize("pool_token, column", [("cls", 0), ("pad", 5), ("start", 6)])
 def test_classifier_pools_where_it_says(tiny_model, pool_token, column):
     model = tiny_model(GLMForSequenceClassification, num_labels=3, pool_token=pool_token)
