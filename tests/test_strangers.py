@@ -38,10 +38,10 @@ OPTIONS = dict(tokenizer="none", num_attention_heads=4)
 
 @pytest.fixture(autouse=True)
 def soon():
-    """Every test ends in seconds: a hang is a failure, and so is a slow answer."""
-    start = time.monotonic()
+    """Every test ends in seconds of the processor, however busy the machine is."""
+    start = time.process_time()
     yield
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 30
 
 
 def failed(repository, against=None) -> dict[str, str]:
@@ -345,6 +345,11 @@ PICKLES = {
     + b"tq\x01\x85q\x020"
     + b"h\x00h\x02R0" * 50_000
     + b"}.",
+    "copies in a list": b"\x80\x02cbuiltins\nset\nq\x00("
+    + b"".join(b"J" + struct.pack("<i", number) for number in range(50_000))
+    + b"tq\x01\x85q\x02]("
+    + b"h\x00h\x02R" * 100_000
+    + b"e.",
     "deep": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     "nothing": b"",
     "wrong storage": b"\x80\x02(X\x07\x00\x00\x00storageK\x01K\x02K\x03K\x04tQ.",
@@ -352,7 +357,7 @@ PICKLES = {
 }
 
 LIMITED = f"""
-import importlib.util, resource, sys
+import importlib.util, resource, sys, time
 root = {str(ROOT)!r}
 spec = importlib.util.spec_from_file_location(
     "glm_transformers", root + "/__init__.py", submodule_search_locations=[root]
@@ -366,11 +371,13 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
 for file in sys.argv[1:]:
+    start = time.process_time()
     try:
         read_checkpoint(Path(file))
     except ConversionError as error:
         assert len(str(error)) < 1600
         print(Path(file).name, peak() - before)
+    assert time.process_time() - start < 10, file
 """
 
 
@@ -387,7 +394,6 @@ def test_pickles_end_soon_and_in_little_memory(tmp_path):
     bomb = ("byteorder", bytes(400_000_000))
     with pytest.warns(UserWarning, match="Duplicate name"):
         files.append(write_zip(tmp_path / "bomb.pt", SELF, compress=bomb[:1], extra=[bomb]))
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *map(str, files)], capture_output=True, text=True
     )
@@ -395,7 +401,6 @@ def test_pickles_end_soon_and_in_little_memory(tmp_path):
     answers = dict(line.split() for line in done.stdout.splitlines())
     assert set(answers) == {file.name for file in files}
     assert max(map(int, answers.values())) < 400  # MB above what the imports take
-    assert time.monotonic() - start < 40
 
 
 def test_a_zip_with_more_records_than_any_checkpoint(tmp_path):
