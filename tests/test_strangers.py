@@ -30,7 +30,10 @@ from glm_transformers.conversion import (
     export_checkpoint,
     verify_repository,
 )
+from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary
+from glm_transformers.hub_repository.config import build_network, read_config
 from glm_transformers.hub_repository.output import new_folder
+from glm_transformers.hub_repository.repository import write_repository
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = dict(tokenizer="none", num_attention_heads=4)
@@ -789,3 +792,40 @@ def test_a_classifier_beside_a_generator_of_the_old_port(tmp_path, caplog, names
     assert json.loads((out / "config.json").read_text())["architectures"] == [
         "GLMForConditionalGeneration"
     ]
+
+
+# --- A tied head ----------------------------------------------------------------------------------
+
+
+def test_a_tied_head_is_neither_written_nor_asked_for(tmp_path, monkeypatch):
+    class Tied(GLMForConditionalGeneration):
+        def __init__(self, config):
+            super().__init__(config)
+            self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self._tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}
+
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    out = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
+    Tied.__name__ = "GLMForConditionalGeneration"
+    monkeypatch.setattr("glm_transformers.hub_repository.config.NETWORKS", (Tied,))
+    assert failed(out, checkpoint) == {}
+    config = read_config(out)
+    network = build_network(config)
+    assert "lm_head.weight" in network.state_dict()
+    state = {name: torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
+    write_repository(tmp_path / "again", config, state, None)
+    assert set(load_file(tmp_path / "again/model.safetensors")) == set(state) - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("change", [name for name in DAMAGES if name not in ("gap", "negative")])
+@pytest.mark.parametrize("family", ["roberta", "chinese"])
+def test_damaged_vocabularies_of_the_original(reference, tmp_path, family, change):
+    vocabulary = tmp_path / "vocabulary"
+    vocabulary.mkdir()
+    for name in ("roberta-vocab.json", "roberta-merges.txt", "cog-pretrain.model"):
+        shutil.copy(reference / "vocab" / name, vocabulary)
+    name = "roberta-vocab.json" if family == "roberta" else "cog-pretrain.model"
+    damage(vocabulary / name, DAMAGES[change])
+    with pytest.raises(ConversionError) as raised:
+        build_tokenizer(family, find_vocabulary(family, vocabulary), True)
+    assert len(str(raised.value)) < 1600
