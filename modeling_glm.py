@@ -47,10 +47,10 @@ from .blanks_glm import (
 )
 from .configuration_glm import GLMConfig
 from .generation_glm import CACHE, GLMGenerationMixin
+from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401 (it names its task)
 
 if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
     from .collation_glm import GLMDataCollator  # noqa: F401
-    from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401
     from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 
 NOT_A_TARGET = -100  # the label that torch's cross entropy ignores

@@ -33,8 +33,8 @@ class GLMText2TextGenerationPipeline(Pipeline):
     blanks, and its texts are empty; alone it is an error. `[CLS]`, `[SEP]` and their like in a text
     are read as tokens, as in the original.
 
-    A repository gives it by the name of the task. A model in memory, also one of peft, is passed to
-    the class itself: there `transformers.pipeline` knows no class of ours, see `register`.
+    A repository gives it by the name of the task, and so does a model in memory once its code is
+    imported. A model of peft is passed to the class itself, as any model can be.
 
     Args, of the pipeline or of a call; others go to `generate`:
         truncation: cut texts that are too long for the model; the left of a text that is continued.
@@ -55,17 +55,6 @@ class GLMText2TextGenerationPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_video_processor = False
-
-    @staticmethod
-    def register():
-        """Let `pipeline("text2text-generation", model=model, tokenizer=tokenizer)` know this class.
-
-        For GLM models only: others get what the library has for them, on 5 its error.
-        """
-        known = PIPELINE_REGISTRY.supported_tasks.get(TASK, {"type": "text", "default": {}})
-        ours = {"impl": PipelineByModel, "pt": (AutoModelForSeq2SeqLM,)}
-        PIPELINE_REGISTRY.supported_tasks[TASK] = {**known, **ours}
-        REMOVED_TASKS.pop(TASK, None)
 
     def _sanitize_parameters(
         self,
@@ -173,15 +162,28 @@ class GLMText2TextGenerationPipeline(Pipeline):
         return results
 
 
+# --- The name of the task, for models in memory ---------------------------------------------------
+# `pipeline` finds the class of a repository in its configuration, that of a model in memory in a
+# table of the library. There stands on 4.57 a class that shows GLM's prompt as its answer, on 5
+# nothing, and an error before it. Other models get from it what they got before.
+
+OTHERS = PIPELINE_REGISTRY.supported_tasks.get(TASK, {"type": "text", "default": {}})
+REMOVED = REMOVED_TASKS.pop(TASK, None)
+
+
 class PipelineByModel(GLMText2TextGenerationPipeline):
     """Makes a pipeline of the model's kind; it is none itself."""
-
-    others = PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl")
-    removed = REMOVED_TASKS.get(TASK)
 
     def __new__(cls, model, **kwargs):
         if hasattr(model.config, "sop_token_id"):
             return GLMText2TextGenerationPipeline(model=model, **kwargs)
-        if cls.others is None:
-            raise KeyError(f"The task {TASK} has been removed from transformers. {cls.removed}")
-        return cls.others(model=model, **kwargs)
+        if "impl" not in OTHERS:
+            raise KeyError(f"The task {TASK} has been removed from transformers. {REMOVED}")
+        return OTHERS["impl"](model=model, **kwargs)
+
+
+PIPELINE_REGISTRY.supported_tasks[TASK] = {
+    **OTHERS,
+    "impl": PipelineByModel,
+    "pt": (AutoModelForSeq2SeqLM,),
+}

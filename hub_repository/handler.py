@@ -1,30 +1,144 @@
-"""What Hugging Face Inference Endpoints calls: the serverless service runs no code from a repository, an endpoint does."""
+"""What Hugging Face Inference Endpoints calls.
+
+The serverless service runs no code from a repository, an endpoint does. What a request may ask for
+is listed here, each with its limits: it comes from strangers.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 from transformers import pipeline
+
+MOST_TEXTS = 32
+MOST_CHARACTERS = 20_000  # of one text: more than the longest context of any model holds
+
+
+def one_of(kind: type, lowest: float, highest: float) -> Callable[[Any], str | None]:
+    """A check of a number: what it must be, if it is not."""
+    what = "an integer" if kind is int else "a number"
+    allowed = (int,) if kind is int else (int, float)
+
+    def check(value) -> str | None:
+        # In Python true is an integer.
+        is_number = isinstance(value, allowed) and not isinstance(value, bool)
+        if is_number and lowest <= value <= highest:
+            return None
+        return f"must be {what} from {lowest} to {highest}"
+
+    return check
+
+
+def true_or_false(value) -> str | None:
+    return None if isinstance(value, bool) else "must be true or false"
+
+
+PARAMETERS = {
+    "max_new_tokens": one_of(int, 1, 1024),
+    "min_new_tokens": one_of(int, 0, 1024),
+    "max_piece_length": one_of(int, 1, 1024),
+    "do_sample": true_or_false,
+    "temperature": one_of(float, 0.01, 100),
+    "top_k": one_of(int, 0, 1000),
+    "top_p": one_of(float, 0.01, 1),
+    "typical_p": one_of(float, 0.01, 1),
+    "repetition_penalty": one_of(float, 0.01, 10),
+    "no_repeat_ngram_size": one_of(int, 0, 100),
+    "num_beams": one_of(int, 1, 8),
+    "early_stopping": true_or_false,
+    "length_penalty": one_of(float, -10, 10),
+    "num_return_sequences": one_of(int, 1, 8),
+    "truncation": true_or_false,
+}
 
 
 class EndpointHandler:
     """Fills the blanks of texts.
 
-    A request is {"inputs": a text or a list of texts, "parameters": arguments of `generate`, optional}; the answer is
-    that of the `text2text-generation` pipeline.
+    A request is {"inputs": a text or a list of texts, "parameters": some of `PARAMETERS`}, of which
+    the second is optional; the answer is that of the `text2text-generation` pipeline.
     """
 
     def __init__(self, path: str = ""):
         self.fill = pipeline(
-            "text2text-generation", model=path, trust_remote_code=True, dtype="auto"
+            "text2text-generation",
+            model=path,
+            trust_remote_code=True,  # the code beside this file
+            dtype="auto",
         )
 
     def __call__(self, data: dict) -> list:
         """
         Raises:
-            ValueError: if the request has no inputs, or parameters that are not named.
+            ValueError: for a request that asks for anything else; it names the field.
         """
-        inputs, parameters = data.get("inputs"), data.get("parameters") or {}
-        if not inputs:
-            raise ValueError('The request has no texts; send {"inputs": "a text with a [MASK]"}.')
-        if not isinstance(parameters, dict):
-            raise ValueError(
-                'The parameters must be named; send them like {"parameters": {"max_new_tokens": 32}}.'
-            )
+        inputs, parameters = read_request(data)
         return self.fill(inputs, **parameters)
+
+
+def read_request(data) -> tuple[str | list[str], dict]:
+    """The texts and the parameters of a request, checked before any work."""
+    if not isinstance(data, dict):
+        raise ValueError('A request must be an object; send {"inputs": "a text with a [MASK]"}.')
+    for name in data:
+        if name not in ("inputs", "parameters", "options"):  # clients of the Hub send options
+            raise ValueError(
+                f"{shown(name)} is no field of a request; send inputs, and what generation is to "
+                "heed in parameters."
+            )
+    inputs = data.get("inputs")
+    check_inputs(inputs)
+    parameters = data.get("parameters")
+    parameters = {} if parameters is None else parameters
+    check_parameters(parameters)
+    return inputs, parameters
+
+
+def check_inputs(inputs):
+    if isinstance(inputs, str):
+        return check_text("inputs", inputs)
+    if not isinstance(inputs, list) or not inputs:
+        raise ValueError('inputs must be texts; send {"inputs": "a text with a [MASK]"} or a list.')
+    if len(inputs) > MOST_TEXTS:
+        raise ValueError(f"inputs has {len(inputs)} texts; send at most {MOST_TEXTS} at once.")
+    for number, text in enumerate(inputs):
+        check_text(f"inputs[{number}]", text)
+
+
+def check_text(name: str, text):
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{name} must be a text with something in it; send one with a [MASK].")
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(
+            f"{name} has {len(text)} characters; send at most {MOST_CHARACTERS} in a text."
+        )
+
+
+def check_parameters(parameters):
+    if not isinstance(parameters, dict):
+        raise ValueError(
+            'parameters must be an object; send them like {"parameters": {"max_new_tokens": 32}}.'
+        )
+    for name, value in parameters.items():
+        if name not in PARAMETERS:
+            raise ValueError(
+                f"parameters.{shown(name)} is not known; send any of {', '.join(PARAMETERS)}."
+            )
+        wrong = PARAMETERS[name](value)
+        if wrong is not None:
+            raise ValueError(f"parameters.{name} {wrong}; send such a one, not {shown(value)}.")
+    sequences = parameters.get("num_return_sequences", 1)
+    beams = parameters.get("num_beams", 1)
+    if sequences > beams and not parameters.get("do_sample"):
+        raise ValueError(
+            f"parameters.num_return_sequences is {sequences} and num_beams {beams}; send as many "
+            "beams, or do_sample."
+        )
+
+
+def shown(value) -> str:
+    """What a stranger sent, short and without control characters."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else f"{value[:40]}...")
+    if isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**15):
+        return repr(value)
+    return f"a {type(value).__name__}"
