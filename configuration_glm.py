@@ -1,6 +1,7 @@
 """Configuration of GLM, the General Language Model (Du et al., ACL 2022)."""
 
 import math
+from copy import deepcopy
 from typing import ClassVar
 
 from transformers import PretrainedConfig
@@ -16,6 +17,22 @@ UNSUPPORTED_OPTIONS = {
     "encoder_decoder": False,
     "is_encoder_decoder": False,
     "spell_length": None,
+}
+# Which class answers each of the library's Auto classes.
+AUTO_MAP = {
+    "AutoConfig": "configuration_glm.GLMConfig",
+    "AutoModel": "modeling_glm.GLMModel",
+    "AutoModelForSeq2SeqLM": "modeling_glm.GLMForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_glm.GLMForConditionalGeneration",
+    "AutoModelForMultipleChoice": "modeling_glm.GLMForMultipleChoice",
+    "AutoModelForSequenceClassification": "modeling_glm.GLMForSequenceClassification",
+}
+PIPELINES = {
+    "text2text-generation": {
+        "impl": "pipeline_glm.GLMText2TextGenerationPipeline",
+        "pt": ["AutoModelForSeq2SeqLM"],
+        "type": "text",
+    }
 }
 # Ids that a configuration has, None where they are not known.
 TOKEN_IDS = (
@@ -59,6 +76,7 @@ class GLMConfig(PretrainedConfig):
 
     # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
     model_type = "glm-blank-infilling"
+    _auto_class = "AutoConfig"  # so that the code is saved beside the configuration
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     base_model_tp_plan = TP_PLAN
     base_model_fsdp_plan = FSDP_PLAN
@@ -105,6 +123,8 @@ class GLMConfig(PretrainedConfig):
 
         refuse_unsupported(kwargs)
         kwargs.setdefault("tie_word_embeddings", True)  # the output head is the word embedding
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", deepcopy(PIPELINES))  # the library writes into it
         for name in TOKEN_IDS:  # Transformers 5 leaves its own to the model's class
             kwargs.setdefault(name, None)
         super().__init__(**kwargs)

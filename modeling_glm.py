@@ -328,6 +328,8 @@ class GLMPreTrainedModel(PreTrainedModel):
 class GLMModel(GLMPreTrainedModel):
     """The network without a head."""
 
+    _auto_class = "AutoModel"
+
     def __init__(self, config: GLMConfig):
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -630,6 +632,7 @@ def check_precision(model: nn.Module):
 class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     """GLM with its output head, which is the word embedding itself."""
 
+    _auto_class = "AutoModelForSeq2SeqLM"
     _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
     _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
 
@@ -748,6 +751,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
 class GLMForMultipleChoice(GLMPreTrainedModel):
     """Scores the answers that are offered for a blank by their log-probability."""
 
+    _auto_class = "AutoModelForMultipleChoice"
     _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
     _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
 
@@ -870,6 +874,8 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
 
 class GLMForSequenceClassification(GLMPreTrainedModel):
     """A pooled classifier: tanh of one position's state, dropout, a linear layer."""
+
+    _auto_class = "AutoModelForSequenceClassification"
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)

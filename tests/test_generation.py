@@ -134,13 +134,11 @@ def test_max_piece_length_limits_each_blank(tiny_model):
 
 
 def test_the_last_token_of_a_full_piece_is_never_read(tiny_model):
-    """What follows does not depend on it: the original goes to the next blank without feeding it."""
+    """What follows does not depend on it: the original goes on without feeding it."""
     model = tiny_model()
     prompt = PROMPTS[1] + [SOP, 60, 61, 62]
-    rows = [
-        prompt + [EOP],
-        prompt[:-1] + [63, EOP],
-    ]  # two prompts whose first piece, of three tokens, differs in its last
+    # Two prompts whose first piece, of three tokens, differs in its last.
+    rows = [[*prompt, EOP], [*prompt[:-1], 63, EOP]]
     first, second = (
         model.generate(
             torch.tensor([row]),
@@ -168,7 +166,7 @@ def test_the_last_token_of_a_full_piece_is_never_read(tiny_model):
 
 
 def test_a_start_that_the_model_chooses_is_a_token_of_its_answer(tiny_model):
-    """Only ends separate generated pieces; the network reads a chosen <|startofpiece|> at the next block position."""
+    """Only ends separate pieces; a chosen <|startofpiece|> is read at the next block position."""
     model = tiny_model()
     ids = torch.tensor([PROMPTS[1] + [SOP, 60, SOP, 61]])
     inputs = model.prepare_inputs_for_generation(ids)
@@ -201,7 +199,7 @@ def test_generation_continues_a_begun_piece(tiny_model):
 
 
 def test_old_port_inputs_give_the_answers_of_the_new_ones(tiny_model):
-    """What the old port's build_inputs_for_generation made: a start in the ids, positions and a mask to the full length."""
+    """Its inputs had a start in the ids, positions and a mask to the full length."""
     model = tiny_model()
     for side in ("left", "right"):
         ids, mask = padded(PROMPTS, side)
@@ -238,7 +236,7 @@ def test_old_port_inputs_give_the_answers_of_the_new_ones(tiny_model):
 
 
 def test_given_context_positions_are_kept(tiny_model):
-    """Positions shifted by a constant, as random offsets in pretraining do: another answer, the same with a cache."""
+    """Shifted as in pretraining with random offsets: another answer, the same with a cache."""
     model = tiny_model()
     shifted = torch.stack([torch.arange(8) + 20, torch.zeros(8, dtype=torch.long)])[None]
     options = dict(position_ids=shifted, output_logits=True, return_dict_in_generate=True, **LIMITS)
@@ -303,12 +301,12 @@ def training_batch(form: str) -> dict:
     sides = {"left": lambda row, pads: pads + row, "right": lambda row, pads: row + pads}
     side = "right" if form == "lengths" else "left"
     rows, masks, labels = [], [], []
-    for context, answer in zip(contexts, ANSWERS, strict=True):
-        row = [*context, SOP, *answer]
+    for context, piece in zip(contexts, ANSWERS, strict=True):
+        row = [*context, SOP, *piece]
         pads = [EOS] * (10 - len(row))
         rows.append(sides[side](row, pads))
         masks.append(sides[side]([1] * len(row), [0] * len(pads)))
-        labels.append(sides[side]([-100] * len(context) + [*answer, EOP], [-100] * len(pads)))
+        labels.append(sides[side]([-100] * len(context) + [*piece, EOP], [-100] * len(pads)))
     batch = {"input_ids": torch.tensor(rows), "labels": torch.tensor(labels)}
     visible = torch.tensor(masks)
     if form == "padding":
@@ -361,9 +359,7 @@ def test_repetitions_are_counted_within_a_piece(tiny_model, num_beams):
     options = dict(
         max_new_tokens=8, max_piece_length=3, num_beams=num_beams, num_return_sequences=1
     )
-    generated = model.generate(
-        ids, logits_processor=[prefer_17], no_repeat_ngram_size=1, **options
-    )
+    generated = model.generate(ids, logits_processor=[prefer_17], no_repeat_ngram_size=1, **options)
     assert generated[0, 7:].tolist() == [SOP, 17, EOP, 17, EOP]
 
 

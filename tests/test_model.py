@@ -1,4 +1,4 @@
-"""The network as a Transformers model: declarations, initialisation, masks, losses, and what wrong input is told."""
+"""The network as a model of the library: declarations, initialisation, masks, losses, refusals."""
 
 import json
 
@@ -20,7 +20,7 @@ from glm_transformers import (
 TEXT = torch.tensor([[1, 17, MASK, 23, 5, EOS, SOP, 60, 61]])
 LABELS = torch.tensor([[-100] * 6 + [60, 61, EOP]])  # what <|startofpiece|> 60 61 have to predict
 
-# Parameters of the ten released checkpoints: layers, width, heads, P, vocabulary rows, and their count.
+# The ten released checkpoints: layers, width, heads, P, vocabulary rows; parameters in all.
 RELEASED = {
     "glm-base": (12, 768, 12, 512, 30592, 109_338_624),
     "glm-large": (24, 1024, 16, 512, 30592, 334_688_256),
@@ -177,7 +177,7 @@ def test_labels_in_a_context_that_an_explicit_mask_hides(tiny_model):
 
 def test_half_precision_weights_are_not_trained(tiny_model):
     model = tiny_model().half().train()
-    with pytest.raises(ValueError, match="load them with dtype=torch.float32"):
+    with pytest.raises(ValueError, match=r"load them with dtype=torch\.float32"):
         model(TEXT, labels=LABELS)
     with torch.no_grad():
         assert model(TEXT, labels=LABELS).loss.isfinite()
@@ -234,7 +234,7 @@ def test_every_class_compiles_whole_and_exports(tiny_model, cls):
     torch.testing.assert_close(
         torch.compile(model, backend="eager", fullgraph=True)(**inputs)[0], expected
     )
-    exported = torch.export.export(model, (), inputs, strict=False).module()
+    exported = torch.export.export(model, (), inputs, strict=True).module()
     torch.testing.assert_close(exported(**inputs)[0], expected)
 
 
@@ -268,7 +268,7 @@ def test_gradient_checkpointing_really_checkpoints(tiny_model):
     assert runs == [1, 2], "a checkpointed layer is run again in the backward pass"
     torch.testing.assert_close(*losses)
     for (name, expected), (_, actual) in zip(
-        plain.named_parameters(), checkpointed.named_parameters()
+        plain.named_parameters(), checkpointed.named_parameters(), strict=True
     ):
         torch.testing.assert_close(actual.grad, expected.grad, msg=name)
 
@@ -411,7 +411,7 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     context, answers = [1, 17, MASK, 23, EOS], [[60, 61], [62], [63, 64, 65]]
     expected = []
     for answer in answers:
-        ids = torch.tensor([context + [SOP] + answer[:-1]])
+        ids = torch.tensor([[*context, SOP, *answer[:-1]]])
         states = model.glm(ids).last_hidden_state
         log_probs = F.linear(states, model.glm.word_embeddings.weight).log_softmax(-1)[
             0, len(context) :
@@ -420,18 +420,21 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     ids, positions, starts = list(context), [list(range(5)), [0] * 5], []
     for answer in answers:
         starts.append(len(ids))
-        ids += [SOP] + answer[:-1]
+        ids += [SOP, *answer[:-1]]
         positions = [
             positions[0] + [2] * len(answer),
             positions[1] + list(range(1, len(answer) + 1)),
         ]
     visible = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     visible[:, :5] = True
-    for start, answer in zip(starts, answers):
+    for start, answer in zip(starts, answers, strict=True):
         visible[start : start + len(answer), start : start + len(answer)] = (
             torch.ones(len(answer), len(answer)).tril().bool()
         )
-    indices = [torch.arange(start, start + len(answer)) for start, answer in zip(starts, answers)]
+    indices = [
+        torch.arange(start, start + len(answer))
+        for start, answer in zip(starts, answers, strict=True)
+    ]
     output = model(
         torch.tensor([ids] * 2),
         attention_mask=visible[None, None],
