@@ -1,6 +1,7 @@
 """Configuration of GLM, the General Language Model (Du et al., ACL 2022)."""
 
 import math
+from copy import deepcopy
 from typing import ClassVar
 
 from transformers import PretrainedConfig
@@ -17,6 +18,31 @@ UNSUPPORTED_OPTIONS = {
     "is_encoder_decoder": False,
     "spell_length": None,
 }
+# Which class answers each of the library's Auto classes.
+AUTO_MAP = {
+    "AutoConfig": "configuration_glm.GLMConfig",
+    "AutoModel": "modeling_glm.GLMModel",
+    "AutoModelForSeq2SeqLM": "modeling_glm.GLMForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_glm.GLMForConditionalGeneration",
+    "AutoModelForMultipleChoice": "modeling_glm.GLMForMultipleChoice",
+    "AutoModelForSequenceClassification": "modeling_glm.GLMForSequenceClassification",
+}
+PIPELINES = {
+    "text2text-generation": {
+        "impl": "pipeline_glm.GLMText2TextGenerationPipeline",
+        "pt": ["AutoModelForSeq2SeqLM"],
+        "type": "text",
+    }
+}
+# Ids that a configuration has, None where they are not known.
+TOKEN_IDS = (
+    "sop_token_id",
+    "eop_token_id",
+    "mask_token_ids",
+    "pad_token_id",
+    "eos_token_id",
+    "bos_token_id",
+)
 
 
 class GLMConfig(PretrainedConfig):
@@ -50,6 +76,7 @@ class GLMConfig(PretrainedConfig):
 
     # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
     model_type = "glm-blank-infilling"
+    _auto_class = "AutoConfig"  # so that the code is saved beside the configuration
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     base_model_tp_plan = TP_PLAN
     base_model_fsdp_plan = FSDP_PLAN
@@ -76,12 +103,6 @@ class GLMConfig(PretrainedConfig):
         hidden_act: str = "gelu_pytorch_tanh",
         pool_token: str = "cls",
         use_cache: bool = True,
-        sop_token_id: int | None = None,
-        eop_token_id: int | None = None,
-        mask_token_ids: list[int] | None = None,
-        pad_token_id: int | None = None,
-        eos_token_id: int | None = None,
-        bos_token_id: int | None = None,
         **kwargs,
     ):
         self.vocab_size = vocab_size
@@ -99,22 +120,14 @@ class GLMConfig(PretrainedConfig):
         self.hidden_act = hidden_act
         self.pool_token = pool_token
         self.use_cache = use_cache
-        self.sop_token_id = sop_token_id
-        self.eop_token_id = eop_token_id
-        self.mask_token_ids = mask_token_ids
 
         refuse_unsupported(kwargs)
         kwargs.setdefault("tie_word_embeddings", True)  # the output head is the word embedding
-        super().__init__(
-            pad_token_id=pad_token_id,
-            eos_token_id=eos_token_id,
-            bos_token_id=bos_token_id,
-            **kwargs,
-        )
-        # Transformers 5 leaves these to the model's own class.
-        self.pad_token_id = pad_token_id
-        self.eos_token_id = eos_token_id
-        self.bos_token_id = bos_token_id
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", deepcopy(PIPELINES))  # the library writes into it
+        for name in TOKEN_IDS:  # Transformers 5 leaves its own to the model's class
+            kwargs.setdefault(name, None)
+        super().__init__(**kwargs)
         self.check()
 
     def check(self):

@@ -20,6 +20,7 @@ from transformers import (
     GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
 )
 from transformers.generation import EosTokenCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -90,6 +91,28 @@ class PieceLength(LogitsProcessor):
         return torch.where(is_full, ended, scores)
 
 
+class WithinPiece(LogitsProcessor):
+    """Lets a processor see of each row the tokens of its current piece, and nothing before them.
+
+    What is repeated from the context, or from another answer, is no repetition: the original's
+    filters see one answer at a time.
+    """
+
+    def __init__(self, processor: LogitsProcessor, config):
+        self.processor = processor
+        self.config = config
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        layout = BlankLayout.of(input_ids, self.config, generated=True)
+        lengths = layout.block_positions(1)[:, 0] - 1  # (B,), less the start
+        starts = (input_ids.shape[1] - lengths).tolist()
+        rows = [
+            self.processor(ids[None, start:], row[None])
+            for ids, row, start in zip(input_ids, scores, starts, strict=True)
+        ]
+        return torch.cat(rows)  # (B, V)
+
+
 # --- Prompts --------------------------------------------------------------------------------------
 
 
@@ -122,12 +145,13 @@ class Prompt:
         length = int(kept.sum(-1).amax())
         # Sorted stably, the kept columns come last and stay in their order.
         columns = kept.long().argsort(dim=-1, stable=True)[:, -length:]  # (B, length)
+        ids = self.ids.masked_fill(~kept, config.pad_token_id or 0)
         embeds = self.embeds
         if embeds is not None:
             embeds = embeds.gather(1, columns[..., None].expand(-1, -1, embeds.shape[-1]))
         return replace(
             self,
-            ids=self.ids.gather(1, columns),
+            ids=ids.gather(1, columns),
             visible=kept.long().gather(1, columns),
             positions=None if self.positions is None else self.positions.gather(1, columns),
             embeds=embeds,
@@ -216,13 +240,13 @@ class GLMGenerationMixin(GenerationMixin):
             ValueError: if a prompt has no blank to fill or is too long, and for ways of generating
                 that would read the bidirectional context in parts.
         """
-        kwargs = with_cache_name(kwargs)
+        kwargs = with_known_names(kwargs)
         settings = self.generation_config if generation_config is None else generation_config
 
         def asked(name: str):
             return kwargs.get(name, getattr(settings, name, None))
 
-        refuse_what_reads_in_parts(asked)
+        refuse_what_cannot_be(asked)
         if generation_attention_mask is not None:
             kwargs["attention_mask"] = generation_attention_mask
         prompt = self._read_prompt(inputs, position_ids, kwargs)
@@ -235,8 +259,6 @@ class GLMGenerationMixin(GenerationMixin):
             processors.append(PieceLength(room, self.config))
         elif self.config.block_position_encoding:
             room = None  # no step needs to know it
-        if kwargs.get("max_length") is not None:  # it wins over the one of generation_config.json
-            kwargs.setdefault("max_new_tokens", None)
         if prompt.embeds is not None:
             kwargs["inputs_embeds"] = prompt.embeds
         output = super().generate(
@@ -403,6 +425,13 @@ class GLMGenerationMixin(GenerationMixin):
                 criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
         return criteria
 
+    def _get_logits_processor(self, *args, **kwargs):
+        processors = super()._get_logits_processor(*args, **kwargs)
+        for i, processor in enumerate(processors):
+            if isinstance(processor, NoRepeatNGramLogitsProcessor):
+                processors[i] = WithinPiece(processor, self.config)
+        return processors
+
     def generate_batch(self, *args, **kwargs):
         raise NotImplementedError("Continuous batching is causal only; use generate.")
 
@@ -410,20 +439,31 @@ class GLMGenerationMixin(GenerationMixin):
     continuous_batching_context_manager = generate_batch
 
 
-def with_cache_name(kwargs: dict) -> dict:
-    """The cache under the name that the library looks for."""
-    return {
+def with_known_names(kwargs: dict) -> dict:
+    """The arguments as the library reads them.
+
+    The cache has the name that the library looks for, and a length that the caller gives wins over
+    the one in generation_config.json.
+    """
+    known = {
         CACHE if name in ("cache", "past_key_values") else name: value
         for name, value in kwargs.items()
     }
+    if known.get("max_length") is not None:
+        known.setdefault("max_new_tokens", None)
+    return known
 
 
-def refuse_what_reads_in_parts(asked: Callable[[str], Any]):
-    """Raise a ValueError for options that would read the bidirectional context in parts."""
+def refuse_what_cannot_be(asked: Callable[[str], Any]):
+    """Raise a ValueError for options that would read the bidirectional context wrongly."""
     if asked("prefill_chunk_size") is not None:
         raise ValueError("prefill_chunk_size cuts the bidirectional context; leave it out.")
     if asked("cache_implementation") == "paged":
         raise ValueError('cache_implementation="paged" is causal only; use "dynamic" or "static".')
+    if asked("guidance_scale") not in (None, 1):
+        raise ValueError(
+            "guidance_scale compares with a prompt of one token, which has no blank; leave it out."
+        )
 
 
 def without_prompt(output, length: int):

@@ -328,6 +328,8 @@ class GLMPreTrainedModel(PreTrainedModel):
 class GLMModel(GLMPreTrainedModel):
     """The network without a head."""
 
+    _auto_class = "AutoModel"
+
     def __init__(self, config: GLMConfig):
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -630,6 +632,7 @@ def check_precision(model: nn.Module):
 class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     """GLM with its output head, which is the word embedding itself."""
 
+    _auto_class = "AutoModelForSeq2SeqLM"
     _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
     _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
 
@@ -687,19 +690,28 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])  # (B, T or kept, V)
         loss = None
         if labels is not None:
-            loss = self.loss_function(
-                logits,
-                labels=None,
-                vocab_size=logits.shape[-1],
-                num_items_in_batch=num_items_in_batch,
-                shift_labels=labels,
-            )
+            loss = self._loss(logits, labels, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **{CACHE: outputs[CACHE]},
+        )
+
+    def _loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.LongTensor,
+        num_items_in_batch: int | torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Cross entropy of logits (B, T, V) and labels (B, T) that are aligned with them."""
+        return self.loss_function(
+            logits,
+            labels=None,
+            vocab_size=logits.shape[-1],
+            num_items_in_batch=num_items_in_batch,
+            shift_labels=labels,
         )
 
     def _check_labels(
@@ -739,6 +751,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
 class GLMForMultipleChoice(GLMPreTrainedModel):
     """Scores the answers that are offered for a blank by their log-probability."""
 
+    _auto_class = "AutoModelForMultipleChoice"
     _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
     _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
 
@@ -754,68 +767,115 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        choice_ids: list[list[torch.LongTensor]] = (),
-        choice_indices: list[list[torch.LongTensor]] = (),
+        choice_ids: torch.LongTensor | list[list[torch.LongTensor]] | None = None,
+        choice_indices: list[list[torch.LongTensor]] | None = None,
         labels: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
-        """Inputs as `build_inputs_for_multiple_choice` of the tokenizer makes them.
+        """Inputs in one of two forms.
 
         Args:
-            choice_ids, choice_indices: for each row and choice its tokens, and the columns that
-                predict them.
+            input_ids (B, C, T), or inputs_embeds (B, C, T, H): each choice behind a context of its
+                own, as `GLMMultipleChoiceCollator` makes them, with attention_mask (B, C, T),
+                position_ids (B, C, 2, T), and choice_ids (B, C, T), the token that each position
+                has to say, -100 elsewhere.
+            input_ids (B, T): all choices of a row behind one context, as the tokenizer's
+                `build_inputs_for_multiple_choice` makes them. choice_ids and choice_indices then
+                hold, for each row and choice, its tokens and the columns that predict them.
             labels (B,): the right choice.
 
         Returns:
             logits (B, C): log-probability of each choice, minus infinity where a row has fewer;
             loss over the choices.
+
+        Raises:
+            ValueError: if the choices are missing, or are not of the inputs' form.
         """
+        inputs = inputs_embeds[..., 0] if input_ids is None else input_ids
+        has_row_each = inputs.dim() == 3
+        self._check_choices(inputs, choice_ids, choice_indices)
+        texts = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        if has_row_each:  # (B, C, ...) -> (B * C, ...)
+            given = {name: tensor for name, tensor in texts.items() if tensor is not None}
+            texts = {name: tensor.flatten(0, 1) for name, tensor in given.items()}
         kwargs["use_cache"] = False
-        outputs = self.glm(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        states = outputs.last_hidden_state  # (B, T, H)
-        if not states.shape[0] == len(choice_ids) == len(choice_indices):
-            raise ValueError(
-                "Pass a list of choice_ids and a list of choice_indices for every row."
-            )
-        rows = zip(states, choice_ids, choice_indices, strict=True)
-        scores = [self.score_choices(*row) for row in rows]
-        logits = nn.utils.rnn.pad_sequence(
-            scores, batch_first=True, padding_value=-torch.inf
-        )  # (B, C)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        outputs = self.glm(**texts, **kwargs)
+        states = outputs.last_hidden_state  # (B, T, H) or (B * C, T, H)
+        if has_row_each:
+            logits = self.score_rows(states, choice_ids)
+        else:
+            logits = self.score_packed(states, choice_ids, choice_indices)
         return MultipleChoiceModelOutput(
-            loss=loss,
+            loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
-    def score_choices(
+    def _check_choices(
+        self,
+        inputs: torch.Tensor,
+        choice_ids: torch.LongTensor | list[list[torch.LongTensor]] | None,
+        choice_indices: list[list[torch.LongTensor]] | None,
+    ):
+        if inputs.dim() == 3:
+            if choice_ids is None or choice_ids.shape != inputs.shape:
+                raise ValueError(
+                    f"Inputs of shape {tuple(inputs.shape)} need choice_ids of the same shape; "
+                    "GLMMultipleChoiceCollator makes both."
+                )
+        elif (
+            choice_ids is None
+            or choice_indices is None
+            or not inputs.shape[0] == len(choice_ids) == len(choice_indices)
+        ):
+            raise ValueError(
+                "Pass a list of choice_ids and a list of choice_indices for every row."
+            )
+
+    def score_rows(self, states: torch.Tensor, choice_ids: torch.LongTensor) -> torch.Tensor:
+        """(B * C, T, H), (B, C, T) -> (B, C): each choice scored in a row of its own."""
+        targets = choice_ids.flatten(0, 1)  # (B * C, T)
+        is_target = targets != NOT_A_TARGET
+        of_tokens = self.log_probs(states[is_target], targets[is_target])  # (targets,)
+        rows, _ = is_target.nonzero(as_tuple=True)
+        scores = states.new_zeros(targets.shape[0], dtype=of_tokens.dtype)
+        scores = scores.index_add(0, rows, of_tokens)
+        scores = scores.masked_fill(~is_target.any(-1), -torch.inf)  # these rows hold no choice
+        return scores.view(choice_ids.shape[:2])
+
+    def score_packed(
         self,
         states: torch.Tensor,
-        choices: list[torch.LongTensor],
-        columns: list[torch.LongTensor],
+        choice_ids: list[list[torch.LongTensor]],
+        choice_indices: list[list[torch.LongTensor]],
     ) -> torch.Tensor:
-        """Log-probabilities (C,) of the choices of one row, from its states (T, H)."""
-        states = states[torch.cat(tuple(columns))]  # (R, H), R tokens of all choices
+        """(B, T, H) -> (B, C): the choices of a row behind one context."""
+        scores = []
+        for row, choices, columns in zip(states, choice_ids, choice_indices, strict=True):
+            of_row = row[torch.cat(tuple(columns))]  # (R, H), R tokens of all choices
+            # Lists stay behind when a batch is moved to another device.
+            of_tokens = self.log_probs(of_row, torch.cat(tuple(choices)).to(row.device))  # (R,)
+            of_choices = of_tokens.split([choice.shape[0] for choice in choices])
+            scores.append(torch.stack([of_choice.sum() for of_choice in of_choices]))  # (C,)
+        return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
+
+    def log_probs(self, states: torch.Tensor, tokens: torch.LongTensor) -> torch.Tensor:
+        """(R, H), (R,) -> (R,): the log-probability of each token after its state."""
         log_probs = self.lm_head(states).float().log_softmax(-1)  # (R, V)
-        targets = torch.cat(tuple(choices)).to(
-            states.device
-        )  # lists stay behind when a batch moves
-        of_tokens = log_probs.gather(1, targets[:, None])[:, 0]  # (R,)
-        lengths = [choice.shape[0] for choice in choices]
-        return torch.stack([of_choice.sum() for of_choice in of_tokens.split(lengths)])
+        return log_probs.gather(1, tokens[:, None])[:, 0]
 
 
 class GLMForSequenceClassification(GLMPreTrainedModel):
     """A pooled classifier: tanh of one position's state, dropout, a linear layer."""
+
+    _auto_class = "AutoModelForSequenceClassification"
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)

@@ -100,6 +100,7 @@ class GLMTokenizerFast(VersionedTokenizer):
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (the library's own form)
     padding_side = "left"
+    _auto_class = "AutoTokenizer"  # so that the code is saved beside the files
 
     def __getattr__(self, name):
         token = GLM_TOKENS.get(name.removesuffix("_id"))

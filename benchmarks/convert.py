@@ -29,9 +29,10 @@ from decode import import_glm
 import_glm()
 
 from glm_transformers import GLMConfig  # noqa: E402
+from glm_transformers.configuration_glm import AUTO_MAP  # noqa: E402
 from glm_transformers.conversion import export_checkpoint  # noqa: E402
 from glm_transformers.conversion.released import RELEASED  # noqa: E402
-from glm_transformers.hub_repository.config import AUTO_MAP, build_network, write_config  # noqa: E402
+from glm_transformers.hub_repository.config import build_network, write_config  # noqa: E402
 from glm_transformers.hub_repository.weights import (  # noqa: E402
     LazyTensor,
     expected_names,

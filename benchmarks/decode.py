@@ -1,10 +1,11 @@
-"""Speed of GLM beside `GPT2LMHeadModel` of the same size, and beside the time its matrix products alone take.
+"""Speed of GLM beside `GPT2LMHeadModel` of the same size, and beside its matrix products alone.
 
     python benchmarks/decode.py --threads 2 --repeats 20
 
-A decode step is one token with a filled cache; a prefill is a whole context with the logits of its last token. Both
-models have random float32 weights. The floor multiplies as many rows by GLM's own weight matrices and does nothing
-else: for one row that is the time to read the weights. The three take turns; the table shows medians.
+A decode step is one token with a filled cache; a prefill is a whole context with the logits of its
+last token. Both models have random float32 weights. The floor multiplies as many rows by GLM's own
+weight matrices and does nothing else: for one row that is the time to read the weights. The three
+take turns; the table shows medians.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def prefill_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
 
 
 def step_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
-    """The three calls that are compared for a decode step; the caches are cropped so that the context stays."""
+    """The three calls that are compared for a decode step; caches are cropped after each."""
     from glm_transformers.modeling_glm import CACHE  # there since `import_glm`
 
     prompt, token = make_prompt(batch, context), torch.full((batch, 1), 7)
@@ -104,7 +105,7 @@ CALLS = {"step": step_calls, "prefill": prefill_calls}
 
 @torch.no_grad()
 def measure(make_calls, *args, n: int) -> list[float]:
-    """Median milliseconds of each of n calls; the calls take turns and the first two rounds are not counted."""
+    """Median milliseconds of n calls in turn; the first two rounds are not counted."""
     calls = make_calls(*args)
     times = [[] for _ in calls]
     for _ in range(n + 2):
@@ -136,7 +137,8 @@ def main():
     torch.manual_seed(0)
     glm, gpt2 = build_models(args.attention)
     print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, {args.threads} threads, float32\n"
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"{args.threads} threads, float32\n"
     )
     print("| | batch | context | GLM ms | GPT-2 ms | GLM / GPT-2 | floor ms | GLM / floor |")
     print("|---" + "|---:" * 7 + "|")
@@ -146,8 +148,10 @@ def main():
                 ours, theirs, floor = measure(
                     CALLS[phase], glm, gpt2, batch, context, args.padding, n=args.repeats
                 )
-                row = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} | {floor:.1f} | {ours / floor:.2f}"
-                print(f"| {phase} | {batch} | {context} | {row} |", flush=True)
+                to_gpt2 = f"{ours:.1f} | {theirs:.1f} | {ours / theirs:.2f}"
+                to_floor = f"{floor:.1f} | {ours / floor:.2f}"
+                row = f"{phase} | {batch} | {context} | {to_gpt2} | {to_floor}"
+                print(f"| {row} |", flush=True)
 
 
 if __name__ == "__main__":

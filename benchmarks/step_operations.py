@@ -1,9 +1,9 @@
-"""Counts what one step of generation makes: operations, tensors made from Python's data, reads back.
+"""Counts what a step of generation makes: operations, tensors of Python's data, reads back.
 
     python benchmarks/step_operations.py
 
-On a GPU a tensor made from Python's data is a copy from the host, and a read back waits for all that
-was asked before. GLM stands beside `GPT2LMHeadModel` of the same size; what their layers make is
+On a GPU a tensor made from Python's data is a copy from the host, and a read back waits for all
+that was asked before. GLM stands beside `GPT2LMHeadModel` of the same size; what their layers make is
 counted too. It needs the package: `pip install -e .`.
 """
 

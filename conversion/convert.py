@@ -8,12 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..configuration_glm import GLMConfig
+from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
 from ..hub_repository import upload
 from ..hub_repository.config import (
-    AUTO_MAP,
     DTYPES,
-    PIPELINES,
     VOCABULARY_MULTIPLE,
     build_config,
 )

@@ -16,22 +16,6 @@ from ..modeling_glm import (
 from .errors import RepositoryError, library_errors
 from .files import read_json, write_json
 
-# Which class answers each of the library's Auto classes.
-AUTO_MAP = {
-    "AutoConfig": "configuration_glm.GLMConfig",
-    "AutoModel": "modeling_glm.GLMModel",
-    "AutoModelForSeq2SeqLM": "modeling_glm.GLMForConditionalGeneration",
-    "AutoModelForCausalLM": "modeling_glm.GLMForConditionalGeneration",
-    "AutoModelForMultipleChoice": "modeling_glm.GLMForMultipleChoice",
-    "AutoModelForSequenceClassification": "modeling_glm.GLMForSequenceClassification",
-}
-PIPELINES = {
-    "text2text-generation": {
-        "impl": "pipeline_glm.GLMText2TextGenerationPipeline",
-        "pt": ["AutoModelForSeq2SeqLM"],
-        "type": "text",
-    }
-}
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # What a repository may hold; the first two are what conversion writes.

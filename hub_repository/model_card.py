@@ -5,6 +5,7 @@ from huggingface_hub import ModelCardData
 
 from ..configuration_glm import GLMConfig
 from ..tokenization_glm import GLMTokenizerFast
+from .config import fills_blanks
 
 PAPER = "https://aclanthology.org/2022.acl-long.26"
 ORIGINAL = "https://github.com/THUDM/GLM"
@@ -89,7 +90,7 @@ def model_card(
         released: name of the released checkpoint; None for a model of somebody's own.
         language: "en" or "zh"; None if it is not known.
     """
-    fills = config.architectures == ["GLMForConditionalGeneration"]
+    fills = fills_blanks(config)
     masks = [mask for mask in BLANKS if fills and tokenizer is not None and mask in tokenizer.masks]
     prompts = {mask: PROMPTS[language or "en"][mask] for mask in masks}
     widget = [

@@ -12,9 +12,9 @@ import psutil
 import torch
 from transformers import GenerationConfig
 
-from ..configuration_glm import GLMConfig
+from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
 from ..tokenization_glm import GLMTokenizerFast
-from .config import AUTO_MAP, PIPELINES, build_network, check_sizes, fills_blanks, read_config
+from .config import build_network, check_sizes, fills_blanks, read_config
 from .errors import RepositoryError, library_errors
 from .files import hash_file, read_json
 from .model_card import size

@@ -5,8 +5,9 @@ Shapes: B batch, T tokens, H hidden size. However large the model, memory holds 
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,20 @@ class LazyTensor:
 
 # A tensor in memory serves as well as one that is made.
 AnyTensor = LazyTensor | torch.Tensor
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch compute on one thread.
+
+    The others of its pool wait busily, and would take the processor from who reads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def make(tensor: AnyTensor) -> torch.Tensor:
@@ -141,6 +156,7 @@ def write_weights(
     return checksums
 
 
+@one_thread()
 def write_shard(
     file: Path,
     tensors: Mapping[str, AnyTensor],
@@ -265,6 +281,7 @@ def check_names(network: nn.Module, tensors: Mapping[str, AnyTensor]):
             )
 
 
+@one_thread()
 def verify_weights(network: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
     """Read all weights once, and run the network on them with one layer in memory at a time.
 
@@ -302,12 +319,17 @@ def run(network: nn.Module, tensors: Mapping[str, AnyTensor]) -> torch.Tensor:
     Each module gets its weights when it is called, and gives them back. They are in single
     precision, in which half-precision weights can neither overflow nor lack a kernel.
     """
+    # Used again for the next layer: fresh memory takes longer than the arithmetic.
+    places: dict[tuple, torch.Tensor] = {}
 
     def load(module: nn.Module, inputs: tuple, prefix: str):
-        # An embedding picks a few rows of a table as it is stored; the sum is in single precision.
-        table = isinstance(module, nn.Embedding)
-        state = {name: make(tensors[f"{prefix}.{name}"]) for name, _ in module.named_parameters()}
-        state = {name: value if table else value.float() for name, value in state.items()}
+        state = {}
+        for name, parameter in module.named_parameters():
+            state[name] = make(tensors[f"{prefix}.{name}"])
+            # An embedding picks a few rows of a table as it is stored.
+            if not isinstance(module, nn.Embedding):
+                place = places.setdefault((name, parameter.shape), torch.empty(0))
+                state[name] = place.resize_(parameter.shape).copy_(state[name])
         module.load_state_dict(state, assign=True)
 
     def give_back(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Run as a program, once for each of two processes: a model that they share equals the whole one.
 
-    torchrun --nproc-per-node 2 parallel.py PLAN REPOSITORY
+torchrun --nproc-per-node 2 parallel.py PLAN REPOSITORY
 """
 
 import sys
@@ -62,7 +62,7 @@ def fully_sharded(repository: str, single):
 
 
 def pipeline(repository: str, single):
-    """The stages of the plan, the first half of the layers in one process and the rest in the other."""
+    """The stages of the plan, half of the layers in each process."""
     model, plan = single.glm, single.config.base_model_pp_plan
     modules = dict(model.named_modules())
     assert list(plan) == [name for name in modules if name in plan], "in the network's order"

@@ -122,8 +122,6 @@ def test_compiled_decoding_makes_two_graphs(tiny_model, batch):
         return graph.forward
 
     model.forward = torch.compile(model.forward, backend=count, dynamic=False, fullgraph=True)
-    compiled = model.generate(
-        ids, cache_implementation="static", disable_compile=True, **options
-    )
+    compiled = model.generate(ids, cache_implementation="static", disable_compile=True, **options)
     assert torch.equal(compiled, expected)
     assert len(graphs) == 2

@@ -134,13 +134,11 @@ def test_max_piece_length_limits_each_blank(tiny_model):
 
 
 def test_the_last_token_of_a_full_piece_is_never_read(tiny_model):
-    """What follows does not depend on it: the original goes to the next blank without feeding it."""
+    """What follows does not depend on it: the original goes on without feeding it."""
     model = tiny_model()
     prompt = PROMPTS[1] + [SOP, 60, 61, 62]
-    rows = [
-        prompt + [EOP],
-        prompt[:-1] + [63, EOP],
-    ]  # two prompts whose first piece, of three tokens, differs in its last
+    # Two prompts whose first piece, of three tokens, differs in its last.
+    rows = [[*prompt, EOP], [*prompt[:-1], 63, EOP]]
     first, second = (
         model.generate(
             torch.tensor([row]),
@@ -168,7 +166,7 @@ def test_the_last_token_of_a_full_piece_is_never_read(tiny_model):
 
 
 def test_a_start_that_the_model_chooses_is_a_token_of_its_answer(tiny_model):
-    """Only ends separate generated pieces; the network reads a chosen <|startofpiece|> at the next block position."""
+    """Only ends separate pieces; a chosen <|startofpiece|> is read at the next block position."""
     model = tiny_model()
     ids = torch.tensor([PROMPTS[1] + [SOP, 60, SOP, 61]])
     inputs = model.prepare_inputs_for_generation(ids)
@@ -201,7 +199,7 @@ def test_generation_continues_a_begun_piece(tiny_model):
 
 
 def test_old_port_inputs_give_the_answers_of_the_new_ones(tiny_model):
-    """What the old port's build_inputs_for_generation made: a start in the ids, positions and a mask to the full length."""
+    """Its inputs had a start in the ids, positions and a mask to the full length."""
     model = tiny_model()
     for side in ("left", "right"):
         ids, mask = padded(PROMPTS, side)
@@ -238,7 +236,7 @@ def test_old_port_inputs_give_the_answers_of_the_new_ones(tiny_model):
 
 
 def test_given_context_positions_are_kept(tiny_model):
-    """Positions shifted by a constant, as random offsets in pretraining do: another answer, the same with a cache."""
+    """Shifted as in pretraining with random offsets: another answer, the same with a cache."""
     model = tiny_model()
     shifted = torch.stack([torch.arange(8) + 20, torch.zeros(8, dtype=torch.long)])[None]
     options = dict(position_ids=shifted, output_logits=True, return_dict_in_generate=True, **LIMITS)
@@ -292,6 +290,77 @@ def test_prompts_that_cannot_be_filled(tiny_model, ids, options, message):
     model.glm.forward = None  # whatever happens, no work is done
     with pytest.raises(ValueError, match=message):
         model.generate(torch.tensor([ids]), **options)
+
+
+ANSWERS = [[60, 61], [62, 63, 64]]
+
+
+def training_batch(form: str) -> dict:
+    """Two contexts with answers and labels, padded, with each form of mask that batches have."""
+    contexts = [[1, 17, MASK, 23, 5, EOS], [1, 9, MASK, EOS]]
+    sides = {"left": lambda row, pads: pads + row, "right": lambda row, pads: row + pads}
+    side = "right" if form == "lengths" else "left"
+    rows, masks, labels = [], [], []
+    for context, piece in zip(contexts, ANSWERS, strict=True):
+        row = [*context, SOP, *piece]
+        pads = [EOS] * (10 - len(row))
+        rows.append(sides[side](row, pads))
+        masks.append(sides[side]([1] * len(row), [0] * len(pads)))
+        labels.append(sides[side]([-100] * len(context) + [*piece, EOP], [-100] * len(pads)))
+    batch = {"input_ids": torch.tensor(rows), "labels": torch.tensor(labels)}
+    visible = torch.tensor(masks)
+    if form == "padding":
+        batch["attention_mask"] = visible
+    elif form == "explicit":
+        batch["attention_mask"] = visible[:, None, None].expand(-1, 1, 10, -1)
+    else:
+        batch["attention_mask"] = torch.tensor([len(context) for context in contexts])
+    return batch
+
+
+@pytest.mark.parametrize("form", ["padding", "explicit", "lengths"])
+@pytest.mark.parametrize("name", ["labels", "shift_labels"])
+def test_a_batch_with_answers_is_cut_before_them(tiny_model, form, name):
+    """Seq2SeqTrainer evaluates on the batches that it trains on."""
+    model, batch = tiny_model(), training_batch(form)
+    batch[name] = batch.pop("labels")
+    ids, mask = padded([[1, 17, MASK, 23, 5, EOS], [1, 9, MASK, EOS]], "left")
+    expected = model.generate(ids, attention_mask=mask, **LIMITS)
+    assert torch.equal(model.generate(**batch, **LIMITS), expected)
+    positions = torch.arange(10).flip(0).expand(2, 2, -1)  # of the caller's, cut like the ids
+    backwards = model.generate(**batch, position_ids=positions, **LIMITS)
+    assert torch.equal(backwards[:, :7], expected[:, :7])
+    assert not torch.equal(backwards, expected)
+
+
+def test_without_labels_a_prompt_with_pieces_is_continued(tiny_model):
+    model, batch = tiny_model(), training_batch("padding")
+    generated = model.generate(batch["input_ids"][:1], max_new_tokens=3)
+    assert generated[0, :10].tolist() == batch["input_ids"][0].tolist()
+
+
+def test_guidance_is_refused_by_name(tiny_model):
+    with pytest.raises(ValueError, match="guidance_scale"):
+        tiny_model().generate(ONE, guidance_scale=2.0)
+    tiny_model().generate(ONE, guidance_scale=1.0, **LIMITS)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_repetitions_are_counted_within_a_piece(tiny_model, num_beams):
+    """Neither the context nor the other answer forbids a token; the piece itself does."""
+    model = tiny_model()
+    ids = torch.tensor([[1, 17, MASK, 23, 17, MASK, EOS]])
+
+    def prefer_17(input_ids, scores):
+        wanted = torch.zeros_like(scores)
+        wanted[:, 17], wanted[:, EOP] = 2000.0, 1000.0
+        return scores + wanted  # what is forbidden stays so
+
+    options = dict(
+        max_new_tokens=8, max_piece_length=3, num_beams=num_beams, num_return_sequences=1
+    )
+    generated = model.generate(ids, logits_processor=[prefer_17], no_repeat_ngram_size=1, **options)
+    assert generated[0, 7:].tolist() == [SOP, 17, EOP, 17, EOP]
 
 
 def test_rows_must_all_have_begun_or_none(tiny_model):

@@ -1,4 +1,4 @@
-"""What must not change the answer: the cache, the batch, the padding, the attention kernel, a save and a load."""
+"""What must not change the answer: cache, batch, padding, attention kernel, a save and a load."""
 
 import pytest
 import torch
@@ -23,8 +23,8 @@ def padded(prompts, side):
     zeros = [[0] * len(pad) for pad in pads]
     ones = [[1] * len(prompt) for prompt in prompts]
     order = (lambda pad, row: pad + row) if side == "left" else (lambda pad, row: row + pad)
-    ids = torch.tensor([order(pad, prompt) for pad, prompt in zip(pads, prompts)])
-    return ids, torch.tensor([order(zero, one) for zero, one in zip(zeros, ones)])
+    ids = torch.tensor([order(pad, prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+    return ids, torch.tensor([order(zero, one) for zero, one in zip(zeros, ones, strict=True)])
 
 
 def answer(model, ids, mask=None, **options):
@@ -34,7 +34,7 @@ def answer(model, ids, mask=None, **options):
         :, ids.shape[1] :
     ].tolist()
     answers = []
-    for row, prompt in zip(rows, ids.tolist() * (len(rows) // len(ids))):
+    for row, prompt in zip(rows, ids.tolist() * (len(rows) // len(ids)), strict=True):
         left = sum(id in (MASK, GMASK, SMASK) for id in prompt)
         assert row[0] == SOP
         cut = 1
@@ -94,18 +94,18 @@ def test_cached_logits_equal_uncached(model):
 
 
 def test_one_pass_equals_blank_by_blank(tiny_model):
-    """Fill the first blank, write it into the sequence as the original does, then ask for the next one."""
+    """Fill a blank, write it into the sequence as the original does, then ask for the next."""
     model = tiny_model()
     for prompt in PROMPTS:
-        ids = prompt + [SOP]
+        ids = [*prompt, SOP]
         for blank in range(sum(id in (MASK, GMASK, SMASK) for id in prompt)):
             piece = []
             while True:
-                # The original never reads the last token of a piece that ends at the limit: neither do we here.
+                # The original never reads the last token of a piece that ends at the limit.
                 output = model(torch.tensor([ids + piece]))
                 token = int(output.logits[0, -1].argmax())
                 if token in (EOP, EOS):
-                    ids += piece + [SOP]
+                    ids += [*piece, SOP]
                     break
                 piece.append(token)
                 if len(piece) == LIMITS["max_piece_length"]:
@@ -130,20 +130,20 @@ def split(tokens):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_forward_derives_what_generation_uses(tiny_model, side):
-    """Logits of a training-style sequence do not depend on the padding, and equal those with explicit positions."""
+    """Logits of a text with pieces: on either padding, and with explicit positions, the same."""
     model = tiny_model()
     rows = [PROMPTS[0] + [SOP, 60, 61], PROMPTS[1] + [SOP, 62, 63, SOP, 64]]
     single = [model(torch.tensor([row])).logits[0] for row in rows]
     ids, mask = padded(rows, side)
     batched = model(ids, attention_mask=mask).logits
-    for row, logits, visible in zip(single, batched, mask.bool()):
+    for row, logits, visible in zip(single, batched, mask.bool(), strict=True):
         torch.testing.assert_close(logits[visible], row, atol=1e-5, rtol=0)
-    position_ids = torch.tensor([[list(range(6)) + [2, 2, 2], [0] * 6 + [1, 2, 3]]])
+    position_ids = torch.tensor([[[*list(range(6)), 2, 2, 2], [0] * 6 + [1, 2, 3]]])
     explicit = model(
         torch.tensor([rows[0]]), position_ids=position_ids, attention_mask=torch.tensor([6])
     ).logits[0]
     torch.testing.assert_close(explicit, single[0], atol=1e-5, rtol=0)
-    two_blanks = torch.tensor([[list(range(8)) + [1, 1, 1, 5, 5], [0] * 8 + [1, 2, 3, 1, 2]]])
+    two_blanks = torch.tensor([[[*list(range(8)), 1, 1, 1, 5, 5], [0] * 8 + [1, 2, 3, 1, 2]]])
     explicit = model(torch.tensor([rows[1]]), position_ids=two_blanks).logits[0]
     torch.testing.assert_close(explicit, single[1], atol=1e-5, rtol=0)
 

@@ -1,4 +1,4 @@
-"""The network as a Transformers model: declarations, initialisation, masks, losses, and what wrong input is told."""
+"""The network as a model of the library: declarations, initialisation, masks, losses, refusals."""
 
 import json
 
@@ -20,7 +20,7 @@ from glm_transformers import (
 TEXT = torch.tensor([[1, 17, MASK, 23, 5, EOS, SOP, 60, 61]])
 LABELS = torch.tensor([[-100] * 6 + [60, 61, EOP]])  # what <|startofpiece|> 60 61 have to predict
 
-# Parameters of the ten released checkpoints: layers, width, heads, P, vocabulary rows, and their count.
+# The ten released checkpoints: layers, width, heads, P, vocabulary rows; parameters in all.
 RELEASED = {
     "glm-base": (12, 768, 12, 512, 30592, 109_338_624),
     "glm-large": (24, 1024, 16, 512, 30592, 334_688_256),
@@ -177,7 +177,7 @@ def test_labels_in_a_context_that_an_explicit_mask_hides(tiny_model):
 
 def test_half_precision_weights_are_not_trained(tiny_model):
     model = tiny_model().half().train()
-    with pytest.raises(ValueError, match="load them with dtype=torch.float32"):
+    with pytest.raises(ValueError, match=r"load them with dtype=torch\.float32"):
         model(TEXT, labels=LABELS)
     with torch.no_grad():
         assert model(TEXT, labels=LABELS).loss.isfinite()
@@ -234,7 +234,7 @@ def test_every_class_compiles_whole_and_exports(tiny_model, cls):
     torch.testing.assert_close(
         torch.compile(model, backend="eager", fullgraph=True)(**inputs)[0], expected
     )
-    exported = torch.export.export(model, (), inputs, strict=False).module()
+    exported = torch.export.export(model, (), inputs, strict=True).module()
     torch.testing.assert_close(exported(**inputs)[0], expected)
 
 
@@ -268,7 +268,7 @@ def test_gradient_checkpointing_really_checkpoints(tiny_model):
     assert runs == [1, 2], "a checkpointed layer is run again in the backward pass"
     torch.testing.assert_close(*losses)
     for (name, expected), (_, actual) in zip(
-        plain.named_parameters(), checkpointed.named_parameters()
+        plain.named_parameters(), checkpointed.named_parameters(), strict=True
     ):
         torch.testing.assert_close(actual.grad, expected.grad, msg=name)
 
@@ -411,7 +411,7 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     context, answers = [1, 17, MASK, 23, EOS], [[60, 61], [62], [63, 64, 65]]
     expected = []
     for answer in answers:
-        ids = torch.tensor([context + [SOP] + answer[:-1]])
+        ids = torch.tensor([[*context, SOP, *answer[:-1]]])
         states = model.glm(ids).last_hidden_state
         log_probs = F.linear(states, model.glm.word_embeddings.weight).log_softmax(-1)[
             0, len(context) :
@@ -420,18 +420,21 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     ids, positions, starts = list(context), [list(range(5)), [0] * 5], []
     for answer in answers:
         starts.append(len(ids))
-        ids += [SOP] + answer[:-1]
+        ids += [SOP, *answer[:-1]]
         positions = [
             positions[0] + [2] * len(answer),
             positions[1] + list(range(1, len(answer) + 1)),
         ]
     visible = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     visible[:, :5] = True
-    for start, answer in zip(starts, answers):
+    for start, answer in zip(starts, answers, strict=True):
         visible[start : start + len(answer), start : start + len(answer)] = (
             torch.ones(len(answer), len(answer)).tril().bool()
         )
-    indices = [torch.arange(start, start + len(answer)) for start, answer in zip(starts, answers)]
+    indices = [
+        torch.arange(start, start + len(answer))
+        for start, answer in zip(starts, answers, strict=True)
+    ]
     output = model(
         torch.tensor([ids] * 2),
         attention_mask=visible[None, None],
@@ -443,6 +446,104 @@ def test_multiple_choice_reads_each_answer_on_its_own(tiny_model):
     torch.testing.assert_close(output.logits[0], torch.stack(expected), atol=1e-4, rtol=0)
     assert output.logits[1, 1:].tolist() == [-torch.inf] * 2
     torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, torch.tensor([1, 0])))
+
+
+def rows_of_choices():
+    """Two texts with three and two choices, each choice behind a context of its own (B, C, T)."""
+    context, texts = [1, 17, MASK, 23, EOS], [[[60, 61], [62], [63, 64, 65]], [[66, 67], [68]]]
+    rows, masks, positions, said = [], [], [], []
+    for choices in texts:
+        for choice in [*choices, []][:3]:
+            tokens = [SOP, *choice[:-1]] if choice else []
+            row = context + tokens
+            missing = 8 - len(row)
+            rows.append(row + [EOS] * missing)
+            masks.append([1] * len(row) + [0] * missing)
+            blocks = list(range(1, len(tokens) + 1))
+            positions.append([[*range(5), *[2] * len(tokens)], [0] * 5 + blocks])
+            positions[-1] = [line + [0] * missing for line in positions[-1]]
+            said.append([-100] * 5 + choice + [-100] * missing)
+    tensors = (torch.tensor(values) for values in (rows, masks, positions, said))
+    names = ("input_ids", "attention_mask", "position_ids", "choice_ids")
+    return {name: t.unflatten(0, (2, 3)) for name, t in zip(names, tensors, strict=True)}
+
+
+def test_choices_in_rows_of_their_own(tiny_model):
+    model, batch = tiny_model(GLMForMultipleChoice), rows_of_choices()
+    output = model(**batch, labels=torch.tensor([2, 0]))
+    assert output.logits.shape == (2, 3) and output.logits[1, 2] == -torch.inf
+    for row in range(2):
+        for choice in range(3 - row):
+            one = {name: tensor[row, choice][None] for name, tensor in batch.items()}
+            states = model.glm(
+                one["input_ids"], one["attention_mask"], one["position_ids"]
+            ).last_hidden_state
+            log_probs = F.linear(states, model.glm.word_embeddings.weight).log_softmax(-1)
+            said = one["choice_ids"]
+            expected = sum(log_probs[0, t, said[0, t]] for t in (said[0] >= 0).nonzero()[:, 0])
+            torch.testing.assert_close(output.logits[row, choice], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, torch.tensor([2, 0])))
+    output.loss.backward()
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    of_embeds = model(inputs_embeds=embeds, **{**batch, "input_ids": None})
+    torch.testing.assert_close(of_embeds.logits, output.logits)
+
+
+@pytest.mark.parametrize(
+    "left_out, message",
+    [
+        (["choice_ids"], "need choice_ids of the same shape"),
+        (["position_ids", "choice_ids"], "need choice_ids of the same shape"),
+    ],
+)
+def test_choices_that_are_missing(tiny_model, left_out, message):
+    model, batch = tiny_model(GLMForMultipleChoice), rows_of_choices()
+    model.glm.forward = None  # no work is done
+    batch = {name: tensor for name, tensor in batch.items() if name not in left_out}
+    with pytest.raises(ValueError, match=message):
+        model(**batch)
+    with pytest.raises(ValueError, match="list of choice_ids and a list of choice_indices"):
+        model(batch["input_ids"][0])
+
+
+def test_embeddings_whose_blanks_cannot_be_found(tiny_model):
+    """Noise hides the masks: said, not answered wrongly. What tells where they are is taken."""
+    model = tiny_model()
+    embeds = model.get_input_embeddings()(TEXT)
+    expected = model(TEXT).logits
+    noisy = embeds + 1e-6
+    with pytest.raises(ValueError, match="Pass input_ids beside them"):
+        model(inputs_embeds=noisy)
+    close = dict(atol=1e-3, rtol=0)
+    beside = model(TEXT, inputs_embeds=noisy).logits
+    torch.testing.assert_close(beside, expected, **close)
+    positions = torch.tensor([[[0, 1, 2, 3, 4, 5, 2, 2, 2], [0] * 6 + [1, 2, 3]]])
+    explicit = model(inputs_embeds=noisy, position_ids=positions).logits
+    torch.testing.assert_close(explicit, expected, **close)
+    lengths = model(inputs_embeds=noisy, position_ids=positions, attention_mask=torch.tensor([6]))
+    torch.testing.assert_close(lengths.logits, expected, **close)
+    with pytest.raises(ValueError, match="Pass input_ids beside them"):
+        model.generate(inputs_embeds=noisy[:, :6])
+    # One row that is found does not vouch for another.
+    with pytest.raises(ValueError, match="Pass input_ids beside them"):
+        model(inputs_embeds=torch.cat([embeds, noisy]))
+    # Virtual tokens in front, the text's own mask and start behind them.
+    virtual = torch.randn(1, 2, 32)
+    padded = F.pad(TEXT, (2, 0), value=5)
+    prompted = torch.cat([virtual, embeds], dim=1)
+    torch.testing.assert_close(
+        model(inputs_embeds=prompted).logits, model(padded, inputs_embeds=prompted).logits
+    )
+
+
+def test_masks_are_told_from_ends_that_share_their_row(tiny_model):
+    """As [gMASK] and the end of piece do in glm-10b-chinese."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.glm.word_embeddings.weight[GMASK] = model.glm.word_embeddings.weight[EOP]
+    ids = torch.tensor([[1, 17, GMASK, 23, EOS, SOP, 60]])
+    embeds = model.get_input_embeddings()(ids)
+    torch.testing.assert_close(model(inputs_embeds=embeds).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize("pool_token, column", [("cls", 0), ("pad", 5), ("start", 6)])

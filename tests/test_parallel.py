@@ -21,8 +21,16 @@ def test_two_processes_equal_one(tiny_model, tmp_path, plan):
     program = Path(__file__).with_name("parallel.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     run = subprocess.run(
-        [*launcher, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        + [program, plan, tmp_path / "model"],
+        [
+            *launcher,
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "localhost:0",
+            program,
+            plan,
+            tmp_path / "model",
+        ],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,

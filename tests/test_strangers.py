@@ -30,7 +30,10 @@ from glm_transformers.conversion import (
     export_checkpoint,
     verify_repository,
 )
+from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary
+from glm_transformers.hub_repository.config import build_network, read_config
 from glm_transformers.hub_repository.output import new_folder
+from glm_transformers.hub_repository.repository import write_repository
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = dict(tokenizer="none", num_attention_heads=4)
@@ -38,10 +41,10 @@ OPTIONS = dict(tokenizer="none", num_attention_heads=4)
 
 @pytest.fixture(autouse=True)
 def soon():
-    """Every test ends in seconds: a hang is a failure, and so is a slow answer."""
-    start = time.monotonic()
+    """Every test ends in seconds of the processor, however busy the machine is."""
+    start = time.process_time()
     yield
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 30
 
 
 def failed(repository, against=None) -> dict[str, str]:
@@ -345,6 +348,11 @@ PICKLES = {
     + b"tq\x01\x85q\x020"
     + b"h\x00h\x02R0" * 50_000
     + b"}.",
+    "copies in a list": b"\x80\x02cbuiltins\nset\nq\x00("
+    + b"".join(b"J" + struct.pack("<i", number) for number in range(50_000))
+    + b"tq\x01\x85q\x02]("
+    + b"h\x00h\x02R" * 100_000
+    + b"e.",
     "deep": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     "nothing": b"",
     "wrong storage": b"\x80\x02(X\x07\x00\x00\x00storageK\x01K\x02K\x03K\x04tQ.",
@@ -352,7 +360,7 @@ PICKLES = {
 }
 
 LIMITED = f"""
-import importlib.util, resource, sys
+import importlib.util, resource, sys, time
 root = {str(ROOT)!r}
 spec = importlib.util.spec_from_file_location(
     "glm_transformers", root + "/__init__.py", submodule_search_locations=[root]
@@ -366,11 +374,13 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
 for file in sys.argv[1:]:
+    start = time.process_time()
     try:
         read_checkpoint(Path(file))
     except ConversionError as error:
         assert len(str(error)) < 1600
         print(Path(file).name, peak() - before)
+    assert time.process_time() - start < 10, file
 """
 
 
@@ -387,7 +397,6 @@ def test_pickles_end_soon_and_in_little_memory(tmp_path):
     bomb = ("byteorder", bytes(400_000_000))
     with pytest.warns(UserWarning, match="Duplicate name"):
         files.append(write_zip(tmp_path / "bomb.pt", SELF, compress=bomb[:1], extra=[bomb]))
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *map(str, files)], capture_output=True, text=True
     )
@@ -395,7 +404,6 @@ def test_pickles_end_soon_and_in_little_memory(tmp_path):
     answers = dict(line.split() for line in done.stdout.splitlines())
     assert set(answers) == {file.name for file in files}
     assert max(map(int, answers.values())) < 400  # MB above what the imports take
-    assert time.monotonic() - start < 40
 
 
 def test_a_zip_with_more_records_than_any_checkpoint(tmp_path):
@@ -784,3 +792,40 @@ def test_a_classifier_beside_a_generator_of_the_old_port(tmp_path, caplog, names
     assert json.loads((out / "config.json").read_text())["architectures"] == [
         "GLMForConditionalGeneration"
     ]
+
+
+# --- A tied head ----------------------------------------------------------------------------------
+
+
+def test_a_tied_head_is_neither_written_nor_asked_for(tmp_path, monkeypatch):
+    class Tied(GLMForConditionalGeneration):
+        def __init__(self, config):
+            super().__init__(config)
+            self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self._tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}
+
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    out = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
+    Tied.__name__ = "GLMForConditionalGeneration"
+    monkeypatch.setattr("glm_transformers.hub_repository.config.NETWORKS", (Tied,))
+    assert failed(out, checkpoint) == {}
+    config = read_config(out)
+    network = build_network(config)
+    assert "lm_head.weight" in network.state_dict()
+    state = {name: torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
+    write_repository(tmp_path / "again", config, state, None)
+    assert set(load_file(tmp_path / "again/model.safetensors")) == set(state) - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("change", [name for name in DAMAGES if name not in ("gap", "negative")])
+@pytest.mark.parametrize("family", ["roberta", "chinese"])
+def test_damaged_vocabularies_of_the_original(reference, tmp_path, family, change):
+    vocabulary = tmp_path / "vocabulary"
+    vocabulary.mkdir()
+    for name in ("roberta-vocab.json", "roberta-merges.txt", "cog-pretrain.model"):
+        shutil.copy(reference / "vocab" / name, vocabulary)
+    name = "roberta-vocab.json" if family == "roberta" else "cog-pretrain.model"
+    damage(vocabulary / name, DAMAGES[change])
+    with pytest.raises(ConversionError) as raised:
+        build_tokenizer(family, find_vocabulary(family, vocabulary), True)
+    assert len(str(raised.value)) < 1600

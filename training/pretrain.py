@@ -19,8 +19,8 @@ from transformers import Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..configuration_glm import GLMConfig
-from ..hub_repository.config import AUTO_MAP, PIPELINES, VOCABULARY_MULTIPLE
+from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
+from ..hub_repository.config import VOCABULARY_MULTIPLE
 from ..hub_repository.repository import write_repository
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
@@ -48,6 +48,8 @@ CHANGEABLE = {
 
 class GLMForBlankInfilling(GLMForConditionalGeneration):
     """GLM whose loss computes logits only where there is a target: most of a batch is context."""
+
+    _auto_class = None  # a repository holds the class that it is made of
 
     def forward(
         self, input_ids, attention_mask, position_ids, labels, num_items_in_batch=None, **kwargs

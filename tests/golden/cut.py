@@ -297,10 +297,19 @@ def cut_bpe(folder: Path, family: str, ids: set[int]) -> Files:
     header, *lines = merges.read_text(encoding="utf-8").splitlines()
     pairs = [tuple(line.split(" ")) for line in lines if line]
     ranks = {pair: rank for rank, pair in enumerate(pairs) if "".join(pair) in pieces}
-    wanted = [piece for piece, id in pieces.items() if id in ids]
-    kept_pairs = {pair for piece in wanted for pair in merges_of(piece, ranks)}
-    bytes_and_special = [piece for piece in pieces if len(piece) == 1 or piece[0] == "<"]
-    kept = {*wanted, *bytes_and_special, *("".join(pair) for pair in kept_pairs)}
+    made_by = {"".join(pair): pair for pair in reversed(ranks)}  # the best of several
+    special = {piece for piece in pieces if piece[0] == "<" and piece[-1] == ">"}
+    wanted = [piece for piece, id in pieces.items() if id in ids and piece not in special]
+    kept, kept_pairs = {*special, *(piece for piece in pieces if len(piece) == 1)}, set()
+    while wanted:
+        piece = wanted.pop()
+        if piece in kept:
+            continue
+        kept.add(piece)
+        # Those that really make it, and one that could: every piece is the result of a merge.
+        for pair in {*merges_of(piece, ranks), made_by[piece]}:
+            kept_pairs.add(pair)
+            wanted += [*pair, "".join(pair)]
     cut = {piece if piece in kept else filler(id): id for piece, id in pieces.items()}
     lines = [header, *(" ".join(pair) for pair in pairs if pair in kept_pairs)]
     return {
