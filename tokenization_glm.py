@@ -169,13 +169,11 @@ class GLMTokenizerFast(VersionedTokenizer):
     def _without_ends(self) -> "GLMTokenizerFast":
         """This tokenizer, but that it puts no end behind a text; both share the vocabulary."""
         backend = self._tokenizer
-        added = backend.get_added_tokens_decoder()
+        added = sorted(backend.get_added_tokens_decoder().items())  # in the order of their ids
         twin = Tokenizer(backend.model)
         twin.normalizer = backend.normalizer
         twin.pre_tokenizer = backend.pre_tokenizer
-        twin.add_tokens(list(added.values()))
-        if twin.get_added_tokens_decoder() != added:  # ids that do not follow one another
-            twin = copy.deepcopy(backend)
+        twin.add_tokens([token for _, token in added])
         twin.post_processor = _without_end(backend.post_processor)
         without_ends = copy.copy(self)
         without_ends._tokenizer = twin

@@ -153,8 +153,9 @@ def test_options(tokenizer):
 
 def test_contexts_alone_are_filled(tokenizer, model):
     texts = [{"text": example["text"]} for example in EXAMPLES]
-    batch = GLMDataCollator(tokenizer, pad_to_multiple_of=8)(texts)
-    assert sorted(batch) == ["attention_mask", "input_ids"] and batch.input_ids.shape[1] % 8 == 0
+    batch = GLMDataCollator(tokenizer, pad_to_multiple_of=50)(texts)
+    assert sorted(batch) == ["attention_mask", "input_ids"] and batch.input_ids.shape[1] == 50
+    assert batch.attention_mask[:, -1].all(), "what is missing stands in front"
     options = {"max_new_tokens": 12, "max_piece_length": 4}
     filled = tokenizer.decode_pieces(model.generate(**batch, **options))
     for example, pieces in zip(EXAMPLES, filled, strict=True):
