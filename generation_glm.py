@@ -10,7 +10,7 @@ vocabulary rows.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -66,7 +66,7 @@ class AllBlanksFilled(EosTokenCriteria):
         self.stops_at_ends = not ends.isdisjoint(config.end_token_ids)
         self.stops_at_once = sorted(ends - set(config.end_token_ids))  # ids that the caller added
 
-    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
         stops = is_any_of(input_ids[:, -1], self.stops_at_once)  # (B,)
         if self.stops_at_ends:
             layout = BlankLayout.of(input_ids, self.config, generated=True)
@@ -82,7 +82,7 @@ class PieceLength(LogitsProcessor):
         self.max_piece_length = max_piece_length
         self.config = config
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         layout = BlankLayout.of(input_ids, self.config, generated=True)
         is_full = layout.block_positions(1) > self.max_piece_length  # (B, 1): the start is at 1
         vocabulary = torch.arange(scores.shape[-1], device=scores.device)
@@ -102,7 +102,7 @@ class WithinPiece(LogitsProcessor):
         self.processor = processor
         self.config = config
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         layout = BlankLayout.of(input_ids, self.config, generated=True)
         lengths = layout.block_positions(1)[:, 0] - 1  # (B,), less the start
         starts = (input_ids.shape[1] - lengths).tolist()
@@ -125,17 +125,17 @@ class Prompt:
     the caller gave the ids, or only their embeddings.
     """
 
-    ids: torch.LongTensor
-    visible: torch.LongTensor
-    positions: torch.LongTensor | None = None
-    embeds: torch.FloatTensor | None = None
+    ids: torch.Tensor
+    visible: torch.Tensor
+    positions: torch.Tensor | None = None
+    embeds: torch.Tensor | None = None
     has_ids: bool = True
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     @property
-    def context_positions(self) -> torch.LongTensor:
+    def context_positions(self) -> torch.Tensor:
         return count_positions(self.visible) if self.positions is None else self.positions
 
     def cut_before_pieces(self, config) -> "Prompt":
@@ -175,10 +175,10 @@ class Prompt:
 
 def find_padding(
     attention_mask: torch.Tensor | None,
-    ids: torch.LongTensor,
+    ids: torch.Tensor,
     config,
     holds_answers: bool = False,
-) -> torch.LongTensor:
+) -> torch.Tensor:
     """(B, S): 1 for the tokens of the contexts in `ids`, 0 for padding, from any form of a mask."""
     batch, length = ids.shape
     if attention_mask is None:
@@ -208,15 +208,20 @@ def find_padding(
 class GLMGenerationMixin(GenerationMixin):
     """The library's generation, for a model whose `glm` is the network without a head."""
 
+    if TYPE_CHECKING:  # what the model has
+        config: Any
+        glm: Any
+        dtype: torch.dtype
+
     @torch.no_grad()
     def generate(
         self,
-        inputs: torch.LongTensor | None = None,
+        inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         *args,
         max_piece_length: int | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         generation_attention_mask: torch.Tensor | None = None,
         **kwargs,
     ):
@@ -276,8 +281,8 @@ class GLMGenerationMixin(GenerationMixin):
 
     def _read_prompt(
         self,
-        inputs: torch.LongTensor | None,
-        position_ids: torch.LongTensor | None,
+        inputs: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
         kwargs: dict,
     ) -> Prompt:
         """The prompt in `generate`'s arguments; those that only it needs are taken out of them."""
@@ -361,13 +366,13 @@ class GLMGenerationMixin(GenerationMixin):
 
     def prepare_inputs_for_generation(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         past_key_values: Cache | None = None,
         cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         max_piece_length: int | None = None,
-        context_positions: torch.LongTensor | None = None,
+        context_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> dict:
         """The inputs of one step, from all ids so far (B, N)."""
@@ -403,10 +408,10 @@ class GLMGenerationMixin(GenerationMixin):
 
     def _positions_so_far(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        context_positions: torch.LongTensor | None,
-    ) -> torch.LongTensor:
+        context_positions: torch.Tensor | None,
+    ) -> torch.Tensor:
         """(B, N): positions of the context; what stands behind it does not matter."""
         if context_positions is not None:
             missing = input_ids.shape[1] - context_positions.shape[1]
@@ -478,7 +483,7 @@ def count_new_tokens(
     length: int,
     cache: Cache | None,
     next_sequence_length: int | None = None,
-    cache_position: torch.LongTensor | None = None,
+    cache_position: torch.Tensor | None = None,
     **kwargs,
 ) -> int:
     """How many of the N ids are no keys yet: 5 tells it, or 4.57 where they are."""
