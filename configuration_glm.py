@@ -2,7 +2,7 @@
 
 import math
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PretrainedConfig
 
@@ -87,7 +87,7 @@ class GLMConfig(PretrainedConfig):
         bos_token_id: int | None
     base_model_tp_plan = TP_PLAN
     base_model_fsdp_plan = FSDP_PLAN
-    base_model_pp_plan = PP_PLAN
+    base_model_pp_plan: ClassVar[Any] = PP_PLAN
     attribute_map = {
         "num_hidden_layers": "num_layers",
         "max_position_embeddings": "max_sequence_length",

@@ -211,7 +211,6 @@ class GLMGenerationMixin(GenerationMixin):
     if TYPE_CHECKING:  # what the model has
         config: Any
         glm: Any
-        dtype: torch.dtype
 
     @torch.no_grad()
     def generate(
@@ -393,7 +392,7 @@ class GLMGenerationMixin(GenerationMixin):
             attention_mask = hide_overfull(layout, attention_mask, max_piece_length)
             position_ids = position_ids.clamp(max=self.config.position_rows - 1)
         if cache is not None and cache.is_compileable:  # a fixed shape for the compiled forward
-            like = torch.empty(*in_context.shape, 0, dtype=self.dtype, device=input_ids.device)
+            like = input_ids.new_empty(*in_context.shape, 0, dtype=self.glm.dtype)
             attention_mask = self.glm.scores_mask(attention_mask, in_context, like, cache)
         # What starts a piece is read as `<|startofpiece|>`, an end token of the piece before too.
         read = torch.where(layout.starts, self.config.sop_token_id, input_ids)[:, -tokens:]
@@ -424,14 +423,16 @@ class GLMGenerationMixin(GenerationMixin):
         return None  # the library would count 0, 1, 2, ...
 
     def _get_stopping_criteria(self, *args, **kwargs):
-        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        parent: Any = super()
+        criteria = parent._get_stopping_criteria(*args, **kwargs)
         for i, criterion in enumerate(criteria):
             if isinstance(criterion, EosTokenCriteria):
                 criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
         return criteria
 
     def _get_logits_processor(self, *args, **kwargs):
-        processors = super()._get_logits_processor(*args, **kwargs)
+        parent: Any = super()
+        processors = parent._get_logits_processor(*args, **kwargs)
         for i, processor in enumerate(processors):
             if isinstance(processor, NoRepeatNGramLogitsProcessor):
                 processors[i] = WithinPiece(processor, self.config)

@@ -16,7 +16,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ NOT_A_TARGET = -100  # the label that torch's cross entropy ignores
 try:  # 5: initialisers that leave loaded weights alone
     from transformers import initialization as init
 except ImportError:
-    from torch.nn import init
+    from torch.nn import init  # type: ignore[no-redef]
 
 _CAUSAL_MASK = inspect.signature(create_causal_mask).parameters
 _EMBEDS = "inputs_embeds" if "inputs_embeds" in _CAUSAL_MASK else "input_embeds"
@@ -122,14 +122,15 @@ def count_keys(cache: Cache | None, past: int | torch.Tensor, length: int) -> in
         return length
     if _MASK_SIZES_TAKE_A_LENGTH:
         return cache.get_mask_sizes(length, 0)[0]
-    return cache.get_mask_sizes(torch.arange(length) + past, 0)[0]
+    columns: Any = torch.arange(length) + past
+    return cache.get_mask_sizes(columns, 0)[0]
 
 
 # --- Network --------------------------------------------------------------------------------------
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "GLMSelfAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -163,7 +164,7 @@ def eager_attention_forward(
 def residual_projection(in_features: int, out_features: int) -> nn.Linear:
     """A layer whose output is added to the residual stream: `_init_weights` starts it smaller."""
     linear = nn.Linear(in_features, out_features)
-    linear.is_residual_projection = True
+    linear.is_residual_projection = True  # type: ignore[assignment]
     return linear
 
 
@@ -544,8 +545,8 @@ class GLMModel(GLMPreTrainedModel):
             output_attentions = config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
-        all_hidden_states = (hidden_states,)
-        all_attentions = ()
+        all_hidden_states: tuple[torch.Tensor, ...] = (hidden_states,)
+        all_attentions: tuple[torch.Tensor, ...] = ()
         past = cache.get_seq_length() if cache is not None else 0
         kwargs |= {CACHE: cache, **cache_position(past, hidden_states)}
         # Fewer layers than there are when a model assists itself by early exit.
@@ -766,7 +767,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        choice_ids: torch.Tensor | list[list[torch.Tensor]] | None = None,
+        choice_ids: Any = None,
         choice_indices: list[list[torch.Tensor]] | None = None,
         labels: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -820,7 +821,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     def _check_choices(
         self,
         inputs: torch.Tensor,
-        choice_ids: torch.Tensor | list[list[torch.Tensor]] | None,
+        choice_ids: Any,
         choice_indices: list[list[torch.Tensor]] | None,
     ):
         if inputs.dim() == 3:
