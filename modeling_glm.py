@@ -387,7 +387,7 @@ class GLMModel(GLMPreTrainedModel):
             inputs_embeds = self.word_embeddings(ids)  # (B, T) -> (B, T, H)
         in_context = self.find_context(ids, attention_mask, position_ids)  # (B, T)
         hidden_states = inputs_embeds + self.transformer.embed_positions(position_ids)
-        outputs = self._run_layers(
+        hidden_states, all_hidden_states, all_attentions = self._run_layers(
             self.embedding_dropout(hidden_states),
             self.scores_mask(attention_mask, in_context, inputs_embeds, cache),
             cache,
@@ -395,8 +395,12 @@ class GLMModel(GLMPreTrainedModel):
             output_hidden_states,
             **kwargs,
         )
-        outputs[CACHE] = cache if use_cache else None
-        return outputs
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.transformer.final_layernorm(hidden_states),
+            hidden_states=all_hidden_states,
+            attentions=all_attentions,
+            **{CACHE: cache if use_cache else None},
+        )
 
     def _uses_cache(self, use_cache: bool | None) -> bool:
         wanted = self.config.use_cache if use_cache is None else use_cache
@@ -539,7 +543,8 @@ class GLMModel(GLMPreTrainedModel):
         output_attentions: bool | None,
         output_hidden_states: bool | None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, tuple[torch.Tensor, ...] | None]:
+        """The states (B, T, H) after the last layer; if asked for, those before, and attentions."""
         config = self.config
         if output_attentions is None:
             output_attentions = config.output_attentions
@@ -556,10 +561,10 @@ class GLMModel(GLMPreTrainedModel):
                 all_hidden_states += (hidden_states,)
             if output_attentions:
                 all_attentions += (weights,)
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.transformer.final_layernorm(hidden_states),
-            hidden_states=all_hidden_states if output_hidden_states else None,
-            attentions=all_attentions if output_attentions else None,
+        return (
+            hidden_states,
+            all_hidden_states if output_hidden_states else None,
+            all_attentions if output_attentions else None,
         )
 
 
@@ -696,7 +701,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            **{CACHE: outputs[CACHE]},
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     def _loss(
