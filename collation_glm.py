@@ -32,7 +32,99 @@ class Row:
 
 
 @dataclass
-class GLMDataCollator:
+class TextCollator:
+    """What the collators share.
+
+    Args:
+        tokenizer: of the model.
+        max_length: tokens of a context; a longer text is cut, never its masks.
+        pad_to_multiple_of: make T a multiple of it.
+    """
+
+    tokenizer: GLMTokenizerFast
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+
+    def encode_context(self, text: str) -> BatchEncoding:
+        """What the tokenizer returns for a text with blanks."""
+        if self.max_length is None:
+            return self.tokenizer(text)
+        return self.tokenizer(
+            text,
+            truncation=True,
+            max_length=self.max_length,
+        )
+
+    def count_blanks(self, context: list[int]) -> int:
+        """How many masks a context has: one at least, and no token that begins or ends a piece."""
+        self.tokenizer.check_no_commands(context, "A text")
+        masks = self.tokenizer.mask_token_ids
+        blanks = sum(id in masks for id in context)
+        if blanks == 0:
+            surfaces = " or ".join(self.tokenizer.masks)
+            raise ValueError(f"A text has no mask; write {surfaces} where the answer belongs.")
+        return blanks
+
+    def pad(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """Contexts padded on the left, pieces on the right.
+
+        Returns:
+            input_ids, attention_mask and labels, each (B, T).
+        """
+        width = max(len(row.context) for row in rows)  # S
+        length = max(len(row.pieces) for row in rows)  # G
+        multiple = self.pad_to_multiple_of or 1
+        if length > 0:
+            length += -(width + length) % multiple
+        else:  # nothing may stand behind contexts that are to be continued
+            width += -width % multiple
+        ids, real, labels = [], [], []
+        for row in rows:
+            ids.append(
+                framed(
+                    row.context,
+                    row.pieces,
+                    width,
+                    length,
+                    padding=self.tokenizer.pad_token_id,
+                )
+            )
+            real.append(
+                framed(
+                    [1] * len(row.context),
+                    [1] * len(row.pieces),
+                    width,
+                    length,
+                    padding=0,
+                )
+            )
+            labels.append(
+                framed(
+                    [],
+                    row.labels,
+                    width,
+                    length,
+                    padding=IGNORED,
+                )
+            )
+        return {
+            "input_ids": torch.tensor(ids),
+            "attention_mask": torch.tensor(real),
+            "labels": torch.tensor(labels),
+        }
+
+    def layout(self, ids: torch.Tensor, real: torch.Tensor) -> BlankLayout:
+        """The layout of rows (B, T) to learn from: these hold no end tokens."""
+        tokens = SimpleNamespace(
+            start_token_ids=[self.tokenizer.sop_token_id],
+            end_token_ids=[],
+            mask_token_ids=self.tokenizer.mask_token_ids,
+        )
+        return BlankLayout.of(ids, tokens, real.bool())
+
+
+@dataclass
+class GLMDataCollator(TextCollator):
     """Makes batches to learn answers from.
 
     A feature is one of these:
@@ -51,11 +143,9 @@ class GLMDataCollator:
     texts, or `dataset.map(collator.tokenize)`, which also tells the `length` that grouping needs.
 
     Args:
-        tokenizer: of the model.
-        max_length: tokens of a context; a longer text is cut, never its masks.
+        tokenizer, max_length, pad_to_multiple_of: of `TextCollator`.
         max_target_length: tokens of an answer with its end; a longer one is cut and has no end, as
             in the original.
-        pad_to_multiple_of: make T a multiple of it.
         raw_targets: take the answers as they are written, see the tokenizer's `encode_answers`.
         positions_per_blank: for a model without block positions: the positions that each blank
             reserves behind it, `max_piece_length` of `generate`. The batch then has position_ids
@@ -66,10 +156,7 @@ class GLMDataCollator:
         ValueError: for features of which no right batch can be made; it says which and why.
     """
 
-    tokenizer: GLMTokenizerFast
-    max_length: int | None = None
     max_target_length: int | None = None
-    pad_to_multiple_of: int | None = None
     raw_targets: bool = False
     positions_per_blank: int | None = None
     shift_labels: bool = False
@@ -81,7 +168,7 @@ class GLMDataCollator:
             raise ValueError(
                 f"Feature {answered.index(False)} has no answer, others have; give all or none one."
             )
-        batch = pad_rows(rows, self.tokenizer.pad_token_id, self.pad_to_multiple_of)
+        batch = self.pad(rows)
         if self.positions_per_blank is not None:
             batch["position_ids"] = self._positions(batch)
         if not any(answered):
@@ -103,52 +190,44 @@ class GLMDataCollator:
         if "text" in feature:
             return self._row_of_text(feature["text"], feature.get("target"))
         if "input_ids" not in feature:
+            names = ", ".join(feature)
             raise ValueError(
-                f'A feature has the fields {", ".join(feature)}; give it "text" and "target", or '
-                '"input_ids" and "labels".'
+                f'A feature has the fields {names}; give it "text" and "target", or "input_ids" '
+                'and "labels".'
             )
-        ids, labels = _plain(feature["input_ids"]), _plain(feature.get("labels"))
-        whole = labels is not None and self.tokenizer.sop_token_id in ids
-        if whole and len(labels) != len(ids):
-            raise ValueError(
-                f"A row has {len(ids)} input_ids and {len(labels)} labels; they are aligned, one "
-                "label for each id."
-            )
-        if feature.get("attention_mask") is not None:
-            real = [column for column, seen in enumerate(_plain(feature["attention_mask"])) if seen]
-            ids = [ids[column] for column in real]
-            labels = [labels[column] for column in real] if whole else labels
-        return self._whole_row(ids, labels) if whole else self._row_of_ids(ids, labels)
+        ids = _plain(feature["input_ids"])
+        labels = _plain(feature.get("labels"))
+        mask = _plain(feature.get("attention_mask"))
+        if labels is not None and self.tokenizer.sop_token_id in ids:
+            return self._whole_row(ids, labels, mask)
+        return self._row_of_ids(without_padding(ids, mask), labels)
 
     def _row_of_text(self, text: str, target: str | list[str] | None) -> Row:
-        cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
-        encoded = self.tokenizer(text, **cut)
-        ids = encoded.input_ids
+        encoded = self.encode_context(text)
+        context = encoded.input_ids
         if target is None:
-            return self._row_of_ids(ids, None)
+            return self._row_of_ids(context, None)
         answers = self.tokenizer.encode_answers(
-            ids,
+            context,
             [target] if isinstance(target, str) else target,
             self.tokenizer.spaces_before_masks(encoded.encodings[0]),
             self.raw_targets,
         )
-        return self._row_of_ids(ids, answers)
+        return self._row_of_ids(context, answers)
 
     def _row_of_ids(self, context: list[int], answers: list | None) -> Row:
         """A context, and the ids of its answers."""
-        self.tokenizer.check_no_commands(context, "A text")
-        blanks = sum(id in self.tokenizer.mask_token_ids for id in context)
-        if not blanks:
-            masks = " or ".join(self.tokenizer.masks)
-            raise ValueError(f"A text has no mask; write {masks} where the answer belongs.")
+        blanks = self.count_blanks(context)
         if answers is None:
             return Row(context)
-        answers = [answers] if not answers or isinstance(answers[0], int) else answers
+        if not answers or isinstance(answers[0], int):
+            answers = [answers]
         if len(answers) != blanks:
             raise ValueError(
                 f"A text has {blanks} masks and {len(answers)} answers; give each mask an answer."
             )
-        read, labels = self.tokenizer.pieces([self._ended(answer) for answer in answers])
+        ended = [self._ended(answer) for answer in answers]
+        read, labels = self.tokenizer.pieces(ended)
         return Row(context, read, labels)
 
     def _ended(self, answer: list[int]) -> list[int]:
@@ -158,15 +237,29 @@ class GLMDataCollator:
         self.tokenizer.check_no_commands(text, "An answer", ends=True)
         return [*text, end][: self.max_target_length]
 
-    def _whole_row(self, ids: list[int], labels: list[int]) -> Row:
+    def _whole_row(
+        self,
+        ids: list[int],
+        labels: list[int],
+        mask: list[int] | None,
+    ) -> Row:
         """Context and pieces, with labels for both."""
-        start = ids.index(self.tokenizer.sop_token_id)
-        context, pieces = ids[:start], ids[start:]
-        blanks = sum(id in self.tokenizer.mask_token_ids for id in context)
-        if pieces.count(self.tokenizer.sop_token_id) > blanks:
+        if len(labels) != len(ids):
             raise ValueError(
-                f"A row has {blanks} masks and {pieces.count(self.tokenizer.sop_token_id)} "
-                "<|startofpiece|>; give every piece a mask."
+                f"A row has {len(ids)} input_ids and {len(labels)} labels; they are aligned, one "
+                "label for each id."
+            )
+        ids = without_padding(ids, mask)
+        labels = without_padding(labels, mask)
+        sop = self.tokenizer.sop_token_id
+        start = ids.index(sop)
+        context = ids[:start]
+        pieces = ids[start:]
+        blanks = self.count_blanks(context)
+        if pieces.count(sop) > blanks:
+            raise ValueError(
+                f"A row has {blanks} masks and {pieces.count(sop)} <|startofpiece|>; give every "
+                "piece a mask."
             )
         if any(label != IGNORED for label in labels[:start]):
             raise ValueError(
@@ -175,10 +268,10 @@ class GLMDataCollator:
             )
         return Row(context, pieces, labels[start:])
 
-    def _positions(self, batch: dict[str, torch.Tensor]) -> torch.LongTensor:
+    def _positions(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B, T) positions for a model without block positions, as `generate` counts them."""
         real = batch["attention_mask"]
-        layout = read_layout(self.tokenizer, batch["input_ids"], real)
+        layout = self.layout(batch["input_ids"], real)
         positions = SinglePositions.position_ids(
             layout,
             count_positions(real),
@@ -189,7 +282,7 @@ class GLMDataCollator:
 
 
 @dataclass
-class GLMMultipleChoiceCollator:
+class GLMMultipleChoiceCollator(TextCollator):
     """Makes batches for `GLMForMultipleChoice`.
 
     A feature is `{"text": "The answer is [MASK].", "choices": [" yes", " no"], "label": 0}`; the
@@ -202,31 +295,29 @@ class GLMMultipleChoiceCollator:
     has fewer choices than another its last rows hold no choice.
 
     Args:
-        tokenizer: of the model.
-        max_length: tokens of a context; a longer text is cut, never its masks.
-        pad_to_multiple_of: make T a multiple of it.
+        tokenizer, max_length, pad_to_multiple_of: of `TextCollator`.
 
     Raises:
         ValueError: for features of which no right batch can be made; it says which and why.
     """
 
-    tokenizer: GLMTokenizerFast
-    max_length: int | None = None
-    pad_to_multiple_of: int | None = None
-
     def __call__(self, features: list[dict]) -> BatchEncoding:
-        rows = _of_each(self._rows, features)
-        most = max(map(len, rows))  # C
-        for choices in rows:
-            choices += [Row(choices[0].context)] * (most - len(choices))
-        flat = pad_rows(
-            [row for choices in rows for row in choices],
-            self.tokenizer.pad_token_id,
-            self.pad_to_multiple_of,
+        choices_of = _of_each(self._rows, features)
+        most = max(map(len, choices_of))  # C
+        rows = []
+        for choices in choices_of:
+            without_choice = Row(choices[0].context)
+            rows += choices
+            rows += [without_choice] * (most - len(choices))
+        flat = self.pad(rows)  # (B * C, T) each
+        flat["position_ids"] = self._positions(
+            flat["input_ids"],
+            flat["attention_mask"],
         )
-        flat["position_ids"] = self._positions(flat["input_ids"], flat["attention_mask"])
         flat["choice_ids"] = flat.pop("labels")
-        batch = {name: tensor.unflatten(0, (len(features), most)) for name, tensor in flat.items()}
+        batch = {}
+        for name, tensor in flat.items():
+            batch[name] = tensor.unflatten(0, (len(features), most))
         labels = [feature.get("label", feature.get("labels")) for feature in features]
         if any(label is not None for label in labels):
             batch["labels"] = self._labels(labels, features)
@@ -235,19 +326,17 @@ class GLMMultipleChoiceCollator:
     def _rows(self, feature: dict) -> list[Row]:
         """The row of each choice."""
         if "text" not in feature or "choices" not in feature:
-            raise ValueError(
-                f'A feature has the fields {", ".join(feature)}; give it "text" and "choices".'
-            )
-        cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
-        context = self.tokenizer(feature["text"], **cut).input_ids
-        self.tokenizer.check_no_commands(context, "A text")
-        if not set(context) & set(self.tokenizer.mask_token_ids):
-            masks = " or ".join(self.tokenizer.masks)
-            raise ValueError(f"A text has no mask; write {masks} where the choices belong.")
-        choices = self.tokenizer.encode_choices(feature["choices"])
-        return [Row(context, *self.tokenizer.pieces([choice])) for choice in choices]
+            names = ", ".join(feature)
+            raise ValueError(f'A feature has the fields {names}; give it "text" and "choices".')
+        context = self.encode_context(feature["text"]).input_ids
+        self.count_blanks(context)
+        rows = []
+        for choice in self.tokenizer.encode_choices(feature["choices"]):
+            read, said = self.tokenizer.pieces([choice])
+            rows.append(Row(context, read, said))
+        return rows
 
-    def _labels(self, labels: list, features: list[dict]) -> torch.LongTensor:
+    def _labels(self, labels: list, features: list[dict]) -> torch.Tensor:
         """(B,) the right choices."""
         for row, label in enumerate(labels):
             choices = len(features[row]["choices"])
@@ -260,11 +349,11 @@ class GLMMultipleChoiceCollator:
 
     def _positions(
         self,
-        ids: torch.LongTensor,
-        real: torch.LongTensor,
-    ) -> torch.LongTensor:
+        ids: torch.Tensor,
+        real: torch.Tensor,
+    ) -> torch.Tensor:
         """(R, T) -> (R, 2, T): positions, those of the last mask for a choice; block positions."""
-        layout = read_layout(self.tokenizer, ids, real)
+        layout = self.layout(ids, real)
         counted = count_positions(real)
         columns = torch.arange(ids.shape[1])
         last_mask = torch.where(layout.is_mask, columns, 0).max(-1, keepdim=True).values  # (R, 1)
@@ -273,44 +362,24 @@ class GLMMultipleChoiceCollator:
         return torch.stack([first, second], dim=1) * real[:, None]
 
 
-def read_layout(
-    tokenizer: GLMTokenizerFast,
-    ids: torch.LongTensor,
-    real: torch.LongTensor,
-) -> BlankLayout:
-    """The layout of rows (B, T) to learn from: these hold no end tokens."""
-    tokens = SimpleNamespace(
-        start_token_ids=[tokenizer.sop_token_id],
-        end_token_ids=[],
-        mask_token_ids=tokenizer.mask_token_ids,
-    )
-    return BlankLayout.of(ids, tokens, real.bool())
+def framed(
+    context: list[int],
+    pieces: list[int],
+    width: int,
+    length: int,
+    padding: int,
+) -> list[int]:
+    """(T,): a context that ends in column `width`, and `length` columns for pieces behind it."""
+    left = [padding] * (width - len(context))
+    right = [padding] * (length - len(pieces))
+    return left + context + pieces + right
 
 
-def pad_rows(
-    rows: list[Row],
-    pad_token_id: int,
-    multiple: int | None = None,
-) -> dict[str, torch.LongTensor]:
-    """Contexts padded on the left, pieces on the right.
-
-    Returns:
-        input_ids, attention_mask and labels, each (B, T); T is a multiple of `multiple`.
-    """
-    width = max(len(row.context) for row in rows)  # S
-    length = max(len(row.pieces) for row in rows)  # G
-    if multiple and length:
-        length += -(width + length) % multiple
-    elif multiple:  # nothing may stand behind contexts that are to be continued
-        width += -width % multiple
-    batch = {"input_ids": [], "attention_mask": [], "labels": []}
-    for row in rows:
-        left, right = width - len(row.context), length - len(row.pieces)
-        ids = row.context + row.pieces
-        batch["input_ids"].append([pad_token_id] * left + ids + [pad_token_id] * right)
-        batch["attention_mask"].append([0] * left + [1] * len(ids) + [0] * right)
-        batch["labels"].append([IGNORED] * width + row.labels + [IGNORED] * right)
-    return {name: torch.tensor(values) for name, values in batch.items()}
+def without_padding(values: list[int], mask: list[int] | None) -> list[int]:
+    """What stands where the mask is 1."""
+    if mask is None:
+        return values
+    return [value for value, real in zip(values, mask, strict=True) if real]
 
 
 def _of_each(make: Callable, features: list[dict]) -> list:

@@ -13,7 +13,7 @@ import re
 import unicodedata
 
 import torch
-from tokenizers import Encoding, Tokenizer, pre_tokenizers, processors
+from tokenizers import AddedToken, Encoding, Tokenizer, pre_tokenizers, processors
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
@@ -44,6 +44,8 @@ class VersionedTokenizer(PreTrainedTokenizerFast):
     `__init__`.
     """
 
+    _tokenizer: Tokenizer
+
     def __init__(self, *args, **kwargs):
         if READS_UNNAMED_TOKENS and isinstance(kwargs.get("extra_special_tokens"), list):
             kwargs[UNNAMED_TOKENS] = kwargs.pop("extra_special_tokens")
@@ -51,7 +53,7 @@ class VersionedTokenizer(PreTrainedTokenizerFast):
         # The library names tokens by a dictionary, `extra_special_tokens`. What 5 saves of it 4.57
         # does not read, and repositories made before have none: the vocabulary always knows.
         named = self.special_tokens_map
-        unnamed = {
+        unnamed: dict[str, str | AddedToken] = {
             name: token
             for name, token in GLM_TOKENS.items()
             if name not in named and self._tokenizer.token_to_id(token) is not None
@@ -192,20 +194,21 @@ class GLMTokenizerFast(VersionedTokenizer):
         The library cuts the texts into pieces; truncation, special tokens and padding follow here,
         where each row has its own end.
         """
-        windows = [
-            row if return_overflowing_tokens else row[:1]
-            for row in self._end_rows(
+        encodings, texts = [], []
+        for text, windows in enumerate(
+            self._end_rows(
                 self._cut(rows, **options),
                 continued,
                 windows=return_overflowing_tokens,
                 **options,
             )
-        ]
-        encodings = [window for row in windows for window in row]
+        ):
+            windows = windows if return_overflowing_tokens else windows[:1]
+            encodings += windows
+            texts += [text] * len(windows)
         self._pad_encodings(encodings, **options)
         data = self._read_encodings(encodings, **options)
         if return_overflowing_tokens:
-            texts = [text for text, row in enumerate(windows) for _ in row]
             data["overflow_to_sample_mapping"] = texts
         return BatchEncoding(data, encodings, tensor_type=return_tensors)
 
@@ -234,23 +237,27 @@ class GLMTokenizerFast(VersionedTokenizer):
     ) -> list[list[Encoding]]:
         """For each row the windows into which truncation cuts it, with their special tokens."""
         closed = self._tokenizer.post_processor
-        processors_of = {False: closed, True: _without_end(closed)}
-        if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE:
-            return [
-                [processors_of[is_open].process(encoding)]
-                for encoding, is_open in zip(encodings, continued, strict=True)
-            ]
+        without_end = _without_end(closed)
         gmask = self.gmask_token_id
         ended = []
         for encoding, is_open in zip(encodings, continued, strict=True):
-            limit = max_length - processors_of[is_open].num_special_tokens_to_add(False)
-            if len(encoding) > limit and windows:  # all but the last are closed: room for their end
-                limit = max_length - closed.num_special_tokens_to_add(False)
-            _truncate(encoding, limit, stride, self.truncation_side)
-            row = [encoding, *encoding.overflowing]
-            ended.append(
-                [processors_of[is_open and part.ids[-1:] == [gmask]].process(part) for part in row]
-            )
+            if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE:
+                special = (without_end if is_open else closed).num_special_tokens_to_add(False)
+                if windows and len(encoding) + special > max_length:
+                    # All but the last end as other texts do: they need the room.
+                    special = closed.num_special_tokens_to_add(False)
+                _truncate(
+                    encoding,
+                    max_length - special,
+                    stride,
+                    self.truncation_side,
+                )
+            row = []
+            for part in (encoding, *encoding.overflowing):
+                is_last = is_open and part.ids[-1:] == [gmask]
+                processor = without_end if is_last else closed
+                row.append(processor.process(part))
+            ended.append(row)
         return ended
 
     def _pad_encodings(
@@ -287,12 +294,14 @@ class GLMTokenizerFast(VersionedTokenizer):
         **options,
     ) -> dict[str, list]:
         """The fields that were asked for, a value for each encoding."""
-        fields = {name: value for name, value in options.items() if name.startswith("return_")}
-        rows = [self._convert_encoding(encoding, **fields)[0] for encoding in encodings]
-        for row in rows:
-            (ids,) = row["input_ids"]
-            self._eventual_warn_about_too_long_sequence(ids, max_length, verbose)
-        return {name: [row[name][0] for row in rows] for name in rows[0]}
+        asked = {name: value for name, value in options.items() if name.startswith("return_")}
+        fields: dict[str, list] = {}
+        for encoding in encodings:
+            read, _ = self._convert_encoding(encoding, **asked)
+            for name, (value,) in read.items():
+                fields.setdefault(name, []).append(value)
+            self._eventual_warn_about_too_long_sequence(encoding.ids, max_length, verbose)
+        return fields
 
     def _check_truncation(
         self,
@@ -373,8 +382,9 @@ class GLMTokenizerFast(VersionedTokenizer):
         if padding and targets is not None:
             length = max(length, max_gen_length)
 
-        read, labels = zip(*(self.pieces(row, length) for row in answers), strict=True)
-        read = torch.tensor(read)  # (B, G)
+        pieces = [self.pieces(row, length) for row in answers]
+        read = torch.tensor([ids for ids, _ in pieces])  # (B, G)
+        labels = torch.tensor([labels for _, labels in pieces])  # (B, G)
         position_ids = torch.tensor(
             [
                 self._positions(context[row], real[row], answers[row], length)
@@ -395,9 +405,7 @@ class GLMTokenizerFast(VersionedTokenizer):
                 "input_ids": torch.cat([context, read], dim=1),
                 "position_ids": position_ids,
                 "attention_mask": mask,
-                "labels": torch.cat(
-                    [torch.full_like(context, IGNORED), torch.tensor(labels)], dim=1
-                ),
+                "labels": torch.cat([torch.full_like(context, IGNORED), labels], dim=1),
             }
         )
 
@@ -551,7 +559,7 @@ class GLMTokenizerFast(VersionedTokenizer):
             raise ValueError("A text has no choices or an empty one; give every choice some text.")
         return tokens
 
-    def _context(self, inputs: BatchEncoding) -> tuple[torch.LongTensor, torch.LongTensor]:
+    def _context(self, inputs: BatchEncoding) -> tuple[torch.Tensor, torch.Tensor]:
         """ids (B, S), and 1 for real tokens, 0 for padding (B, S)."""
         context = torch.as_tensor(inputs["input_ids"])
         context = context[None] if context.dim() == 1 else context
@@ -562,8 +570,8 @@ class GLMTokenizerFast(VersionedTokenizer):
     def _answers(
         self,
         inputs: BatchEncoding,
-        context: torch.LongTensor,
-        real: torch.LongTensor,
+        context: torch.Tensor,
+        real: torch.Tensor,
         targets: str | list[str] | list[list[str]],
         raw: bool,
     ) -> list[list[list[int]]]:
@@ -594,8 +602,8 @@ class GLMTokenizerFast(VersionedTokenizer):
 
     def _positions(
         self,
-        context: torch.LongTensor,
-        real: torch.LongTensor,
+        context: torch.Tensor,
+        real: torch.Tensor,
         pieces: list[list[int]],
         length: int,
         blanks: list[int] | None = None,
@@ -690,7 +698,7 @@ class GLMTokenizerFast(VersionedTokenizer):
         return _join(filled, text[end:], own_space=True)
 
 
-def _prefix_mask(real: torch.LongTensor, length: int) -> torch.LongTensor:
+def _prefix_mask(real: torch.Tensor, length: int) -> torch.Tensor:
     """(B, S), 1 where the context is real -> what is visible to it and to `length` tokens behind.
 
     Returns:
@@ -704,10 +712,10 @@ def _prefix_mask(real: torch.LongTensor, length: int) -> torch.LongTensor:
 
 
 def _choices_mask(
-    real: torch.LongTensor,
+    real: torch.Tensor,
     lengths: list[int],
     total: int,
-) -> torch.LongTensor:
+) -> torch.Tensor:
     """(S,), 1 where the context is real, and the choices behind it -> what is visible, (T, T)."""
     width = len(real)
     used = width + sum(lengths)

@@ -177,7 +177,10 @@ def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
         "[SEP]",
         "[UNK]",
     ]
-    add_command_tokens(tokenizer, surfaces + ["[gMASK]", "[sMASK]"] * task_mask)
+    surfaces += ["[gMASK]", "[sMASK]"] * task_mask
+    masks = [surface for surface in surfaces if "MASK]" in surface]
+    tokenizer.normalizer = without_control_characters(masks)
+    add_command_tokens(tokenizer, surfaces, normalized=tuple(masks))
     return tokenizer
 
 
@@ -201,12 +204,27 @@ def build_roberta(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
     )
     # `[SEP]` has the id of the end of text, and a vocabulary has one surface for an id: the text is
     # rewritten.
-    tokenizer.normalizer = normalizers.Replace("[SEP]", "<|endoftext|>")
     surfaces = ["[CLS]", "<|endoftext|>", "[UNK]", "[MASK]", "<|startofpiece|>", "<|endofpiece|>"]
-    add_command_tokens(
-        tokenizer, surfaces + ["[gMASK]", "[sMASK]"] * task_mask, normalized=("<|endoftext|>",)
+    surfaces += ["[gMASK]", "[sMASK]"] * task_mask
+    masks = [surface for surface in surfaces if "MASK]" in surface]
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("[SEP]", "<|endoftext|>"),
+            without_control_characters(masks),
+        ]
     )
+    add_command_tokens(tokenizer, surfaces, normalized=("<|endoftext|>", *masks))
     return tokenizer
+
+
+def without_control_characters(masks: list[str]) -> normalizers.Normalizer:
+    """Drops U+001C to U+001F in front of a mask, and white space between them and it.
+
+    To Python, and so to the original, these are white space, which a mask swallows; to the
+    `tokenizers` library they are not. The masks must be looked for in normalised text.
+    """
+    before = "|".join(escape(mask) for mask in masks)
+    return normalizers.Replace(Regex(f"[\\x1c-\\x1f][\\s\\x1c-\\x1f]*(?={before})"), "")
 
 
 def byte_level(model: models.BPE) -> Tokenizer:

@@ -221,6 +221,33 @@ def test_masks_swallow_the_space_on_their_left_only(tokenizer):
     assert tokenizer("in \n\u3000[MASK]").input_ids == tokenizer("in[MASK]").input_ids
 
 
+@pytest.mark.parametrize("family", ["gpt2", "roberta", "bert", "chinese"])
+def test_what_python_takes_for_white_space_is_swallowed(reference, family, tmp_path):
+    """The original strips a text before a mask by `str.rstrip`, control characters included."""
+    tokenizer = loaded(family, reference / "vocab", True, tmp_path)
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    assert "\x1c" in characters and "\x85" in characters and "\u3000" in characters
+    for mask in ("[MASK]", "[gMASK]", "[sMASK]"):
+        expected = tokenizer(f"in the{mask} b").input_ids
+        for spaces in (*characters, "\x1f ", " \x1c", "\n\x1d \x1e\t", "\x1c" * 3):
+            text = f"in the{spaces}{mask} b"
+            encoded = tokenizer(text)
+            assert encoded.input_ids == expected, ascii(text)
+            (end,) = (
+                end
+                for id, (_, end) in zip(
+                    encoded.input_ids, encoded.encodings[0].offsets, strict=True
+                )
+                if id == tokenizer.convert_tokens_to_ids(mask)
+            )
+            assert end == len(text) - 2
+    # Other tokens swallow none, and behind a mask it stays.
+    if family in ("gpt2", "roberta"):
+        for text in ("a\x1c[CLS]", "a [MASK]\x1c", "a\x1cb [MASK]"):
+            kept = tokenizer(text).input_ids
+            assert kept != tokenizer(text.replace("\x1c", "")).input_ids, ascii(text)
+
+
 def test_truncation_never_cuts_a_mask_away(tokenizer):
     text = "[MASK] is located in Beijing. The quick brown fox jumps over the lazy dog."
     cut = tokenizer(text, truncation=True, max_length=8).input_ids
