@@ -89,6 +89,7 @@ def test_a_model_spread_over_devices_leaves_the_cache_where_it_is(tiny_model, tm
             "glm.word_embeddings": "cpu",
             "glm.embedding_dropout": "cpu",
             "glm.transformer": "disk",
+            "lm_head": "cpu",
         },
         offload_folder=tmp_path / "offload",
     ).eval()
