@@ -106,10 +106,10 @@ class WithinPiece(LogitsProcessor):
         layout = BlankLayout.of(input_ids, self.config, generated=True)
         lengths = layout.block_positions(1)[:, 0] - 1  # (B,), less the start
         starts = (input_ids.shape[1] - lengths).tolist()
-        rows = [
-            self.processor(ids[None, start:], row[None])
-            for ids, row, start in zip(input_ids, scores, starts, strict=True)
-        ]
+        rows = []
+        for ids, row, start in zip(input_ids, scores, starts, strict=True):
+            of_piece = ids[None, start:]  # (1, tokens of the piece)
+            rows.append(self.processor(of_piece, row[None]))
         return torch.cat(rows)  # (B, V)
 
 
@@ -120,9 +120,12 @@ class WithinPiece(LogitsProcessor):
 class Prompt:
     """Contexts with blanks, and the pieces that are there already.
 
-    ids (B, S). visible (B, S): 1 for tokens, 0 for padding. positions (B, S) of the context where
-    they are not 0, 1, 2, ... embeds (B, S, H): what is read in place of the ids. has_ids: whether
-    the caller gave the ids, or only their embeddings.
+    Attributes:
+        ids (B, S).
+        visible (B, S): 1 for tokens, 0 for padding.
+        positions (B, S): of the context, where they are not 0, 1, 2, ...
+        embeds (B, S, H): what is read in place of the ids.
+        has_ids: whether the caller gave the ids, or only their embeddings.
     """
 
     ids: torch.Tensor
@@ -140,20 +143,26 @@ class Prompt:
 
     def cut_before_pieces(self, config) -> "Prompt":
         """The contexts alone, padded on the left: for batches that hold answers to learn from."""
-        is_context = BlankLayout.of(self.ids, config, self.visible.bool()).in_context
-        kept = is_context & self.visible.bool()  # (B, S)
+        visible = self.visible.bool()
+        layout = BlankLayout.of(self.ids, config, visible)
+        kept = layout.in_context & visible  # (B, S)
         length = int(kept.sum(-1).amax())
         # Sorted stably, the kept columns come last and stay in their order.
-        columns = kept.long().argsort(dim=-1, stable=True)[:, -length:]  # (B, length)
+        columns = kept.long().argsort(dim=-1, stable=True)
+        columns = columns[:, -length:]  # (B, length)
         ids = self.ids.masked_fill(~kept, config.pad_token_id or 0)
+        positions = self.positions
+        if positions is not None:
+            positions = positions.gather(1, columns)
         embeds = self.embeds
         if embeds is not None:
-            embeds = embeds.gather(1, columns[..., None].expand(-1, -1, embeds.shape[-1]))
+            of_states = columns[..., None].expand(-1, -1, embeds.shape[-1])  # (B, length, H)
+            embeds = embeds.gather(1, of_states)
         return replace(
             self,
             ids=ids.gather(1, columns),
             visible=kept.long().gather(1, columns),
-            positions=None if self.positions is None else self.positions.gather(1, columns),
+            positions=positions,
             embeds=embeds,
         )
 
@@ -163,8 +172,9 @@ class Prompt:
             return self
         embeds = self.embeds
         if embeds is not None:
-            sop = word_embeddings.weight[sop_token_id].expand(len(self), 1, -1)  # (B, 1, H)
-            embeds = torch.cat([embeds, sop.to(embeds)], dim=1)
+            sop = word_embeddings.weight[sop_token_id].to(embeds)  # (H,)
+            sop = sop.expand(len(self), 1, -1)  # (H,) -> (B, 1, H)
+            embeds = torch.cat([embeds, sop], dim=1)
         return replace(
             self,
             ids=F.pad(self.ids, (0, 1), value=sop_token_id),
@@ -179,27 +189,56 @@ def find_padding(
     config,
     holds_answers: bool = False,
 ) -> torch.Tensor:
-    """(B, S): 1 for the tokens of the contexts in `ids`, 0 for padding, from any form of a mask."""
-    batch, length = ids.shape
+    """The padding of prompts, from any form that a mask has.
+
+    Args:
+        attention_mask: as in the model's `forward`.
+        ids (B, S): contexts, with pieces or without.
+        holds_answers: whether the pieces are answers to learn from, which no prompt has. Only then
+            the lengths (B,) of the contexts tell enough.
+
+    Returns:
+        1 for tokens, 0 for padding (B, S).
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
     if attention_mask is None:
         return torch.ones_like(ids)
-    if attention_mask.dim() == 1 and holds_answers:  # lengths of the contexts before them
-        columns = torch.arange(length, device=ids.device)
-        return (columns < attention_mask[:, None]).expand(batch, -1).long()
-    if attention_mask.dim() == 4 and attention_mask.shape[-1] >= length:
-        # The row of `<|startofpiece|>`, or else the last one, shows what of the context is real.
-        starts = is_any_of(ids, config.start_token_ids).long()  # (B, S)
-        first = torch.where(starts.any(-1), starts.argmax(-1), length - 1)  # (B,)
-        rows = attention_mask[:, 0].expand(batch, -1, -1)
-        row = rows[torch.arange(batch, device=ids.device), first, :length]  # (B, S)
-        seen = row >= 0 if row.is_floating_point() else row != 0  # a float is added to the scores
-        return (seen | ~BlankLayout.of(ids, config).in_context).long()
+    if attention_mask.dim() == 1 and holds_answers:
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        visible = columns < attention_mask[:, None]  # (B, S) or (1, S)
+        return visible.expand_as(ids).long()
+    if attention_mask.dim() == 4 and attention_mask.shape[-1] >= ids.shape[1]:
+        return padding_of_explicit(attention_mask, ids, config)
     if attention_mask.shape != ids.shape:
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}; "
             f"generation needs {tuple(ids.shape)}."
         )
     return attention_mask
+
+
+def padding_of_explicit(
+    attention_mask: torch.Tensor,
+    ids: torch.Tensor,
+    config,
+) -> torch.Tensor:
+    """(B, 1, N, N), (B, S) -> (B, S): what the first `<|startofpiece|>` sees, or the last token.
+
+    That is all of the context that is no padding.
+    """
+    batch, length = ids.shape
+    is_start = is_any_of(ids, config.start_token_ids)  # (B, S)
+    first = is_start.long().argmax(-1)  # (B,)
+    first = torch.where(is_start.any(-1), first, length - 1)
+    seen_by = attention_mask[:, 0].expand(batch, -1, -1)  # (B, N, N)
+    rows = torch.arange(batch, device=ids.device)
+    seen = seen_by[rows, first, :length]  # (B, S)
+    is_added = seen.is_floating_point()  # to the scores
+    visible = seen >= 0 if is_added else seen != 0
+    in_context = BlankLayout.of(ids, config).in_context
+    return (visible | ~in_context).long()
 
 
 # --- Generation -----------------------------------------------------------------------------------
@@ -252,7 +291,7 @@ class GLMGenerationMixin(GenerationMixin):
 
         refuse_what_cannot_be(asked)
         if generation_attention_mask is not None:
-            kwargs["attention_mask"] = generation_attention_mask
+            kwargs["attention_mask"] = generation_attention_mask != 0
         prompt = self._read_prompt(inputs, position_ids, kwargs)
         self._check_prompt(prompt, asked("eos_token_id"))
         room = self._room_of_a_piece(max_piece_length, asked("max_new_tokens"))
@@ -293,16 +332,20 @@ class GLMGenerationMixin(GenerationMixin):
         if not has_ids:
             ids = self.glm.recognise_ids(embeds, started=False)
         positions = kwargs.pop("context_positions", position_ids)
-        if positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
-            positions = positions.view(len(ids), -1, positions.shape[-1])[:, 0, : ids.shape[1]]
+        if positions is not None:
+            if positions.dim() == 3:  # (B, 2, N) -> (B, N)
+                positions = positions[:, 0]
+            positions = positions[:, : ids.shape[1]]  # (B, N) -> (B, S)
         labels = [kwargs.pop(name, None) for name in ("labels", "shift_labels")]
-        holds_answers = any(label is not None for label in labels) and bool(
-            is_any_of(ids, self.config.start_token_ids).any()
-        )
+        has_labels = any(label is not None for label in labels)
+        is_start = is_any_of(ids, self.config.start_token_ids)
+        holds_answers = has_labels and bool(is_start.any())
         attention_mask = kwargs.pop("attention_mask", None)
         visible = find_padding(attention_mask, ids, self.config, holds_answers)
         prompt = Prompt(ids, visible, positions, embeds, has_ids)
-        return prompt.cut_before_pieces(self.config) if holds_answers else prompt
+        if holds_answers:
+            prompt = prompt.cut_before_pieces(self.config)
+        return prompt
 
     def _check_prompt(self, prompt: Prompt, stop_ids: int | list[int] | None):
         """Raise a ValueError for a prompt that cannot be filled."""
@@ -451,10 +494,10 @@ def with_known_names(kwargs: dict) -> dict:
     The cache has the name that the library looks for, and a length that the caller gives wins over
     the one in generation_config.json.
     """
-    known = {
-        CACHE if name in ("cache", "past_key_values") else name: value
-        for name, value in kwargs.items()
-    }
+    known = {}
+    for name, value in kwargs.items():
+        is_cache = name in ("cache", "past_key_values")
+        known[CACHE if is_cache else name] = value
     if known.get("max_length") is not None:
         known.setdefault("max_new_tokens", None)
     return known
