@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -95,10 +96,12 @@ def write_repository(
     # In the network's order, so that a file does not depend on how the checkpoint was cut.
     tensors = {name: tensors[name] for name in expected}
     nbytes = sum(tensor.nbytes for tensor in (*tensors.values(), *prompt.values()))
-    with new_folder(output, nbytes) as folder:
+    with new_folder(output, nbytes) as folder, ThreadPoolExecutor(1) as disk:
         written = checksums = write_weights(folder, tensors, max_shard_size)
         if prompt:
             written = checksums | write_shard(folder / PROMPT_WEIGHTS, prompt)
+        for file in folder.iterdir():  # on its way to the disk while it is read back
+            disk.submit(synchronize, file)
         dtype = tensors[WORD_EMBEDDINGS].dtype
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
         card = model_card(
