@@ -17,7 +17,7 @@ from glm_transformers import (
     GLMTokenizerFast,
 )
 from glm_transformers.conversion import verify_repository
-from glm_transformers.hub_repository.repository import SHIPPED_FILES
+from glm_transformers.hub_repository.repository import SHIPPED_FILES, complete_repository
 
 # Loads with the Auto classes alone, in a process that has no package, and prints a result.
 LOAD = """
@@ -94,6 +94,20 @@ def test_a_repository_loaded_by_the_package_and_saved_again(made_repository, tmp
     assert all(check.passed is not False for check in checks), checks
     (files,) = [check for check in checks if check.name == "files"]
     assert "conversion" in files.detail  # that there is no record of one is said
+
+
+def test_card_handler_and_requirements_come_along(made_repository, tmp_path):
+    """One call adds them to what was saved, and keeps what a person wrote."""
+    saved = tmp_path / "my-tuned-glm"
+    GLMForConditionalGeneration.from_pretrained(made_repository).save_pretrained(saved)
+    GLMTokenizerFast.from_pretrained(made_repository).save_pretrained(saved)
+    (saved / "requirements.txt").write_text("torch\n")
+    complete_repository(saved)
+    assert "my-tuned-glm" in (saved / "README.md").read_text(encoding="utf-8")
+    assert (saved / "requirements.txt").read_text() == "torch\n"
+    handler = (made_repository / "handler.py").read_bytes()
+    assert (saved / "handler.py").read_bytes() == handler
+    assert all(check.passed is not False for check in verify_repository(saved))
 
 
 @pytest.mark.parametrize("changed", ["a weight is gone", "other code"])
