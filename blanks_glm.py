@@ -18,19 +18,19 @@ import torch
 from torch.nn import functional as F
 
 
-def is_any_of(ids: torch.LongTensor, wanted: Sequence[int]) -> torch.BoolTensor:
+def is_any_of(ids: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
     """(B, N) -> (B, N): whether each id is one of `wanted`."""
     if not wanted:
         return torch.zeros_like(ids, dtype=torch.bool)
     return reduce(torch.logical_or, (ids == id for id in wanted))
 
 
-def count(marks: torch.BoolTensor) -> torch.LongTensor:
+def count(marks: torch.Tensor) -> torch.Tensor:
     """(B, N) -> (B, N): how many marks there are up to each column, itself included."""
     return marks.long().cumsum(-1)
 
 
-def column_of(nth: torch.LongTensor, marks: torch.BoolTensor) -> torch.LongTensor:
+def column_of(nth: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
     """(B, T), (B, N) -> (B, T): the column of the mark number `nth`, from 0; N if there is none.
 
     Before it stand the columns up to which `nth` marks or fewer have been counted.
@@ -39,14 +39,12 @@ def column_of(nth: torch.LongTensor, marks: torch.BoolTensor) -> torch.LongTenso
     return before.sum(-1)
 
 
-def is_context(
-    ids: torch.LongTensor, config, visible: torch.BoolTensor | None = None
-) -> torch.BoolTensor:
+def is_context(ids: torch.Tensor, config, visible: torch.Tensor | None = None) -> torch.Tensor:
     """(B, N) -> (B, N): the bidirectional part, everything before the first `<|startofpiece|>`."""
     return count(_is_start(ids, config, visible)) == 0
 
 
-def sees(in_context: torch.BoolTensor) -> torch.BoolTensor:
+def sees(in_context: torch.Tensor) -> torch.Tensor:
     """(B, N) -> (B, N, N): whether the token of the row sees that of the column (paper, figure 2).
 
     All see the context; the others are seen by themselves and by what follows.
@@ -56,7 +54,7 @@ def sees(in_context: torch.BoolTensor) -> torch.BoolTensor:
     return causal | in_context[:, None]
 
 
-def context_overlay(in_context: torch.BoolTensor, past: int, keys: int) -> Callable:
+def context_overlay(in_context: torch.Tensor, past: int, keys: int) -> Callable:
     """What the library's causal mask lacks to be `sees`, as its `or_mask_function`.
 
     Args:
@@ -85,17 +83,17 @@ class BlankLayout:
         tokens, what it reads in their place is the `<|startofpiece|>` of the next blank.
     """
 
-    in_context: torch.BoolTensor
-    is_mask: torch.BoolTensor
-    sops: torch.BoolTensor
-    starts: torch.BoolTensor
+    in_context: torch.Tensor
+    is_mask: torch.Tensor
+    sops: torch.Tensor
+    starts: torch.Tensor
 
     @classmethod
     def of(
         cls,
-        ids: torch.LongTensor,
+        ids: torch.Tensor,
         config,
-        visible: torch.BoolTensor | None = None,
+        visible: torch.Tensor | None = None,
         generated: bool = False,
     ) -> "BlankLayout":
         """Read the layout from `ids` (B, N), of which `visible` (B, N) are no padding.
@@ -122,17 +120,17 @@ class BlankLayout:
     def length(self) -> int:
         return self.in_context.shape[1]
 
-    def pieces(self, tokens: int) -> torch.LongTensor:
+    def pieces(self, tokens: int) -> torch.Tensor:
         """(B, T): the piece, from 0, that each of the last T tokens is of; 0 in the context."""
         return (count(self.starts)[:, -tokens:] - 1).clamp(min=0)
 
-    def block_positions(self, tokens: int) -> torch.LongTensor:
+    def block_positions(self, tokens: int) -> torch.Tensor:
         """(B, T): 0 in the context; 1, 2, ... from the start of each piece (paper, section 2.2)."""
         columns = torch.arange(self.length, device=self.starts.device)[-tokens:]
         from_start = columns - column_of(self.pieces(tokens), self.starts)
         return torch.where(self.in_context[:, -tokens:], 0, from_start + 1)
 
-    def mask_columns(self, tokens: int) -> torch.LongTensor:
+    def mask_columns(self, tokens: int) -> torch.Tensor:
         """(B, T): the column of each token's blank: the k-th piece answers the k-th mask.
 
         Pieces beyond the last mask answer the last one. Without a mask, it is the last column.
@@ -142,7 +140,7 @@ class BlankLayout:
         return column_of(mask, self.is_mask).clamp(max=self.length - 1)
 
 
-def count_positions(visible: torch.Tensor) -> torch.LongTensor:
+def count_positions(visible: torch.Tensor) -> torch.Tensor:
     """(B, N): 0, 1, 2, ... over the tokens that are not padding."""
     return (count(visible.bool()) - 1).clamp(min=0)
 
@@ -156,16 +154,16 @@ class BlockPositions:
     shape = "(batch, 2, tokens)"
 
     @staticmethod
-    def fits(position_ids: torch.LongTensor) -> bool:
+    def fits(position_ids: torch.Tensor) -> bool:
         return position_ids.dim() == 3 and position_ids.shape[1] == 2
 
     @staticmethod
     def position_ids(
         layout: BlankLayout,
-        context_positions: torch.LongTensor,
+        context_positions: torch.Tensor,
         tokens: int,
         max_piece_length: int | None = None,
-    ) -> torch.LongTensor:
+    ) -> torch.Tensor:
         """Positions (B, 2, T) of the last T tokens, from those of the context (B, N)."""
         of_blank = context_positions.gather(1, layout.mask_columns(tokens))  # (B, T)
         of_context = context_positions[:, -tokens:]
@@ -174,8 +172,8 @@ class BlockPositions:
 
     @staticmethod
     def highest(
-        layout: BlankLayout, context_positions: torch.LongTensor, max_piece_length: int
-    ) -> torch.LongTensor:
+        layout: BlankLayout, context_positions: torch.Tensor, max_piece_length: int
+    ) -> torch.Tensor:
         """(B, N): the highest that filling the blanks takes, whatever the answers are."""
         return context_positions
 
@@ -190,16 +188,16 @@ class SinglePositions:
     shape = "(batch, tokens)"
 
     @staticmethod
-    def fits(position_ids: torch.LongTensor) -> bool:
+    def fits(position_ids: torch.Tensor) -> bool:
         return position_ids.dim() == 2
 
     @staticmethod
     def position_ids(
         layout: BlankLayout,
-        context_positions: torch.LongTensor,
+        context_positions: torch.Tensor,
         tokens: int,
         max_piece_length: int | None = None,
-    ) -> torch.LongTensor:
+    ) -> torch.Tensor:
         """Positions (B, T) of the last T tokens, from those of the context (B, N)."""
         if max_piece_length is not None:
             masks_before = count(layout.is_mask) - layout.is_mask.long()  # (B, N)
@@ -211,8 +209,8 @@ class SinglePositions:
 
     @staticmethod
     def highest(
-        layout: BlankLayout, context_positions: torch.LongTensor, max_piece_length: int
-    ) -> torch.LongTensor:
+        layout: BlankLayout, context_positions: torch.Tensor, max_piece_length: int
+    ) -> torch.Tensor:
         """(B, N): the highest that filling the blanks takes, with the room that they reserve."""
         return context_positions + max_piece_length * layout.is_mask.sum(-1, keepdim=True)
 
@@ -224,7 +222,7 @@ def position_scheme(config) -> type[BlockPositions] | type[SinglePositions]:
 # --- Ids and positions that have no row in their tables -------------------------------------------
 
 
-def check_ids(ids: torch.LongTensor | None, config):
+def check_ids(ids: torch.Tensor | None, config):
     """Raise a ValueError for ids (B, T) outside the vocabulary."""
     if ids is None or not ids.numel():
         return
@@ -236,7 +234,7 @@ def check_ids(ids: torch.LongTensor | None, config):
         )
 
 
-def check_positions(position_ids: torch.LongTensor, config):
+def check_positions(position_ids: torch.Tensor, config):
     """Raise a ValueError for positions of a wrong shape, or beyond the table."""
     scheme = position_scheme(config)
     if not scheme.fits(position_ids):
@@ -246,7 +244,7 @@ def check_positions(position_ids: torch.LongTensor, config):
     check_range(position_ids, config)
 
 
-def check_range(positions: torch.LongTensor, config):
+def check_range(positions: torch.Tensor, config):
     """Raise a ValueError for positions, of any shape, beyond the table."""
     if not positions.numel():
         return

@@ -2,7 +2,7 @@
 
 import math
 from copy import deepcopy
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PretrainedConfig
 
@@ -77,11 +77,18 @@ class GLMConfig(PretrainedConfig):
     # Not "glm": Transformers uses that name for GLM-4 and would load it silently.
     model_type = "glm-blank-infilling"
     _auto_class = "AutoConfig"  # so that the code is saved beside the configuration
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
+    if TYPE_CHECKING:  # set from TOKEN_IDS
+        sop_token_id: int | None
+        eop_token_id: int | None
+        mask_token_ids: list[int] | None
+        pad_token_id: int | None
+        eos_token_id: int | list[int] | None
+        bos_token_id: int | None
     base_model_tp_plan = TP_PLAN
     base_model_fsdp_plan = FSDP_PLAN
-    base_model_pp_plan = PP_PLAN
-    attribute_map: ClassVar[dict[str, str]] = {
+    base_model_pp_plan: ClassVar[Any] = PP_PLAN
+    attribute_map = {
         "num_hidden_layers": "num_layers",
         "max_position_embeddings": "max_sequence_length",
     }

@@ -10,7 +10,7 @@ vocabulary rows.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -66,7 +66,7 @@ class AllBlanksFilled(EosTokenCriteria):
         self.stops_at_ends = not ends.isdisjoint(config.end_token_ids)
         self.stops_at_once = sorted(ends - set(config.end_token_ids))  # ids that the caller added
 
-    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
         stops = is_any_of(input_ids[:, -1], self.stops_at_once)  # (B,)
         if self.stops_at_ends:
             layout = BlankLayout.of(input_ids, self.config, generated=True)
@@ -82,7 +82,7 @@ class PieceLength(LogitsProcessor):
         self.max_piece_length = max_piece_length
         self.config = config
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         layout = BlankLayout.of(input_ids, self.config, generated=True)
         is_full = layout.block_positions(1) > self.max_piece_length  # (B, 1): the start is at 1
         vocabulary = torch.arange(scores.shape[-1], device=scores.device)
@@ -102,14 +102,14 @@ class WithinPiece(LogitsProcessor):
         self.processor = processor
         self.config = config
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         layout = BlankLayout.of(input_ids, self.config, generated=True)
         lengths = layout.block_positions(1)[:, 0] - 1  # (B,), less the start
         starts = (input_ids.shape[1] - lengths).tolist()
-        rows = [
-            self.processor(ids[None, start:], row[None])
-            for ids, row, start in zip(input_ids, scores, starts, strict=True)
-        ]
+        rows = []
+        for ids, row, start in zip(input_ids, scores, starts, strict=True):
+            of_piece = ids[None, start:]  # (1, tokens of the piece)
+            rows.append(self.processor(of_piece, row[None]))
         return torch.cat(rows)  # (B, V)
 
 
@@ -120,40 +120,49 @@ class WithinPiece(LogitsProcessor):
 class Prompt:
     """Contexts with blanks, and the pieces that are there already.
 
-    ids (B, S). visible (B, S): 1 for tokens, 0 for padding. positions (B, S) of the context where
-    they are not 0, 1, 2, ... embeds (B, S, H): what is read in place of the ids. has_ids: whether
-    the caller gave the ids, or only their embeddings.
+    Attributes:
+        ids (B, S).
+        visible (B, S): 1 for tokens, 0 for padding.
+        positions (B, S): of the context, where they are not 0, 1, 2, ...
+        embeds (B, S, H): what is read in place of the ids.
+        has_ids: whether the caller gave the ids, or only their embeddings.
     """
 
-    ids: torch.LongTensor
-    visible: torch.LongTensor
-    positions: torch.LongTensor | None = None
-    embeds: torch.FloatTensor | None = None
+    ids: torch.Tensor
+    visible: torch.Tensor
+    positions: torch.Tensor | None = None
+    embeds: torch.Tensor | None = None
     has_ids: bool = True
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     @property
-    def context_positions(self) -> torch.LongTensor:
+    def context_positions(self) -> torch.Tensor:
         return count_positions(self.visible) if self.positions is None else self.positions
 
     def cut_before_pieces(self, config) -> "Prompt":
         """The contexts alone, padded on the left: for batches that hold answers to learn from."""
-        is_context = BlankLayout.of(self.ids, config, self.visible.bool()).in_context
-        kept = is_context & self.visible.bool()  # (B, S)
+        visible = self.visible.bool()
+        layout = BlankLayout.of(self.ids, config, visible)
+        kept = layout.in_context & visible  # (B, S)
         length = int(kept.sum(-1).amax())
         # Sorted stably, the kept columns come last and stay in their order.
-        columns = kept.long().argsort(dim=-1, stable=True)[:, -length:]  # (B, length)
+        columns = kept.long().argsort(dim=-1, stable=True)
+        columns = columns[:, -length:]  # (B, length)
         ids = self.ids.masked_fill(~kept, config.pad_token_id or 0)
+        positions = self.positions
+        if positions is not None:
+            positions = positions.gather(1, columns)
         embeds = self.embeds
         if embeds is not None:
-            embeds = embeds.gather(1, columns[..., None].expand(-1, -1, embeds.shape[-1]))
+            of_states = columns[..., None].expand(-1, -1, embeds.shape[-1])  # (B, length, H)
+            embeds = embeds.gather(1, of_states)
         return replace(
             self,
             ids=ids.gather(1, columns),
             visible=kept.long().gather(1, columns),
-            positions=None if self.positions is None else self.positions.gather(1, columns),
+            positions=positions,
             embeds=embeds,
         )
 
@@ -163,8 +172,9 @@ class Prompt:
             return self
         embeds = self.embeds
         if embeds is not None:
-            sop = word_embeddings.weight[sop_token_id].expand(len(self), 1, -1)  # (B, 1, H)
-            embeds = torch.cat([embeds, sop.to(embeds)], dim=1)
+            sop = word_embeddings.weight[sop_token_id].to(embeds)  # (H,)
+            sop = sop.expand(len(self), 1, -1)  # (H,) -> (B, 1, H)
+            embeds = torch.cat([embeds, sop], dim=1)
         return replace(
             self,
             ids=F.pad(self.ids, (0, 1), value=sop_token_id),
@@ -175,25 +185,32 @@ class Prompt:
 
 def find_padding(
     attention_mask: torch.Tensor | None,
-    ids: torch.LongTensor,
+    ids: torch.Tensor,
     config,
     holds_answers: bool = False,
-) -> torch.LongTensor:
-    """(B, S): 1 for the tokens of the contexts in `ids`, 0 for padding, from any form of a mask."""
-    batch, length = ids.shape
+) -> torch.Tensor:
+    """The padding of prompts, from any form that a mask has.
+
+    Args:
+        attention_mask: as in the model's `forward`.
+        ids (B, S): contexts, with pieces or without.
+        holds_answers: whether the pieces are answers to learn from, which no prompt has. Only then
+            the lengths (B,) of the contexts tell enough.
+
+    Returns:
+        1 for tokens, 0 for padding (B, S).
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
     if attention_mask is None:
         return torch.ones_like(ids)
-    if attention_mask.dim() == 1 and holds_answers:  # lengths of the contexts before them
-        columns = torch.arange(length, device=ids.device)
-        return (columns < attention_mask[:, None]).expand(batch, -1).long()
-    if attention_mask.dim() == 4 and attention_mask.shape[-1] >= length:
-        # The row of `<|startofpiece|>`, or else the last one, shows what of the context is real.
-        starts = is_any_of(ids, config.start_token_ids).long()  # (B, S)
-        first = torch.where(starts.any(-1), starts.argmax(-1), length - 1)  # (B,)
-        rows = attention_mask[:, 0].expand(batch, -1, -1)
-        row = rows[torch.arange(batch, device=ids.device), first, :length]  # (B, S)
-        seen = row >= 0 if row.is_floating_point() else row != 0  # a float is added to the scores
-        return (seen | ~BlankLayout.of(ids, config).in_context).long()
+    if attention_mask.dim() == 1 and holds_answers:
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        visible = columns < attention_mask[:, None]  # (B, S) or (1, S)
+        return visible.expand_as(ids).long()
+    if attention_mask.dim() == 4 and attention_mask.shape[-1] >= ids.shape[1]:
+        return padding_of_explicit(attention_mask, ids, config)
     if attention_mask.shape != ids.shape:
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}; "
@@ -202,21 +219,47 @@ def find_padding(
     return attention_mask
 
 
+def padding_of_explicit(
+    attention_mask: torch.Tensor,
+    ids: torch.Tensor,
+    config,
+) -> torch.Tensor:
+    """(B, 1, N, N), (B, S) -> (B, S): what the first `<|startofpiece|>` sees, or the last token.
+
+    That is all of the context that is no padding.
+    """
+    batch, length = ids.shape
+    is_start = is_any_of(ids, config.start_token_ids)  # (B, S)
+    first = is_start.long().argmax(-1)  # (B,)
+    first = torch.where(is_start.any(-1), first, length - 1)
+    seen_by = attention_mask[:, 0].expand(batch, -1, -1)  # (B, N, N)
+    rows = torch.arange(batch, device=ids.device)
+    seen = seen_by[rows, first, :length]  # (B, S)
+    is_added = seen.is_floating_point()  # to the scores
+    visible = seen >= 0 if is_added else seen != 0
+    in_context = BlankLayout.of(ids, config).in_context
+    return (visible | ~in_context).long()
+
+
 # --- Generation -----------------------------------------------------------------------------------
 
 
 class GLMGenerationMixin(GenerationMixin):
     """The library's generation, for a model whose `glm` is the network without a head."""
 
+    if TYPE_CHECKING:  # what the model has
+        config: Any
+        glm: Any
+
     @torch.no_grad()
     def generate(
         self,
-        inputs: torch.LongTensor | None = None,
+        inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         *args,
         max_piece_length: int | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         generation_attention_mask: torch.Tensor | None = None,
         **kwargs,
     ):
@@ -248,7 +291,7 @@ class GLMGenerationMixin(GenerationMixin):
 
         refuse_what_cannot_be(asked)
         if generation_attention_mask is not None:
-            kwargs["attention_mask"] = generation_attention_mask
+            kwargs["attention_mask"] = generation_attention_mask != 0
         prompt = self._read_prompt(inputs, position_ids, kwargs)
         self._check_prompt(prompt, asked("eos_token_id"))
         room = self._room_of_a_piece(max_piece_length, asked("max_new_tokens"))
@@ -276,8 +319,8 @@ class GLMGenerationMixin(GenerationMixin):
 
     def _read_prompt(
         self,
-        inputs: torch.LongTensor | None,
-        position_ids: torch.LongTensor | None,
+        inputs: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
         kwargs: dict,
     ) -> Prompt:
         """The prompt in `generate`'s arguments; those that only it needs are taken out of them."""
@@ -289,16 +332,20 @@ class GLMGenerationMixin(GenerationMixin):
         if not has_ids:
             ids = self.glm.recognise_ids(embeds, started=False)
         positions = kwargs.pop("context_positions", position_ids)
-        if positions is not None:  # (B, 2, N) or (B, N) -> (B, S)
-            positions = positions.view(len(ids), -1, positions.shape[-1])[:, 0, : ids.shape[1]]
+        if positions is not None:
+            if positions.dim() == 3:  # (B, 2, N) -> (B, N)
+                positions = positions[:, 0]
+            positions = positions[:, : ids.shape[1]]  # (B, N) -> (B, S)
         labels = [kwargs.pop(name, None) for name in ("labels", "shift_labels")]
-        holds_answers = any(label is not None for label in labels) and bool(
-            is_any_of(ids, self.config.start_token_ids).any()
-        )
+        has_labels = any(label is not None for label in labels)
+        is_start = is_any_of(ids, self.config.start_token_ids)
+        holds_answers = has_labels and bool(is_start.any())
         attention_mask = kwargs.pop("attention_mask", None)
         visible = find_padding(attention_mask, ids, self.config, holds_answers)
         prompt = Prompt(ids, visible, positions, embeds, has_ids)
-        return prompt.cut_before_pieces(self.config) if holds_answers else prompt
+        if holds_answers:
+            prompt = prompt.cut_before_pieces(self.config)
+        return prompt
 
     def _check_prompt(self, prompt: Prompt, stop_ids: int | list[int] | None):
         """Raise a ValueError for a prompt that cannot be filled."""
@@ -361,13 +408,13 @@ class GLMGenerationMixin(GenerationMixin):
 
     def prepare_inputs_for_generation(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         past_key_values: Cache | None = None,
         cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         max_piece_length: int | None = None,
-        context_positions: torch.LongTensor | None = None,
+        context_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> dict:
         """The inputs of one step, from all ids so far (B, N)."""
@@ -388,7 +435,7 @@ class GLMGenerationMixin(GenerationMixin):
             attention_mask = hide_overfull(layout, attention_mask, max_piece_length)
             position_ids = position_ids.clamp(max=self.config.position_rows - 1)
         if cache is not None and cache.is_compileable:  # a fixed shape for the compiled forward
-            like = torch.empty(*in_context.shape, 0, dtype=self.dtype, device=input_ids.device)
+            like = input_ids.new_empty(*in_context.shape, 0, dtype=self.glm.dtype)
             attention_mask = self.glm.scores_mask(attention_mask, in_context, like, cache)
         # What starts a piece is read as `<|startofpiece|>`, an end token of the piece before too.
         read = torch.where(layout.starts, self.config.sop_token_id, input_ids)[:, -tokens:]
@@ -403,10 +450,10 @@ class GLMGenerationMixin(GenerationMixin):
 
     def _positions_so_far(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        context_positions: torch.LongTensor | None,
-    ) -> torch.LongTensor:
+        context_positions: torch.Tensor | None,
+    ) -> torch.Tensor:
         """(B, N): positions of the context; what stands behind it does not matter."""
         if context_positions is not None:
             missing = input_ids.shape[1] - context_positions.shape[1]
@@ -419,14 +466,16 @@ class GLMGenerationMixin(GenerationMixin):
         return None  # the library would count 0, 1, 2, ...
 
     def _get_stopping_criteria(self, *args, **kwargs):
-        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        parent: Any = super()
+        criteria = parent._get_stopping_criteria(*args, **kwargs)
         for i, criterion in enumerate(criteria):
             if isinstance(criterion, EosTokenCriteria):
                 criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
         return criteria
 
     def _get_logits_processor(self, *args, **kwargs):
-        processors = super()._get_logits_processor(*args, **kwargs)
+        parent: Any = super()
+        processors = parent._get_logits_processor(*args, **kwargs)
         for i, processor in enumerate(processors):
             if isinstance(processor, NoRepeatNGramLogitsProcessor):
                 processors[i] = WithinPiece(processor, self.config)
@@ -445,10 +494,10 @@ def with_known_names(kwargs: dict) -> dict:
     The cache has the name that the library looks for, and a length that the caller gives wins over
     the one in generation_config.json.
     """
-    known = {
-        CACHE if name in ("cache", "past_key_values") else name: value
-        for name, value in kwargs.items()
-    }
+    known = {}
+    for name, value in kwargs.items():
+        is_cache = name in ("cache", "past_key_values")
+        known[CACHE if is_cache else name] = value
     if known.get("max_length") is not None:
         known.setdefault("max_new_tokens", None)
     return known
@@ -478,7 +527,7 @@ def count_new_tokens(
     length: int,
     cache: Cache | None,
     next_sequence_length: int | None = None,
-    cache_position: torch.LongTensor | None = None,
+    cache_position: torch.Tensor | None = None,
     **kwargs,
 ) -> int:
     """How many of the N ids are no keys yet: 5 tells it, or 4.57 where they are."""

@@ -16,7 +16,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ NOT_A_TARGET = -100  # the label that torch's cross entropy ignores
 try:  # 5: initialisers that leave loaded weights alone
     from transformers import initialization as init
 except ImportError:
-    from torch.nn import init
+    from torch.nn import init  # type: ignore[no-redef]
 
 _CAUSAL_MASK = inspect.signature(create_causal_mask).parameters
 _EMBEDS = "inputs_embeds" if "inputs_embeds" in _CAUSAL_MASK else "input_embeds"
@@ -122,14 +122,15 @@ def count_keys(cache: Cache | None, past: int | torch.Tensor, length: int) -> in
         return length
     if _MASK_SIZES_TAKE_A_LENGTH:
         return cache.get_mask_sizes(length, 0)[0]
-    return cache.get_mask_sizes(torch.arange(length) + past, 0)[0]
+    columns: Any = torch.arange(length) + past
+    return cache.get_mask_sizes(columns, 0)[0]
 
 
 # --- Network --------------------------------------------------------------------------------------
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "GLMSelfAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -163,7 +164,7 @@ def eager_attention_forward(
 def residual_projection(in_features: int, out_features: int) -> nn.Linear:
     """A layer whose output is added to the residual stream: `_init_weights` starts it smaller."""
     linear = nn.Linear(in_features, out_features)
-    linear.is_residual_projection = True
+    linear.is_residual_projection = True  # type: ignore[assignment]
     return linear
 
 
@@ -175,7 +176,7 @@ class GLMSelfAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.is_causal = False  # no mask means that every key is visible
-        self.attention_scale = config.attention_scale
+        self.attention_scale: float = config.attention_scale
         self.attention_dropout = config.attention_dropout_prob
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
@@ -189,7 +190,7 @@ class GLMSelfAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | BlockMask | None = None,
-        cache_position: torch.LongTensor | None = None,
+        cache_position: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         cache = kwargs.pop(CACHE, None)
@@ -260,7 +261,7 @@ class GLMTransformer(nn.Module):
         self.layers = nn.ModuleList(GLMLayer(config, i) for i in range(config.num_layers))
         self.final_layernorm = nn.LayerNorm(config.hidden_size)
 
-    def embed_positions(self, position_ids: torch.LongTensor) -> torch.Tensor:
+    def embed_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(B, 2, T), or (B, T) without block positions -> (B, T, H)."""
         if position_ids.dim() == 2:
             return self.position_embeddings(position_ids)
@@ -305,8 +306,8 @@ class GLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "glm"
     _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar = ["GLMLayer"]
-    _skip_keys_device_placement: ClassVar = [CACHE]
+    _no_split_modules = ["GLMLayer"]
+    _skip_keys_device_placement = [CACHE]
     _supports_sdpa = True  # flash attention is not: its kernels have no bidirectional context
     _supports_flex_attn = True
     _supports_context_parallel = False
@@ -328,7 +329,7 @@ class GLMPreTrainedModel(PreTrainedModel):
 class GLMModel(GLMPreTrainedModel):
     """The network without a head."""
 
-    _auto_class = "AutoModel"
+    _auto_class: str | None = "AutoModel"
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -341,11 +342,11 @@ class GLMModel(GLMPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
         output_attentions: bool | None = None,
@@ -386,7 +387,7 @@ class GLMModel(GLMPreTrainedModel):
             inputs_embeds = self.word_embeddings(ids)  # (B, T) -> (B, T, H)
         in_context = self.find_context(ids, attention_mask, position_ids)  # (B, T)
         hidden_states = inputs_embeds + self.transformer.embed_positions(position_ids)
-        outputs = self._run_layers(
+        hidden_states, all_hidden_states, all_attentions = self._run_layers(
             self.embedding_dropout(hidden_states),
             self.scores_mask(attention_mask, in_context, inputs_embeds, cache),
             cache,
@@ -394,8 +395,12 @@ class GLMModel(GLMPreTrainedModel):
             output_hidden_states,
             **kwargs,
         )
-        outputs[CACHE] = cache if use_cache else None
-        return outputs
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.transformer.final_layernorm(hidden_states),
+            hidden_states=all_hidden_states,
+            attentions=all_attentions,
+            **{CACHE: cache if use_cache else None},
+        )
 
     def _uses_cache(self, use_cache: bool | None) -> bool:
         wanted = self.config.use_cache if use_cache is None else use_cache
@@ -403,12 +408,12 @@ class GLMModel(GLMPreTrainedModel):
 
     def _read_inputs(
         self,
-        input_ids: torch.LongTensor | None,
-        inputs_embeds: torch.FloatTensor | None,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        position_ids: torch.LongTensor | None,
+        position_ids: torch.Tensor | None,
         cache: Cache | None,
-    ) -> tuple[torch.LongTensor | None, torch.LongTensor]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """The ids (B, T), None where embeddings come with their positions, and the positions."""
         if input_ids is None and inputs_embeds is None:
             raise ValueError("Pass either input_ids or inputs_embeds, or both.")
@@ -442,9 +447,7 @@ class GLMModel(GLMPreTrainedModel):
         if not self.config.block_position_encoding and layout.sops.any():
             raise ValueError("Without block positions a text with pieces needs position_ids.")
 
-    def recognise_ids(
-        self, inputs_embeds: torch.FloatTensor, started: bool = True
-    ) -> torch.LongTensor:
+    def recognise_ids(self, inputs_embeds: torch.Tensor, started: bool = True) -> torch.Tensor:
         """The ids of embeddings, as far as the layout of the blanks needs them.
 
         Args:
@@ -480,10 +483,10 @@ class GLMModel(GLMPreTrainedModel):
 
     def find_context(
         self,
-        ids: torch.LongTensor | None,
+        ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        position_ids: torch.LongTensor | None,
-    ) -> torch.BoolTensor:
+        position_ids: torch.Tensor | None,
+    ) -> torch.Tensor:
         """(B, T): which tokens of this call are of the bidirectional context."""
         tokens = position_ids if ids is None else ids
         if rank_of(attention_mask) == 1:
@@ -497,7 +500,7 @@ class GLMModel(GLMPreTrainedModel):
     def scores_mask(
         self,
         attention_mask: torch.Tensor | None,
-        in_context: torch.BoolTensor,
+        in_context: torch.Tensor,
         inputs_embeds: torch.Tensor,
         cache: Cache | None = None,
     ) -> torch.Tensor | BlockMask | None:
@@ -540,14 +543,15 @@ class GLMModel(GLMPreTrainedModel):
         output_attentions: bool | None,
         output_hidden_states: bool | None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, tuple[torch.Tensor, ...] | None]:
+        """The states (B, T, H) after the last layer; if asked for, those before, and attentions."""
         config = self.config
         if output_attentions is None:
             output_attentions = config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
-        all_hidden_states = (hidden_states,)
-        all_attentions = ()
+        all_hidden_states: tuple[torch.Tensor, ...] = (hidden_states,)
+        all_attentions: tuple[torch.Tensor, ...] = ()
         past = cache.get_seq_length() if cache is not None else 0
         kwargs |= {CACHE: cache, **cache_position(past, hidden_states)}
         # Fewer layers than there are when a model assists itself by early exit.
@@ -557,10 +561,10 @@ class GLMModel(GLMPreTrainedModel):
                 all_hidden_states += (hidden_states,)
             if output_attentions:
                 all_attentions += (weights,)
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.transformer.final_layernorm(hidden_states),
-            hidden_states=all_hidden_states if output_hidden_states else None,
-            attentions=all_attentions if output_attentions else None,
+        return (
+            hidden_states,
+            all_hidden_states if output_hidden_states else None,
+            all_attentions if output_attentions else None,
         )
 
 
@@ -572,14 +576,14 @@ def rank_of(attention_mask: torch.Tensor | None) -> int:
     return 0 if attention_mask is None else len(attention_mask.shape)
 
 
-def find_visible(attention_mask: torch.Tensor | None, ids: torch.LongTensor) -> torch.BoolTensor:
+def find_visible(attention_mask: torch.Tensor | None, ids: torch.Tensor) -> torch.Tensor:
     """(B, T): which tokens of this call are no padding, as far as the mask tells."""
     if rank_of(attention_mask) == 2:
         return attention_mask[:, -ids.shape[1] :].bool()
     return torch.ones_like(ids, dtype=torch.bool)
 
 
-def is_row_of(states: torch.Tensor, table: torch.Tensor) -> torch.BoolTensor:
+def is_row_of(states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """(B, T, H), (V, H) -> (B, T): whether each state is a row of the table, bit by bit."""
     rows = table.float()
     # The nearest row r of a state s: |s - r|^2 is smallest where s r - |r|^2 / 2 is largest.
@@ -632,9 +636,9 @@ def check_precision(model: nn.Module):
 class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     """GLM with its output head, which is the word embedding itself."""
 
-    _auto_class = "AutoModelForSeq2SeqLM"
-    _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
-    _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
+    _auto_class: str | None = "AutoModelForSeq2SeqLM"
+    _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -645,12 +649,12 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: int | torch.Tensor | None = None,
@@ -684,10 +688,11 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             **{CACHE: cache},
             **kwargs,
         )
-        kept = logits_to_keep
         if isinstance(logits_to_keep, int):
-            kept = slice(-logits_to_keep, None)
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])  # (B, T or kept, V)
+            states = outputs.last_hidden_state[:, -logits_to_keep:]  # -0 keeps all
+        else:
+            states = outputs.last_hidden_state[:, logits_to_keep]
+        logits = self.lm_head(states)  # (B, T or kept, V)
         loss = None
         if labels is not None:
             loss = self._loss(logits, labels, num_items_in_batch)
@@ -696,13 +701,13 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            **{CACHE: outputs[CACHE]},
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     def _loss(
         self,
         logits: torch.Tensor,
-        labels: torch.LongTensor,
+        labels: torch.Tensor,
         num_items_in_batch: int | torch.Tensor | None,
     ) -> torch.Tensor:
         """Cross entropy of logits (B, T, V) and labels (B, T) that are aligned with them."""
@@ -716,11 +721,11 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
 
     def _check_labels(
         self,
-        labels: torch.LongTensor,
-        input_ids: torch.LongTensor | None,
-        inputs_embeds: torch.FloatTensor | None,
+        labels: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        position_ids: torch.LongTensor | None,
+        position_ids: torch.Tensor | None,
         cache: Cache | None,
     ):
         """Raise a ValueError for labels, and weights, that would teach nonsense."""
@@ -751,9 +756,9 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
 class GLMForMultipleChoice(GLMPreTrainedModel):
     """Scores the answers that are offered for a blank by their log-probability."""
 
-    _auto_class = "AutoModelForMultipleChoice"
-    _tied_weights_keys: ClassVar = {"lm_head.weight": "glm.word_embeddings.weight"}
-    _fsdp_plan: ClassVar = {"lm_head": "keep_full_weight"}
+    _auto_class: str | None = "AutoModelForMultipleChoice"
+    _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -764,13 +769,13 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        choice_ids: torch.LongTensor | list[list[torch.LongTensor]] | None = None,
-        choice_indices: list[list[torch.LongTensor]] | None = None,
-        labels: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        choice_ids: Any = None,
+        choice_indices: list[list[torch.Tensor]] | None = None,
+        labels: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Inputs in one of two forms.
@@ -821,8 +826,8 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     def _check_choices(
         self,
         inputs: torch.Tensor,
-        choice_ids: torch.LongTensor | list[list[torch.LongTensor]] | None,
-        choice_indices: list[list[torch.LongTensor]] | None,
+        choice_ids: Any,
+        choice_indices: list[list[torch.Tensor]] | None,
     ):
         if inputs.dim() == 3:
             if choice_ids is None or choice_ids.shape != inputs.shape:
@@ -839,7 +844,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
                 "Pass a list of choice_ids and a list of choice_indices for every row."
             )
 
-    def score_rows(self, states: torch.Tensor, choice_ids: torch.LongTensor) -> torch.Tensor:
+    def score_rows(self, states: torch.Tensor, choice_ids: torch.Tensor) -> torch.Tensor:
         """(B * C, T, H), (B, C, T) -> (B, C): each choice scored in a row of its own."""
         targets = choice_ids.flatten(0, 1)  # (B * C, T)
         is_target = targets != NOT_A_TARGET
@@ -853,8 +858,8 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     def score_packed(
         self,
         states: torch.Tensor,
-        choice_ids: list[list[torch.LongTensor]],
-        choice_indices: list[list[torch.LongTensor]],
+        choice_ids: list[list[torch.Tensor]],
+        choice_indices: list[list[torch.Tensor]],
     ) -> torch.Tensor:
         """(B, T, H) -> (B, C): the choices of a row behind one context."""
         scores = []
@@ -866,7 +871,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
             scores.append(torch.stack([of_choice.sum() for of_choice in of_choices]))  # (C,)
         return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
 
-    def log_probs(self, states: torch.Tensor, tokens: torch.LongTensor) -> torch.Tensor:
+    def log_probs(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(R, H), (R,) -> (R,): the log-probability of each token after its state."""
         log_probs = self.lm_head(states).float().log_softmax(-1)  # (R, V)
         return log_probs.gather(1, tokens[:, None])[:, 0]
@@ -875,7 +880,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
 class GLMForSequenceClassification(GLMPreTrainedModel):
     """A pooled classifier: tanh of one position's state, dropout, a linear layer."""
 
-    _auto_class = "AutoModelForSequenceClassification"
+    _auto_class: str | None = "AutoModelForSequenceClassification"
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -898,10 +903,10 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
@@ -945,9 +950,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def pooled_column(
-        self, in_context: torch.BoolTensor, visible: torch.BoolTensor
-    ) -> torch.LongTensor:
+    def pooled_column(self, in_context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """(B, T), (B, T) -> (B,): the column of the token that is read."""
         length = in_context.shape[1]
         columns = torch.arange(length, device=in_context.device)

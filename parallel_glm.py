@@ -3,6 +3,8 @@
 Plans name the modules of the network without a head, the library adds what stands before them.
 """
 
+from typing import Any
+
 try:  # 5: styles that cut weights into distributed tensors
     from torch import nn
     from torch.distributed.tensor import distribute_tensor
@@ -10,7 +12,9 @@ try:  # 5: styles that cut weights into distributed tensors
     from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
     from transformers.distributed.tensor_parallel import PackedColwiseParallel
 except ImportError:
-    PackedColwiseParallel = None
+    CAN_CUT_HEADS = False
+else:
+    CAN_CUT_HEADS = True
 
 # Whole layers are gathered for their forward and backward, and freed behind them.
 FSDP_PLAN = {
@@ -31,7 +35,7 @@ _MLP = {
     "transformer.layers.*.mlp.dense_4h_to_h": "rowwise",
 }
 
-if PackedColwiseParallel is None:
+if not CAN_CUT_HEADS:
     # 4.57 knows no way to cut a fused projection in three: each process computes all heads.
     TP_PLAN = {
         "transformer.layers.*.attention.query_key_value": "colwise_rep",
@@ -55,7 +59,8 @@ else:
             part = distribute_tensor(whole, mesh, [heads], src_data_rank=None)
             module._parameters[param] = nn.Parameter(part, requires_grad=whole.requires_grad)
 
-    ALL_PARALLEL_STYLES.register("packed_query_key_value", PackedQueryKeyValue(split_factor=3))
+    style: Any = PackedQueryKeyValue(split_factor=3)
+    ALL_PARALLEL_STYLES.register("packed_query_key_value", style)
     TP_PLAN = {
         "transformer.layers.*.attention.query_key_value": "packed_query_key_value",
         "transformer.layers.*.attention.dense": "rowwise",

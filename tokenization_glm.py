@@ -100,7 +100,7 @@ class GLMTokenizerFast(VersionedTokenizer):
         mask_token_ids: ids of the masks that the model knows.
     """
 
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (the library's own form)
+    model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
     _auto_class = "AutoTokenizer"  # so that the code is saved beside the files
 

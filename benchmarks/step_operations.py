@@ -3,8 +3,8 @@
     python benchmarks/step_operations.py
 
 On a GPU a tensor made from Python's data is a copy from the host, and a read back waits for all
-that was asked before. GLM stands beside `GPT2LMHeadModel` of the same size; what their layers make is
-counted too. It needs the package: `pip install -e .`.
+that was asked before. GLM stands beside `GPT2LMHeadModel` of the same size; what their layers make
+is counted too. It needs the package: `pip install -e .`.
 """
 
 from dataclasses import dataclass

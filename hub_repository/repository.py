@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from ..configuration_glm import GLMConfig
 from ..tokenization_glm import GLM_TOKENS, GLMTokenizerFast
-from .config import build_network, fills_blanks, write_config
+from .config import build_network, fills_blanks, read_config, write_config
 from .errors import RepositoryError
 from .files import hash_file, read_json, write_json
 from .model_card import model_card
@@ -58,6 +59,7 @@ TEXT_VOCABULARIES = {
 }
 # Tokens that the original's interactive generation makes at most for one text.
 DEFAULT_NEW_TOKENS = 512
+REQUIREMENTS = "torch>=2.6\ntransformers>=4.57\n"
 
 
 def write_repository(
@@ -95,10 +97,12 @@ def write_repository(
     # In the network's order, so that a file does not depend on how the checkpoint was cut.
     tensors = {name: tensors[name] for name in expected}
     nbytes = sum(tensor.nbytes for tensor in (*tensors.values(), *prompt.values()))
-    with new_folder(output, nbytes) as folder:
+    with new_folder(output, nbytes) as folder, ThreadPoolExecutor(1) as disk:
         written = checksums = write_weights(folder, tensors, max_shard_size)
         if prompt:
             written = checksums | write_shard(folder / PROMPT_WEIGHTS, prompt)
+        for file in folder.iterdir():  # on its way to the disk while it is read back
+            disk.submit(synchronize, file)
         dtype = tensors[WORD_EMBEDDINGS].dtype
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
         card = model_card(
@@ -147,8 +151,37 @@ def write_files(
         if fills_blanks(config):
             shutil.copyfile(HANDLER, folder / HANDLER.name)
     write_json(folder / "generation_config.json", generation)
-    (folder / "requirements.txt").write_text("torch>=2.6\ntransformers>=4.57\n")
+    (folder / "requirements.txt").write_text(REQUIREMENTS)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def complete_repository(folder: str | Path, language: str | None = None):
+    """Add what `save_pretrained` does not write: model card, handler and requirements.
+
+    For a model that was fine-tuned with the package; what is there already stays as it is.
+
+    Args:
+        folder: where the model was saved, and its tokenizer.
+        language: "en" or "zh", for the card's examples.
+
+    Raises:
+        RepositoryError: if the folder holds no GLM that was saved whole.
+    """
+    folder = Path(folder)
+    config, weights = read_config(folder), find_weights(folder)
+    tokenizer = None
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = GLMTokenizerFast.from_pretrained(folder)
+    numbers = sum(torch.Size(tensor.shape).numel() for tensor in weights.values())
+    dtype = weights[WORD_EMBEDDINGS].dtype
+    name = folder.resolve().name
+    card = model_card(name, config, tokenizer, numbers, dtype, released=None, language=language)
+    texts = {"README.md": card, "requirements.txt": REQUIREMENTS}
+    if tokenizer is not None and fills_blanks(config):
+        texts[HANDLER.name] = HANDLER.read_text(encoding="utf-8")
+    for file, text in texts.items():
+        if not (folder / file).exists():
+            (folder / file).write_text(text, encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: GLMTokenizerFast, folder: Path, model_max_length: int):

@@ -485,6 +485,65 @@ def test_document_length_is_shared_by_the_batch(tokenizer, golden):
         assert 25 <= wanted <= 254 and len(short.pieces[0][2]) == min(wanted, 98)
 
 
+def drawn(tokenizer, text, recipe, max_length=LENGTH, count=400):
+    """The rows of many batches of one text."""
+    collator = BlankInfillingCollator(tokenizer, recipe, max_length=max_length)
+    for number in range(count):
+        yield from rows_of(collator.collate([{"input_ids": text}], number))
+
+
+@pytest.mark.parametrize("share, size", [(0.25, 12), (0.0, 12), (0.25, 4), (1.0, 12)])
+@pytest.mark.parametrize("suffix_prob", [0.0, 1.0])
+def test_document_mode_draws_every_length_that_it_may(tokenizer, share, size, suffix_prob):
+    """From the least share, of one token at least, to all but `[CLS]` and the last token."""
+    text = [CLS, *range(100, 98 + size), EOS]
+    recipe = Recipe(**DOCUMENT, document_min_share=share, suffix_prob=suffix_prob)
+    lengths = {
+        len(row.pieces[0][2]) - (row.pieces[0][2][-1] == EOP)
+        for row in drawn(tokenizer, text, recipe)
+    }
+    longest = size - 2
+    assert lengths == set(range(min(max(1, int(share * size)), longest), longest + 1))
+
+
+def test_short_sequences_have_every_length_that_they_may(tokenizer):
+    """From 32 tokens to the longest text without two."""
+    text = [CLS, *range(100, 138), EOS]
+    recipe = Recipe(short_sequence_prob=1.0)
+    lengths = set()
+    for row in drawn(tokenizer, text, recipe, max_length=40):
+        masked = sum(map(len, row.spans)) - len(row.spans)  # a mask stands for each span
+        lengths.add(len(row.context) + masked)
+    assert lengths == set(range(32, 39))
+
+
+def test_the_shortest_text_has_one_token_masked_at_least(tokenizer):
+    text = [CLS, 100, 101, EOS]
+    masked = Counter(sum(map(len, row.spans)) for row in drawn(tokenizer, text, Recipe()))
+    assert set(masked) == {1, 2}  # a span of three does not fit
+
+
+def test_a_short_sequence_of_two_documents_is_continued(tokenizer):
+    """The second one may be no more than its `[CLS]`."""
+    text = [CLS, *range(100, 110), EOS, CLS]
+    recipe = Recipe(**DOCUMENT, suffix_prob=0.0)
+    for row in drawn(tokenizer, text, recipe, count=20):
+        assert row.context[-1] == GMASK and row.pieces[0][2][-1] == CLS
+
+
+@pytest.mark.parametrize("mode", [TOKEN, SENTENCE, DOCUMENT])
+def test_random_positions_in_every_mode(tokenizer, mode):
+    """All that leave the context below the longest position, and no others."""
+    text = [CLS, *range(100, 109), 13, EOS]
+    offsets = {}
+    for row in drawn(tokenizer, text, Recipe(**mode, random_position=True), 14, count=600):
+        offsets.setdefault(len(row.context), set()).add(row.offset)
+    assert all(max(seen) <= 14 - context for context, seen in offsets.items())
+    # The context that came most often was drawn with each of them.
+    context, seen = max(offsets.items(), key=lambda item: len(item[1]))
+    assert seen == set(range(14 - context + 1))
+
+
 def test_loss_mask_of_the_data_counts_in_the_suffix_form(tokenizer, golden):
     text = golden["document_suffix.input_text"][0].tolist()
     sample = {"input_ids": text, "loss_mask": [0] * 50 + [1] * 6}

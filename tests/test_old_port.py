@@ -61,18 +61,28 @@ def test_generation_gives_the_originals_answers(reference, repository):
     assert checked >= 4
 
 
+@pytest.mark.parametrize("raw", [False, True], ids=["spaced", "as written"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_training_with_targets(model, tokenizer, side):
-    """The loss is that of each answer's tokens given what precedes them: not shifted twice."""
+def test_training_with_targets(model, tokenizer, side, raw):
+    """The loss is that of each answer's tokens given what precedes them: not shifted twice.
+
+    The port took answers as they were written, and so taught a first token that no text has: an
+    answer that follows a space begins with it, as it did in pretraining.
+    """
     answers = ["Stanford", "Beijing", "jumps over the lazy dog"]
     inputs = tokenizer(TEXTS, return_tensors="pt", padding=True, padding_side=side)
     inputs = tokenizer.build_inputs_for_generation(
-        inputs, targets=answers, max_gen_length=16, padding=side == "right"
+        inputs,
+        targets=answers,
+        max_gen_length=16,
+        padding=side == "right",
+        raw_targets=raw,
     )
     outputs = model(**inputs)
     total, count = 0.0, 0
     for text, answer in zip(TEXTS, answers, strict=True):
-        ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eop_token_id]
+        said = answer if raw else f" {answer}"
+        ids = [*tokenizer(said, add_special_tokens=False).input_ids, tokenizer.eop_token_id]
         read = [*tokenizer(text).input_ids, tokenizer.sop_token_id]
         for id in ids:  # one token after the other, no batch, no labels
             log_probs = model(torch.tensor([read])).logits[0, -1].log_softmax(-1)

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from conftest import EOP, EOS, MASK, SOP
+from made import make_checkpoint, make_parameters
+from safetensors.torch import load_file
 from transformers import DynamicCache
 
 from glm_transformers import GLMForConditionalGeneration
+from glm_transformers.conversion import convert_checkpoint
 
 PROMPT = [1, 17, MASK, 23, 5, EOS]
 
@@ -86,6 +89,7 @@ def test_a_model_spread_over_devices_leaves_the_cache_where_it_is(tiny_model, tm
             "glm.word_embeddings": "cpu",
             "glm.embedding_dropout": "cpu",
             "glm.transformer": "disk",
+            "lm_head": "cpu",
         },
         offload_folder=tmp_path / "offload",
     ).eval()
@@ -94,3 +98,38 @@ def test_a_model_spread_over_devices_leaves_the_cache_where_it_is(tiny_model, tm
     generated = spread.generate(ids, **{name: cache}, max_new_tokens=6)
     assert torch.equal(generated, model.generate(ids, max_new_tokens=6))
     assert cache.get_seq_length() == generated.shape[1] - 1
+
+
+@pytest.mark.parametrize(
+    "shapes, file",
+    [
+        (
+            {
+                "pool_layer.weight": (16, 16),
+                "pool_layer.bias": (16,),
+                "multichoice_head.weight": (4, 16),
+                "multichoice_head.bias": (4,),
+            },
+            "model.safetensors",
+        ),
+        (
+            {
+                "prompt_spell.spell_embeddings.weight": (4, 16),
+                "prompt_spell.mlp_head.0.weight": (16, 16),
+            },
+            "prompt_spell.safetensors",
+        ),
+    ],
+    ids=["classifier", "prompt"],
+)
+def test_what_wrappers_add_is_whole_on_every_rank(tmp_path, shapes, file):
+    """Only the network is cut over the ranks; every size here could be cut, too."""
+    generator = torch.Generator().manual_seed(1)
+    added = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    parameters = make_parameters(dtype=torch.float32) | added
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters, ranks=2)
+    options = dict(tokenizer="none", num_attention_heads=4)
+    repository = convert_checkpoint(checkpoint, tmp_path / "repository", **options)
+    tensors = load_file(repository / file)
+    for name, tensor in added.items():
+        assert torch.equal(tensors[name], tensor), name
