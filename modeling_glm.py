@@ -757,6 +757,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     """Scores the answers that are offered for a blank by their log-probability."""
 
     _auto_class: str | None = "AutoModelForMultipleChoice"
+    accepts_loss_kwargs = False  # a mean of rows: the Trainer divides it by its accumulation steps
     _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
@@ -881,6 +882,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
     """A pooled classifier: tanh of one position's state, dropout, a linear layer."""
 
     _auto_class: str | None = "AutoModelForSequenceClassification"
+    accepts_loss_kwargs = False  # a mean of rows: the Trainer divides it by its accumulation steps
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
