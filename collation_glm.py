@@ -181,7 +181,7 @@ class GLMDataCollator(TextCollator):
         """The row of one example: input_ids and labels (T,), and its length."""
         row = self._row(example)
         ids = row.context + row.pieces
-        tokenized = {"input_ids": ids, "length": len(ids)}
+        tokenized: dict[str, list[int] | int] = {"input_ids": ids, "length": len(ids)}
         if row.pieces:
             tokenized["labels"] = [IGNORED] * len(row.context) + row.labels
         return tokenized

@@ -1,6 +1,7 @@
 """The `text2text-generation` pipeline of GLM: text with blanks in, filled blanks out."""
 
 import copy
+from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
@@ -17,7 +18,8 @@ def complete_generate_kwargs(pipeline: Pipeline, generate_kwargs: dict) -> dict:
     """What `generate` is called with: the caller's options, then those of the pipeline itself."""
     if hasattr(pipeline, "_prepare_generate_kwargs"):  # 5
         return pipeline._prepare_generate_kwargs(generate_kwargs)
-    return {"generation_config": pipeline.generation_config, **generate_kwargs}
+    config = pipeline.generation_config  # type: ignore[attr-defined]  # 5 has another name for it
+    return {"generation_config": config, **generate_kwargs}
 
 
 class GLMText2TextGenerationPipeline(Pipeline):
@@ -49,12 +51,14 @@ class GLMText2TextGenerationPipeline(Pipeline):
         >>> fill("Ng is an adjunct professor at [MASK].")[0]["filled_text"]
     """
 
-    _pipeline_calls_generate = True
-    _load_tokenizer = True
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_video_processor = False
+    model: Any  # a GLM, or one with an adapter around it
+    # The library's types have only None here, for what a class leaves open.
+    _pipeline_calls_generate: Any = True
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
 
     def _sanitize_parameters(
         self,
@@ -151,7 +155,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
             sequences, self.tokenizer.decode_pieces(sequences, **options), strict=True
         ):
             pieces = pieces if text else []
-            result = {}
+            result: dict[str, Any] = {}
             if return_text:
                 result["generated_text"] = " ".join(pieces)
                 result["blanks"] = pieces

@@ -11,6 +11,8 @@ import copy
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from tokenizers import AddedToken, Encoding, Tokenizer, pre_tokenizers, processors
@@ -66,7 +68,8 @@ class VersionedTokenizer(PreTrainedTokenizerFast):
             return self._encode_texts(batch_text_or_text_pairs, **kwargs)
 
         def _library_encode(self, texts, **kwargs) -> BatchEncoding:
-            return super()._batch_encode_plus(texts, **kwargs)
+            # 5, whose types are looked at, has no such method.
+            return super()._batch_encode_plus(texts, **kwargs)  # type: ignore[misc]
 
     else:
 
@@ -410,7 +413,7 @@ class GLMTokenizerFast(VersionedTokenizer):
     def encode_answers(
         self,
         context: list[int],
-        answers: list[str],
+        answers: Sequence[str],
         spaces: list[bool] | None = None,
         raw: bool = False,
     ) -> list[list[int]]:
@@ -444,7 +447,7 @@ class GLMTokenizerFast(VersionedTokenizer):
             if not raw and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
                 # Column 0 holds [CLS].
                 spaced = column > 1 if spaces is None else spaces[number]
-                before = self.decode(context[:column], skip_special_tokens=True)
+                before = cast(str, self.decode(context[:column], skip_special_tokens=True))
                 answer = _spaced_answer(before + " " * spaced, answer)
             ids = self(answer, add_special_tokens=False).input_ids
             self.check_no_commands(ids, "An answer", ends=True)
@@ -641,7 +644,10 @@ class GLMTokenizerFast(VersionedTokenizer):
         if len(sequences) and isinstance(sequences[0], int):
             sequences = [sequences]
         return [
-            [self.decode(piece, **decode_options).strip() for piece in self._split_pieces(row)]
+            [
+                cast(str, self.decode(piece, **decode_options)).strip()
+                for piece in self._split_pieces(row)
+            ]
             for row in sequences
         ]
 
@@ -660,7 +666,7 @@ class GLMTokenizerFast(VersionedTokenizer):
                 row = row[1:]
             while row and row[-1] == self.pad_token_id:
                 row = row[:-1]
-        pieces = [[]]
+        pieces: list[list[int]] = [[]]
         for id in row:
             if id in ends:
                 pieces.append([])

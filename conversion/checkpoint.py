@@ -61,7 +61,7 @@ def find_rank_files(path: Path) -> list[Path]:
         raise RepositoryError(
             f"{folder}, which the tracker file of {path} names, cannot be opened: {error.strerror}."
         ) from error
-    files = {}
+    files: dict[int, Path] = {}
     for name in names:
         if match := RANK_FILE.fullmatch(name):
             if int(match[1]) in files:
@@ -158,7 +158,7 @@ def find_module(rank: TorchFile) -> dict[str, LazyTensor]:
         raise RepositoryError(
             f"{rank.file} holds no `module` with parameters; is it a GLM checkpoint?"
         )
-    found = {}
+    found: dict[str, LazyTensor] = {}
     for name, tensor in module.items():
         if not isinstance(tensor, PickledTensor):
             raise RepositoryError(

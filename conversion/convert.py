@@ -112,7 +112,7 @@ def convert_checkpoint(
     parameters = port.read_parameters() if port else read_checkpoint(checkpoint)
     prompt = {name: parameters.pop(name) for name in list(parameters) if is_prompt(name)}
     config = config_of(parameters, heads, glm_tokenizer, port)
-    if released and num_attention_heads is None:
+    if model and released and num_attention_heads is None:
         check_same_sizes(
             model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config
         )
@@ -124,7 +124,7 @@ def convert_checkpoint(
         )
     # The port's repositories have the copy.
     copied_rows = released.copied_rows if released and not port else ()
-    named = repository_names(parameters, copied_rows, DTYPES.get(dtype))
+    named = repository_names(parameters, copied_rows, DTYPES[dtype] if dtype else None)
     shape = (config.num_layers, config.hidden_size)
     is_released = released and (released.layers, released.hidden_size) == shape
     write_repository(

@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -77,7 +78,7 @@ def export_checkpoint(
         released = name.removeprefix("glm.")
         check_cut(released, tensor, model_parallel_size)
         key = f"{prefix}{released}" if name.startswith("glm.") else name
-        parameters[key] = converted(released, tensor, DTYPES.get(dtype, tensor.dtype))
+        parameters[key] = converted(released, tensor, DTYPES[dtype] if dtype else tensor.dtype)
     write_ranks(output, parameters, prefix, model_parallel_size)
     return output
 
@@ -101,7 +102,7 @@ def write_ranks(output: Path, parameters: dict[str, LazyTensor], prefix: str, ra
                 module[key] = part_of_rank(key.removeprefix(prefix), parameter, ranks, rank)
                 progress.update(parameter.nbytes // ranks)
             # The entries that the original reads, of a checkpoint that holds nothing else.
-            state = {
+            state: dict[str, Any] = {
                 "module": module,
                 "optimizer": None,
                 "lr_scheduler": None,

@@ -64,7 +64,8 @@ class HubPort:
 
     def read_parameters(self) -> dict[str, LazyTensor]:
         """The parameters under their released names; no tensor is read yet."""
-        found, left_out = {}, []
+        found: dict[str, LazyTensor] = {}
+        left_out: list[str] = []
         for file in self.files:
             tensors = (
                 read_safetensors(file)

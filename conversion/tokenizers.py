@@ -7,6 +7,7 @@ space on their left, other tokens swallow none.
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -27,7 +28,7 @@ from ..tokenization_glm import GLMTokenizerFast
 
 # The vocabulary files of each family, by the names they have in one place or another, and the Hub
 # name that has them.
-VOCABULARIES = {
+VOCABULARIES: dict[str, tuple[list[tuple[str, ...]], str]] = {
     "gpt2": (
         [("gpt2-vocab.json", "vocab.json"), ("gpt2-merges.txt", "merges.txt")],
         "openai-community/gpt2",
@@ -160,7 +161,7 @@ def read_merges(merges: Path, entries: dict[str, int]) -> list[tuple[str, str]]:
         special = entry.startswith("madeupword") or (entry[:1] == "<" and entry[-1:] == ">")
         if len(entry) > 1 and not special and entry not in made:
             raise ValueError(f"{merges} does not make {entry}; download it again, completely")
-    return pairs
+    return [(left, right) for left, right in pairs]
 
 
 def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
@@ -264,14 +265,14 @@ def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
         raise ValueError("an entry stands twice in it, or it holds no <unk>; download it again")
     # A SentencePiece BPE model keeps no merges: they are all the ways to cut an entry into two, in
     # the order of its score.
-    merges = sorted(
+    ranked = sorted(
         (-score, ids[left], ids[right])
         for entry, score in scored
         for left, right in ((entry[:i], entry[i:]) for i in range(1, len(entry)))
         if left in ids and right in ids
     )
     surface = [entry for entry, _ in scored]
-    merges = [(surface[left], surface[right]) for _, left, right in merges]
+    merges = [(surface[left], surface[right]) for _, left, right in ranked]
     tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -369,7 +370,7 @@ def protobuf_fields(message: bytes):
         yield number, value
 
 
-BUILDERS = {
+BUILDERS: dict[str, Callable[..., Tokenizer]] = {
     "gpt2": build_gpt2,
     "roberta": build_roberta,
     "bert": build_bert,

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -115,9 +115,9 @@ class Parameter:
 
 
 class RebuiltTensor:
-    """Stands for the function by which torch rebuilds a tensor."""
+    """Stands for the function by which torch rebuilds a tensor: gives a `PickledTensor`."""
 
-    def __new__(cls, storage, offset, shape, stride, *args) -> PickledTensor:
+    def __new__(cls, storage, offset, shape, stride, *args):
         if not (
             isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)
         ):
@@ -165,7 +165,7 @@ RUNNING = re.compile(
 class Unpickler(pickle.Unpickler):
     """Builds stand-ins only: no name in the pickle is ever imported."""
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: memoryview):
         super().__init__(io.BytesIO(content), encoding="utf-8")
         self.storages: dict[str, Storage] = {}
 
@@ -194,14 +194,14 @@ class Unpickler(pickle.Unpickler):
         return storage
 
 
-def unpickle(stream: io.BytesIO) -> tuple[object, dict[str, Storage]]:
+def unpickle(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
     """The next object of the stream, which is left just behind it, and the storages it names."""
     start = stream.tell()
     # A few bytes may ask for any memory: first a look at all of them.
     for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if step >= MOST_STEPS:
             raise ValueError("its pickle has more steps than that of any checkpoint")
-        if opcode.name in MEMO_OPCODES and argument > MOST_STEPS:
+        if opcode.name in MEMO_OPCODES and argument is not None and argument > MOST_STEPS:
             raise ValueError("its pickle is damaged")
     unpickler = Unpickler(stream.getbuffer()[start : stream.tell()])
     return unpickler.load(), unpickler.storages
@@ -253,18 +253,18 @@ class TorchFile:
         """
         storage, place = tensor.storage, self.places[tensor.storage.key]
         self.read_ahead(place)
-        mapped = self.mapped[place.start : place.start + place.length]
+        mapped = self.mapped[place.start : place.start + place.length]  # (bytes,)
         if place.start % storage.dtype.itemsize:
             mapped = mapped.clone()  # not every kernel reads numbers that lie across words
         if place.checksum is not None and storage.key not in self.intact:
-            everything = torch.empty(0, dtype=torch.uint8).set_(mapped)
-            if zlib.crc32(memoryview(everything.numpy())) != place.checksum:
+            if zlib.crc32(mapped.numpy().data) != place.checksum:
                 raise RepositoryError(
                     f"{self.file} is damaged: a tensor does not have its checksum; copy it again."
                 )
             self.intact.add(storage.key)
-        empty = torch.empty(0, dtype=storage.dtype)
-        return empty.set_(mapped, tensor.offset, tensor.shape, tensor.stride)
+        numbers = mapped.view(storage.dtype)
+        offset = numbers.storage_offset() + tensor.offset
+        return numbers.as_strided(tensor.shape, tensor.stride, offset)
 
     def read_ahead(self, place: Place):
         """Have the system read a tensor, and some that follow, in large pieces and at once.
@@ -279,10 +279,11 @@ class TorchFile:
                 os.posix_fadvise(opened.fileno(), place.start, length, os.POSIX_FADV_WILLNEED)
 
     @cached_property
-    def mapped(self) -> torch.UntypedStorage:
-        """The file as memory: the system reads what is looked at, and writing changes a copy."""
+    def mapped(self) -> torch.Tensor:
+        """The file as memory, (bytes,): read when it is looked at; writing changes a copy."""
         with library_errors(f"{self.file} cannot be mapped into memory"):
-            return torch.UntypedStorage.from_file(str(self.file), False, self.file.stat().st_size)
+            length = self.file.stat().st_size
+            return torch.from_file(str(self.file), False, length, dtype=torch.uint8)
 
 
 def read_torch_file(file: Path) -> TorchFile:
@@ -359,7 +360,7 @@ def read_legacy(file: Path) -> TorchFile:
     length = file.stat().st_size
     with open(file, "rb") as opened:
         stream = io.BytesIO(opened.read(min(length, LARGEST_PICKLE)))
-        if stream.getbuffer()[:1] != pickle.PROTO or unpickle(stream)[0] != LEGACY_MAGIC:
+        if bytes(stream.getbuffer()[:1]) != pickle.PROTO or unpickle(stream)[0] != LEGACY_MAGIC:
             raise ValueError("it is no file that torch.save wrote, or only a part of one")
         unpickle(stream)  # the version
         machine, _ = unpickle(stream)

@@ -12,6 +12,7 @@ from ..modeling_glm import (
     GLMForConditionalGeneration,
     GLMForMultipleChoice,
     GLMForSequenceClassification,
+    GLMPreTrainedModel,
 )
 from .errors import RepositoryError, library_errors
 from .files import read_json, write_json
@@ -19,7 +20,11 @@ from .files import read_json, write_json
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # What a repository may hold; the first two are what conversion writes.
-NETWORKS = (GLMForConditionalGeneration, GLMForSequenceClassification, GLMForMultipleChoice)
+NETWORKS: tuple[type[GLMPreTrainedModel], ...] = (
+    GLMForConditionalGeneration,
+    GLMForSequenceClassification,
+    GLMForMultipleChoice,
+)
 
 # The original pads a vocabulary to a multiple of this.
 VOCABULARY_MULTIPLE = 128
@@ -175,7 +180,7 @@ def _rows(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
     return shapes[name][0]
 
 
-def build_network(config: GLMConfig) -> torch.nn.Module:
+def build_network(config: GLMConfig) -> GLMPreTrainedModel:
     """The network without memory for its weights: it knows their names, shapes and order."""
     classes = {network.__name__: network for network in NETWORKS}
     names = config.architectures or []

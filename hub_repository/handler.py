@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import pipeline
 
+# Any, because it is the repository's own task and none that the library's types know.
+TASK: Any = "text2text-generation"
 MOST_TEXTS = 32
 MOST_CHARACTERS = 20_000  # of one text: more than the longest context of any model holds
 
@@ -60,7 +62,7 @@ class EndpointHandler:
 
     def __init__(self, path: str = ""):
         self.fill = pipeline(
-            "text2text-generation",
+            TASK,
             model=path,
             trust_remote_code=True,  # the code beside this file
             dtype="auto",
@@ -85,9 +87,9 @@ def read_request(data) -> tuple[str | list[str], dict]:
                 f"{shown(name)} is no field of a request; send inputs, and what generation is to "
                 "heed in parameters."
             )
-    inputs = data.get("inputs")
+    inputs: Any = data.get("inputs")
     check_inputs(inputs)
-    parameters = data.get("parameters")
+    parameters: Any = data.get("parameters")
     parameters = {} if parameters is None else parameters
     check_parameters(parameters)
     return inputs, parameters

@@ -111,7 +111,7 @@ def model_card(
         _use(name, prompts["[MASK]"]) if prompts else _load(name, fills, tokenizer),
         _masks(masks) if masks else "",
         _memory(config, dtype, parameters),
-        PUBLISHED.get(released, ""),
+        PUBLISHED.get(released or "", ""),
         END,
     ]
     body = "\n\n".join(section.strip() for section in sections if section)

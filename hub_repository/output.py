@@ -14,7 +14,7 @@ from .model_card import size as bytes_as_text
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: there two conversions into one place are not told
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module that may be missing has no other type
 
 
 @contextmanager

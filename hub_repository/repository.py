@@ -139,7 +139,7 @@ def write_files(
         if config.block_position_encoding
         else config.max_sequence_length // 4
     )
-    generation = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, longest)}
+    generation: dict[str, int | list[int]] = {"max_new_tokens": min(DEFAULT_NEW_TOKENS, longest)}
     for file in SHIPPED_FILES:
         shutil.copyfile(PACKAGE / file, folder / file)
     if tokenizer is not None:

@@ -13,8 +13,9 @@ import torch
 from transformers import GenerationConfig
 
 from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
+from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
-from .config import build_network, check_sizes, fills_blanks, read_config
+from .config import build_network, check_sizes, read_config
 from .errors import RepositoryError, library_errors
 from .files import hash_file, read_json
 from .model_card import size
@@ -53,9 +54,10 @@ class Check:
 class Verification:
     """One repository under verification; what one check reads, the next ones use."""
 
+    config: GLMConfig  # read by the first check, without which no other one runs
+
     def __init__(self, repository: Path):
         self.repository = repository
-        self.config: GLMConfig | None = None
         self.record: dict | None = None
         self.tensors: dict[str, LazyTensor] = {}
 
@@ -150,14 +152,14 @@ class Verification:
 
     def blank(self) -> str | None:
         """The network fills one blank."""
-        if not self.has_tokenizer or not fills_blanks(self.config):
+        model = build_network(self.config)
+        if not self.has_tokenizer or not isinstance(model, GLMForConditionalGeneration):
             return None
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in self.tensors.values())
         if 1.2 * 4 * numbers > psutil.virtual_memory().available:  # in float32
             return None
         with library_errors("It does not load or generate"):
             tokenizer = GLMTokenizerFast.from_pretrained(self.repository)
-            model = build_network(self.config)
             state = {name: make(tensor).float() for name, tensor in self.tensors.items()}
             model.load_state_dict(state, strict=False, assign=True)
             model.tie_weights()

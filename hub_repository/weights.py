@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from ..modeling_glm import GLMPreTrainedModel
 from .errors import RepositoryError, library_errors
 from .files import read_json, require_file, write_json
 
@@ -86,7 +87,7 @@ def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def checksum(tensor: torch.Tensor) -> int:
     """CRC-32 of a contiguous tensor. It finds accidents, not forgeries, and outruns the disk."""
-    return zlib.crc32(memoryview(raw_bytes(tensor).numpy()))
+    return zlib.crc32(raw_bytes(tensor).numpy().data)
 
 
 def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -144,7 +145,8 @@ def write_weights(
         The `checksum` of each tensor.
     """
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
-    shards, checksums = plan_shards(sizes, max_shard_size), {}
+    shards = plan_shards(sizes, max_shard_size)
+    checksums: dict[str, int] = {}
     with byte_progress("Writing weights", sum(sizes.values())) as progress:
         for file, names in shards.items():
             shard = {name: tensors[name] for name in names}
@@ -227,7 +229,7 @@ def find_weights(folder: Path) -> dict[str, LazyTensor]:
             raise RepositoryError(f"{folder} holds neither {WEIGHTS} nor {INDEX}.")
         return read_safetensors(folder / WEIGHTS)
     weight_map = read_weight_map(folder / INDEX)
-    tensors = {}
+    tensors: dict[str, LazyTensor] = {}
     for name in sorted(set(weight_map.values())):
         tensors |= read_safetensors(folder / name)
     if set(tensors) != set(weight_map):
@@ -282,7 +284,9 @@ def check_names(network: nn.Module, tensors: Mapping[str, AnyTensor]):
 
 
 @one_thread()
-def verify_weights(network: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
+def verify_weights(
+    network: GLMPreTrainedModel, tensors: Mapping[str, LazyTensor]
+) -> dict[str, int]:
     """Read all weights once, and run the network on them with one layer in memory at a time.
 
     Args:
@@ -313,7 +317,7 @@ def verify_weights(network: nn.Module, tensors: Mapping[str, LazyTensor]) -> dic
 
 
 @torch.no_grad()
-def run(network: nn.Module, tensors: Mapping[str, AnyTensor]) -> torch.Tensor:
+def run(network: GLMPreTrainedModel, tensors: Mapping[str, AnyTensor]) -> torch.Tensor:
     """The hidden states for the first ids, (1, T, H), by a network that is on the meta device.
 
     Each module gets its weights when it is called, and gives them back. They are in single
@@ -336,20 +340,20 @@ def run(network: nn.Module, tensors: Mapping[str, AnyTensor]) -> torch.Tensor:
         module.to("meta")
         return output.float()
 
-    base, hooks = network.glm.eval(), []
+    base, config, hooks = network.base_model.eval(), network.config, []
     for name, module in base.named_modules():
         if list(module.named_parameters(recurse=False)):
             hooks.append(module.register_forward_pre_hook(partial(load, prefix=f"glm.{name}")))
             hooks.append(module.register_forward_hook(give_back))
     try:
         # T: two tokens see each other, and more take longer.
-        count = min(2, base.config.vocab_size, base.config.position_rows)
+        count = min(2, config.vocab_size, config.position_rows)
         positions = torch.arange(count)[None]  # (1, T)
-        if base.config.block_position_encoding:
+        if config.block_position_encoding:
             positions = torch.stack([positions, torch.zeros_like(positions)], dim=1)  # (1, 2, T)
         ids = torch.arange(count)[None]  # (1, T)
         return base(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
     finally:
         for hook in hooks:
             hook.remove()
-        network.to("meta")
+        base.to("meta")
