@@ -410,6 +410,9 @@ def check_rules(text: list[int], row: Row, mode: str, length=LENGTH):
         assert all(
             n <= int(0.15 * size) for n, size in zip(masked, free, strict=True) if size < max(free)
         )
+    elif mode.startswith("sentence"):
+        lengths = [len(answer) for answer in answers.values()]
+        assert sum(lengths) - max(lengths) < int(0.15 * len(text))
     if "single" in mode or mode.startswith("document"):
         assert len(row.pieces) == 1
     if "noshuffle" in mode:
@@ -498,12 +501,14 @@ def test_document_mode_draws_every_length_that_it_may(tokenizer, share, size, su
     """From the least share, of one token at least, to all but `[CLS]` and the last token."""
     text = [CLS, *range(100, 98 + size), EOS]
     recipe = Recipe(**DOCUMENT, document_min_share=share, suffix_prob=suffix_prob)
-    lengths = {
+    lengths = Counter(
         len(row.pieces[0][2]) - (row.pieces[0][2][-1] == EOP)
         for row in drawn(tokenizer, text, recipe)
-    }
+    )
     longest = size - 2
-    assert lengths == set(range(min(max(1, int(share * size)), longest), longest + 1))
+    allowed = range(min(max(1, int(share * size)), longest), longest + 1)
+    assert set(lengths) == set(allowed)
+    assert chi_square(lengths, Counter(dict.fromkeys(allowed, 1000))) > 0.001
 
 
 def test_short_sequences_have_every_length_that_they_may(tokenizer):
@@ -521,6 +526,28 @@ def test_the_shortest_text_has_one_token_masked_at_least(tokenizer):
     text = [CLS, 100, 101, EOS]
     masked = Counter(sum(map(len, row.spans)) for row in drawn(tokenizer, text, Recipe()))
     assert set(masked) == {1, 2}  # a span of three does not fit
+
+
+def test_the_loss_mask_is_split_with_the_text(tokenizer):
+    text = [CLS, *range(100, 138), EOS]
+    recipe = Recipe(**DOCUMENT, short_sequence_prob=1.0, suffix_prob=1.0)
+    collator = BlankInfillingCollator(tokenizer, recipe, max_length=40)
+    sample = {"input_ids": text, "loss_mask": [id % 2 for id in text]}
+    for number in range(50):
+        batch = collator.collate([sample], number)
+        context, labels = int(batch["attention_mask"][0]), batch["labels"][0]
+        tail = text[context - 1 :][: len(labels) - context]
+        assert labels[context:].tolist() == [id if id % 2 else -100 for id in tail]
+
+
+def test_a_document_takes_all_of_its_share(tokenizer):
+    """A span as long as the share of a document that is not the longest is placed in it."""
+    text = [CLS, *range(100, 114), EOS, CLS, *range(200, 230), EOS]
+    masked = Counter(
+        sum(id < 200 for span in row.spans for id in span)
+        for row in drawn(tokenizer, text, Recipe())
+    )
+    assert set(masked) == {0, 1, 2}  # 0.15 * 14 is 2.1
 
 
 def test_a_short_sequence_of_two_documents_is_continued(tokenizer):
