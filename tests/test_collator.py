@@ -377,6 +377,7 @@ def test_seq2seq_trainer_end_to_end(tokenizer, learner, tmp_path):
 
 def test_peft(tokenizer, model, tmp_path):
     import peft
+
     config = peft.LoraConfig(target_modules=["query_key_value"], r=4, task_type="SEQ_2_SEQ_LM")
     wrapped = peft.get_peft_model(model, config)
     options = arguments(tmp_path, num_train_epochs=3, remove_unused_columns=False)

@@ -191,6 +191,7 @@ def in_memory(made_repository):
 
 def test_a_model_of_peft(in_memory):
     import peft
+
     model, tokenizer = in_memory
     expected = GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)(TEXTS, **LIMITS)
     for task_type in (None, "SEQ_2_SEQ_LM", "CAUSAL_LM"):
