@@ -642,6 +642,7 @@ def test_batches_are_a_function_of_seed_and_number(made_tokenizer):
 
     first, again, continued = build(), build(), build(first_batch=2)
     batches = [first(samples) for _ in range(4)]
+    assert {tensor.dtype for batch in batches for tensor in batch.values()} == {torch.int64}
     assert all(same(batch, again(samples)) for batch in batches)
     assert same(batches[2], continued(samples)) and same(batches[3], continued(samples))
     assert not any(same(batches[0], batch) for batch in batches[1:])
@@ -706,6 +707,31 @@ def test_the_id_of_hidden_tokens_can_be_given(made_tokenizer):
     )
     in_piece = batch["position_ids"][:, 1] > 1
     assert (batch["input_ids"][in_piece] == 7).all()
+
+
+def test_only_some_tokens_of_short_spans_are_hidden(made_tokenizer):
+    """Each by a draw of its own, and none in the other modes."""
+    recipe = Recipe(block_mask_prob=0.5, mean_span_length=9.0, masked_share=0.5)
+    collator = BlankInfillingCollator(made_tokenizer, recipe)
+    for mode in ("token", "sentence", "document"):
+        batch = collator.collate(made_samples(made_tokenizer), 0, mode)
+        hidden = batch["input_ids"] == collator.block_mask_id
+        in_piece = batch["position_ids"][:, 1] > 1
+        assert (hidden & ~in_piece).sum() == 0
+        if mode == "token":
+            of_each = hidden.sum(-1) / in_piece.sum(-1)
+            assert ((of_each > 0) & (of_each < 1)).all()
+        else:
+            assert not hidden.any()
+
+
+def test_a_single_span_is_of_token_mode_whatever_the_recipe_draws(made_tokenizer):
+    collator = BlankInfillingCollator(
+        made_tokenizer, Recipe(token=0, sentence=1, single_span_prob=1.0)
+    )
+    ids = collator.collate(made_samples(made_tokenizer), 0)["input_ids"]
+    assert ((ids == collator.mask_ids["token"]).sum(-1) == 1).all()
+    assert not (ids == collator.mask_ids["sentence"]).any()
 
 
 def test_a_mode_that_is_asked_for_has_several_spans(made_tokenizer):
