@@ -8,9 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from made import make_vocabulary
 from safetensors.torch import load_file
 
 from glm_transformers import GLMTokenizerFast
+from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary
 from glm_transformers.training import RECIPES, BlankInfillingCollator, Recipe
 from glm_transformers.training.blank_infilling import NothingToMask
 
@@ -640,6 +642,7 @@ def test_batches_are_a_function_of_seed_and_number(made_tokenizer):
 
     first, again, continued = build(), build(), build(first_batch=2)
     batches = [first(samples) for _ in range(4)]
+    assert {tensor.dtype for batch in batches for tensor in batch.values()} == {torch.int64}
     assert all(same(batch, again(samples)) for batch in batches)
     assert same(batches[2], continued(samples)) and same(batches[3], continued(samples))
     assert not any(same(batches[0], batch) for batch in batches[1:])
@@ -683,6 +686,61 @@ def test_no_epoch_is_like_another(made_tokenizer, workers, persistent):
     assert not any(same(a, b) for i, a in enumerate(batches) for b in batches[:i])
 
 
+# --- Tokenizers and options -----------------------------------------------------------------------
+
+
+def test_a_tokenizer_with_one_mask_uses_it_in_every_mode(tmp_path):
+    files = find_vocabulary("bert", make_vocabulary(tmp_path, "bert"))
+    tokenizer = build_tokenizer("bert", files, task_mask=False)
+    collator = BlankInfillingCollator(tokenizer)
+    assert set(collator.mask_ids.values()) == {tokenizer.mask_token_id}
+    sample = {"input_ids": tokenizer("the quick fox jumps. the lazy dog is in beijing.").input_ids}
+    for mode in ("token", "sentence", "document"):
+        batch = collator.collate([sample], 0, mode)
+        assert tokenizer.mask_token_id in batch["input_ids"]
+
+
+def test_the_id_of_hidden_tokens_can_be_given(made_tokenizer):
+    recipe = Recipe(block_mask_prob=1.0)
+    batch = BlankInfillingCollator(made_tokenizer, recipe, block_mask_id=7)(
+        made_samples(made_tokenizer)
+    )
+    in_piece = batch["position_ids"][:, 1] > 1
+    assert (batch["input_ids"][in_piece] == 7).all()
+
+
+def test_only_some_tokens_of_short_spans_are_hidden(made_tokenizer):
+    """Each by a draw of its own, and none in the other modes."""
+    recipe = Recipe(block_mask_prob=0.5, mean_span_length=9.0, masked_share=0.5)
+    collator = BlankInfillingCollator(made_tokenizer, recipe)
+    for mode in ("token", "sentence", "document"):
+        batch = collator.collate(made_samples(made_tokenizer), 0, mode)
+        hidden = batch["input_ids"] == collator.block_mask_id
+        in_piece = batch["position_ids"][:, 1] > 1
+        assert (hidden & ~in_piece).sum() == 0
+        if mode == "token":
+            of_each = hidden.sum(-1) / in_piece.sum(-1)
+            assert ((of_each > 0) & (of_each < 1)).all()
+        else:
+            assert not hidden.any()
+
+
+def test_a_single_span_is_of_token_mode_whatever_the_recipe_draws(made_tokenizer):
+    collator = BlankInfillingCollator(
+        made_tokenizer, Recipe(token=0, sentence=1, single_span_prob=1.0)
+    )
+    ids = collator.collate(made_samples(made_tokenizer), 0)["input_ids"]
+    assert ((ids == collator.mask_ids["token"]).sum(-1) == 1).all()
+    assert not (ids == collator.mask_ids["sentence"]).any()
+
+
+def test_a_mode_that_is_asked_for_has_several_spans(made_tokenizer):
+    """As in an evaluation, whatever the recipe says of single spans."""
+    collator = BlankInfillingCollator(made_tokenizer, Recipe(single_span_prob=1.0))
+    ids = collator.collate(made_samples(made_tokenizer, 8), 0, "token")["input_ids"]
+    assert ((ids == collator.mask_ids["token"]).sum(-1) > 1).any()
+
+
 # --- Wrong input ---------------------------------------------------------------------------------
 
 
@@ -702,7 +760,8 @@ def test_wrong_input_is_one_clear_sentence(made_tokenizer):
         with pytest.raises(ValueError, match="give"):
             Recipe(**wrong)
     with pytest.raises(ValueError, match="at least 34"):
-        BlankInfillingCollator(made_tokenizer, "glm-10b", max_length=32)
+        BlankInfillingCollator(made_tokenizer, "glm-10b", max_length=33)
+    BlankInfillingCollator(made_tokenizer, "glm-10b", max_length=34)
     collator = BlankInfillingCollator(made_tokenizer, max_length=16)
     cls, eos = made_tokenizer.cls_token_id, made_tokenizer.eos_token_id
     for ids in ([cls, 5, eos], [5] * 8, [cls] + [5] * 20):
