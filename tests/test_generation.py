@@ -333,6 +333,27 @@ def test_a_batch_with_answers_is_cut_before_them(tiny_model, form, name):
     assert not torch.equal(backwards, expected)
 
 
+def test_embeddings_of_a_batch_with_answers_are_cut_too(tiny_model):
+    model, batch = tiny_model(), training_batch("padding")
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    expected = model.generate(**batch, **LIMITS)
+    assert torch.equal(model.generate(**batch, inputs_embeds=embeds, **LIMITS), expected)
+
+
+def test_a_start_that_the_model_chooses_counts_for_the_length_of_its_piece(tiny_model):
+    model = tiny_model()
+
+    def prefer_starts(input_ids, scores):
+        wanted = torch.zeros_like(scores)
+        wanted[:, SOP] = 2000.0
+        return scores + wanted
+
+    generated = model.generate(
+        ONE, logits_processor=[prefer_starts], max_new_tokens=9, max_piece_length=3
+    )
+    assert generated[0, ONE.shape[1] :].tolist() == [SOP, SOP, SOP, SOP, EOP]
+
+
 def test_without_labels_a_prompt_with_pieces_is_continued(tiny_model):
     model, batch = tiny_model(), training_batch("padding")
     generated = model.generate(batch["input_ids"][:1], max_new_tokens=3)
