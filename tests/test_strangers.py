@@ -85,6 +85,23 @@ def custom_generate(repository, trap):
     (repository / "custom_generate/generate.py").write_text(f"{trap}def generate(**k): pass\n")
 
 
+def linked_custom_generate(repository, trap):
+    elsewhere = repository.with_name("elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "generate.py").write_text(f"{trap}def generate(**k): pass\n")
+    (repository / "custom_generate").symlink_to(elsewhere)
+
+
+def other_processor(repository, trap):
+    settings = {"auto_map": {"AutoProcessor": "who/ever--evil.Processor"}}
+    (repository / "processor_config.json").write_text(json.dumps(settings))
+
+
+def adapter_of_another_repository(repository, trap):
+    settings = {"base_model_name_or_path": "who/ever"}
+    (repository / "adapter_config.json").write_text(json.dumps(settings))
+
+
 def other_file(repository, trap):
     (repository / "evil.py").write_text(trap)
 
@@ -137,6 +154,9 @@ def pickled(repository, trap):
     "change, message",
     [
         (custom_generate, "custom_generate/generate.py is code that no GLM repository holds"),
+        (linked_custom_generate, "custom_generate is a link to a folder"),
+        (other_processor, "processor_config.json may have other"),
+        (adapter_of_another_repository, "adapter_config.json may have other"),
         (other_file, "evil.py is code"),
         (other_class, "evil.py is code"),
         (class_of_another_repository, "names who/ever--evil.GLMConfig"),
@@ -179,6 +199,12 @@ def test_a_repository_without_a_record(repository):
     assert all(check.passed is not False for check in checks.values())
     assert "there is no conversion.json" in checks["files"].detail
     assert "no record tells" in checks["weights"].detail and checks["one blank"].passed
+
+
+def test_a_hundred_thousand_beams_are_not_run(repository):
+    (repository / "conversion.json").unlink()
+    change_json(repository / "generation_config.json", num_beams=100_000)
+    assert failed(repository) == {}
 
 
 def test_what_save_pretrained_writes_is_verified(repository, tmp_path):
@@ -260,6 +286,8 @@ def test_json_that_is_none(repository, name, content, recorded):
         dict(custom_pipelines={"a": 1}),
         dict(to_dict=1),
         dict(relative_encoding=True),
+        dict(attn_implementation="who/ever"),
+        dict(_attn_implementation_internal="who/ever:kernel"),
     ],
     ids=lambda fields: next(iter(fields)),
 )
