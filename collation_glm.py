@@ -203,13 +203,21 @@ class GLMDataCollator(TextCollator):
         return self._row_of_ids(without_padding(ids, mask), labels)
 
     def _row_of_text(self, text: str, target: str | list[str] | None) -> Row:
+        target = _plain(target)
+        targets = target if isinstance(target, (list, tuple)) else [target]
+        if not isinstance(text, str) or not (
+            target is None or all(isinstance(one, str) for one in targets)
+        ):
+            raise ValueError(
+                '"text" must be a text, and "target" one, or a list of them for several blanks.'
+            )
         encoded = self.encode_context(text)
         context = encoded.input_ids
         if target is None:
             return self._row_of_ids(context, None)
         answers = self.tokenizer.encode_answers(
             context,
-            [target] if isinstance(target, str) else target,
+            targets,
             self.tokenizer.spaces_before_masks(encoded.encodings[0]),
             self.raw_targets,
         )
@@ -220,7 +228,7 @@ class GLMDataCollator(TextCollator):
         blanks = self.count_blanks(context)
         if answers is None:
             return Row(context)
-        if not answers or isinstance(answers[0], int):
+        if answers and isinstance(answers[0], int):
             answers = [answers]
         if len(answers) != blanks:
             raise ValueError(
@@ -233,6 +241,7 @@ class GLMDataCollator(TextCollator):
     def _ended(self, answer: list[int]) -> list[int]:
         """The ids of an answer with its end, which is cut off with what is too long."""
         end = self.tokenizer.eop_token_id
+        answer = [id for id in answer if id != IGNORED]  # which other collators pad with
         text = answer[:-1] if answer[-1:] == [end] else answer
         self.tokenizer.check_no_commands(text, "An answer", ends=True)
         return [*text, end][: self.max_target_length]
@@ -340,7 +349,7 @@ class GLMMultipleChoiceCollator(TextCollator):
         """(B,) the right choices."""
         for row, label in enumerate(labels):
             choices = len(features[row]["choices"])
-            if label is None or not 0 <= int(label) < choices:
+            if label is None or not 0 <= int(label) < choices or int(label) != float(label):
                 raise ValueError(
                     f"Feature {row} has {choices} choices and the label {label}; a label is the "
                     "number of a choice, counted from 0."

@@ -380,6 +380,12 @@ class GLMGenerationMixin(GenerationMixin):
 
     def _room_of_a_piece(self, max_piece_length: int | None, max_new_tokens: int | None) -> int:
         """The most tokens of one blank."""
+        if max_piece_length is not None and not (
+            isinstance(max_piece_length, int) and max_piece_length > 0
+        ):
+            raise ValueError(
+                f"max_piece_length is {max_piece_length!r}; pass an integer from 1 on."
+            )
         longest = self.config.max_sequence_length
         if self.config.block_position_encoding:
             return min(max_piece_length or longest, longest)

@@ -383,6 +383,8 @@ class GLMModel(GLMPreTrainedModel):
         if given is None and not torch.compiler.is_compiling():
             check_positions(position_ids, self.config)
             check_ids(ids if inputs_embeds is None else None, self.config)
+            if self.training and torch.is_grad_enabled():
+                check_precision(self)
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(ids)  # (B, T) -> (B, T, H)
         in_context = self.find_context(ids, attention_mask, position_ids)  # (B, T)
@@ -673,12 +675,14 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             >>> inputs = tokenizer("Ng is a professor at [MASK].", return_tensors="pt")
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """
-        labels = kwargs.pop("shift_labels", labels)  # the library's word for aligned labels
+        shift_labels = kwargs.pop("shift_labels", None)  # the library's word for aligned labels
+        labels = labels if shift_labels is None else shift_labels
         cache = given_cache(cache, past_key_values)
+        inputs = (input_ids, inputs_embeds, attention_mask, position_ids, cache)
         if labels is not None:
-            self._check_labels(
-                labels, input_ids, inputs_embeds, attention_mask, position_ids, cache
-            )
+            self._check_labels(labels, *inputs)
+        elif self.training and torch.is_grad_enabled():
+            self._warn_of_no_answers(*inputs)
         outputs = self.glm(
             input_ids,
             attention_mask,
@@ -728,7 +732,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         position_ids: torch.Tensor | None,
         cache: Cache | None,
     ):
-        """Raise a ValueError for labels, and weights, that would teach nonsense."""
+        """Raise a ValueError for labels that would teach nonsense."""
         inputs = inputs_embeds if input_ids is None else input_ids
         if labels.shape != inputs.shape[:2]:
             raise ValueError(
@@ -737,20 +741,46 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             )
         if torch.compiler.is_compiling():
             return
-        if self.training and torch.is_grad_enabled():
-            check_precision(self)
-        # An explicit mask says itself who sees whom, and a cache holds the context already.
-        if rank_of(attention_mask) == 4 or cache is not None:
-            return
-        if input_ids is None and position_ids is None:
-            input_ids = self.glm.recognise_ids(inputs_embeds)
-        in_context = self.glm.find_context(input_ids, attention_mask, position_ids)
-        if (in_context & (labels != NOT_A_TARGET)).any():
+        in_context = self._context_of(input_ids, inputs_embeds, attention_mask, position_ids, cache)
+        if in_context is not None and (in_context & (labels != NOT_A_TARGET)).any():
             raise ValueError(
                 "Labels lie in the context, where the network sees the answer. Answers follow "
                 "<|startofpiece|>, and only they have labels, -100 stands elsewhere: "
                 "GLMDataCollator makes such batches, a collator for causal models does not."
             )
+
+    def _warn_of_no_answers(self, *inputs: Any):
+        """Warn where labels, which a trainer that smooths them keeps, must lie in a context.
+
+        Args:
+            inputs: of `_context_of`.
+        """
+        if torch.compiler.is_compiling():
+            return
+        in_context = self._context_of(*inputs)
+        if in_context is not None and in_context.all():
+            warnings.warn(
+                "There is nothing to learn: no answer follows a <|startofpiece|>, and in its "
+                "context the network sees what it would have to say. GLMDataCollator makes "
+                "batches with answers, the library's collators do not.",
+                stacklevel=2,
+            )
+
+    def _context_of(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> torch.Tensor | None:
+        """(B, T): which tokens are of the context; None where they alone do not tell."""
+        # An explicit mask says itself who sees whom, and a cache holds the context already.
+        if rank_of(attention_mask) == 4 or cache is not None:
+            return None
+        if input_ids is None and position_ids is None:
+            input_ids = self.glm.recognise_ids(inputs_embeds)
+        return self.glm.find_context(input_ids, attention_mask, position_ids)
 
 
 class GLMForMultipleChoice(GLMPreTrainedModel):
@@ -798,6 +828,8 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         Raises:
             ValueError: if the choices are missing, or are not of the inputs' form.
         """
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("Pass either input_ids or inputs_embeds, or both.")
         inputs = inputs_embeds[..., 0] if input_ids is None else input_ids
         has_row_each = inputs.dim() == 3
         self._check_choices(inputs, choice_ids, choice_indices)
@@ -921,6 +953,8 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         Raises:
             ValueError: if pool_token is "start" and nothing follows the context of a row.
         """
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("Pass either input_ids or inputs_embeds, or both.")
         ids = self.glm.recognise_ids(inputs_embeds) if input_ids is None else input_ids
         visible = find_visible(attention_mask, ids)  # (B, T)
         if position_ids is None:

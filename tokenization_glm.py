@@ -555,7 +555,11 @@ class GLMTokenizerFast(VersionedTokenizer):
 
     def encode_choices(self, choices: list[str]) -> list[list[int]]:
         """The ids of the choices of one text, exactly as they are written."""
+        if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
+            raise ValueError("The choices of a text are no list of texts; pass one.")
         tokens = [self(choice, add_special_tokens=False).input_ids for choice in choices]
+        for ids in tokens:
+            self.check_no_commands(ids, "A choice", ends=True)
         if not tokens or not all(tokens):
             raise ValueError("A text has no choices or an empty one; give every choice some text.")
         return tokens
@@ -641,6 +645,8 @@ class GLMTokenizerFast(VersionedTokenizer):
         """
         if hasattr(sequences, "tolist"):
             sequences = sequences.tolist()
+        # Rows may be tensors in a list, or one row a list of numpy's integers.
+        sequences = [row.tolist() if hasattr(row, "tolist") else row for row in sequences]
         if len(sequences) and isinstance(sequences[0], int):
             sequences = [sequences]
         return [

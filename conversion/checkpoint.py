@@ -20,8 +20,12 @@ ZERO3_FILE = re.compile(r"zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt")
 WRAPPERS = ("module", "model", "state_dict")
 DEEPEST_WRAPPING = 8
 # What wrappers put before the names: the fast cloze wrapper and the classifier `model.`, data
-# parallelism `module.`, the Hub port `glm.`, torch.compile and deepspeed theirs.
-PREFIXES = re.compile(r"^((module|model|glm|_orig_mod|_forward_module)\.)+")
+# parallelism `module.`, the Hub port `glm.`.
+PREFIXES = re.compile(r"^((module|model|glm)\.)+")
+# What torch.compile, deepspeed, FSDP and gradient checkpointing put there, or before one layer's.
+WRAPPED = re.compile(
+    r"\b(_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 # What all ranks of one checkpoint say alike.
 SHARED_ENTRIES = ("iteration", "global_steps", "mp_world_size")
 
@@ -172,7 +176,7 @@ def find_module(rank: TorchFile) -> dict[str, LazyTensor]:
 
 
 def add_parameter(found: dict[str, LazyTensor], name: str, tensor: LazyTensor):
-    released = PREFIXES.sub("", name)
+    released = PREFIXES.sub("", WRAPPED.sub("", name))
     if released in found:
         raise RepositoryError(
             f"The checkpoint holds {released} twice, with and without a prefix; keep one."

@@ -16,7 +16,7 @@ from ..hub_repository.config import (
     build_config,
 )
 from ..hub_repository.errors import RepositoryError
-from ..hub_repository.output import prepare
+from ..hub_repository.output import clear_errors, prepare
 from ..hub_repository.repository import (
     check_replaceable,
     check_text_vocabulary,
@@ -99,13 +99,15 @@ def convert_checkpoint(
         upload.check_upload(push_to_hub)
     # Whatever is missing is said before any work, and what is read is never replaced.
     vocab = first_of(vocab, (port and port.family == family and port.folder) or None)
-    sources = list(port.files if port else find_rank_files(checkpoint))
+    files = [] if family == "none" else find_vocabulary(family, vocab)
+    sources = [*(port.files if port else find_rank_files(checkpoint)), *files]
     sources += [Path(vocab)] if vocab is not None and os.path.exists(vocab) else []
     prepare(output, sources, overwrite, "choose another place, or pass --overwrite")
-    check_replaceable(output)
+    with clear_errors(output):
+        check_replaceable(output)
     glm_tokenizer = None
     if family != "none":
-        glm_tokenizer = build_tokenizer(family, find_vocabulary(family, vocab), masks)
+        glm_tokenizer = build_tokenizer(family, files, masks)
     if port and glm_tokenizer is not None:
         port.check_tokenizer(glm_tokenizer)
 

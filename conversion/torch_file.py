@@ -53,6 +53,12 @@ STORAGE_TYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    # None of these holds a parameter, but they may lie beside them.
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "QInt8Storage": torch.int8,
+    "QUInt8Storage": torch.uint8,
+    "QInt32Storage": torch.int32,
     "UntypedStorage": torch.uint8,
 }
 
@@ -177,8 +183,11 @@ class Unpickler(pickle.Unpickler):
         return STAND_INS.get((module, name), Ignored)
 
     def persistent_load(self, identifier):
-        # ("storage", type, key, device, numbers); legacy files add what it is a view of, or None.
-        kind, dtype, key, _, numbers, *view = identifier
+        kind, *description = identifier
+        if kind == "module":  # in legacy files: a class, and its source
+            return Ignored
+        # type, key, device, numbers; legacy files add what it is a view of, or None.
+        dtype, key, _, numbers, *view = description
         if (
             kind != "storage"
             or not isinstance(dtype, torch.dtype)

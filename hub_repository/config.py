@@ -46,6 +46,8 @@ SHARES = (
     "classifier_dropout",
 )
 IDS = ("sop_token_id", "eop_token_id", "pad_token_id", "bos_token_id")
+# Any other name of a kernel is that of a repository on the Hub, whose code would be run.
+KERNELS = (None, "eager", "sdpa", "flex_attention")
 
 
 def fills_blanks(config: GLMConfig) -> bool:
@@ -131,6 +133,8 @@ def check_values(values: dict, source: str):
             isinstance(value, dict) and len(value) <= LARGEST["num_labels"]
         ):
             refuse(name, "an object with a field for each label")
+        if "_implementation" in name and value not in KERNELS:
+            refuse(name, f"one of {', '.join(map(str, KERNELS))}")
         if name in ("hidden_act", "pool_token") and not isinstance(value, str):
             refuse(name, "a name")
     heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")

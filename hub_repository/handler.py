@@ -113,6 +113,8 @@ def check_text(name: str, text):
         raise ValueError(
             f"{name} has {len(text)} characters; send at most {MOST_CHARACTERS} in a text."
         )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} holds half of a character; send a text that UTF-8 can hold.")
 
 
 def check_parameters(parameters):

@@ -47,6 +47,8 @@ def prepare(
         may_replace: what is at `output` may be replaced.
         remedy: what to do if something is there.
     """
+    if not output.name:
+        raise RepositoryError(f"{output} is the root of all folders; choose another place.")
     with clear_errors(output):
         if output.parent.is_dir():
             with locked(output.parent):

@@ -1,6 +1,7 @@
 """Writes a complete Hub repository: weights, settings, tokenizer, code, model card, handler."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ RECORD = "conversion.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SETTINGS = ("config.json", "generation_config.json")
 OTHER_FILES = ("README.md", "requirements.txt", "LICENSE", INDEX, RECORD, HANDLER.name)
+WEIGHTS_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 # Entries of each family's text vocabulary, and rows of the released models' word embeddings.
 TEXT_VOCABULARIES = {
     "gpt2": (50257, 50304),
@@ -287,18 +289,36 @@ def check_replaceable(output: Path):
         return
     if not output.is_dir():
         raise RepositoryError(f"{output} is no repository, and is not replaced; move it away.")
-    contents = sorted(file.name for file in output.iterdir())
-    if not contents:
+    if not any(output.iterdir()):
         return
-    if read_record(output) is None:
+    record = read_record(output)
+    if record is None:
         raise RepositoryError(
             f"{output} is not a repository that this program wrote, and is not replaced; "
             "choose another place, or move it away."
         )
-    known = {*SHIPPED_FILES, *TOKENIZER_FILES, *SETTINGS, *OTHER_FILES, "__pycache__", ".cache"}
-    for name in contents:
-        if name not in known and not name.endswith(".safetensors"):
+    for file in sorted(output.rglob("*")):
+        is_folder = file.is_dir() and not file.is_symlink()
+        name = file.relative_to(output)
+        if not is_folder and not is_written_here(name):
             raise RepositoryError(
                 f"{output} holds {name}, which no conversion wrote, and is not replaced; "
                 "move that file away."
             )
+    settings = output / "config.json"
+    recorded = record["files"].get(settings.name)
+    if recorded is not None and settings.exists() and hash_file(settings) != recorded:
+        raise RepositoryError(
+            f"{settings} is not what was converted: a model that was trained since may be there, "
+            "and is not replaced; move it away."
+        )
+
+
+def is_written_here(name: Path) -> bool:
+    """Whether a conversion writes a file of this name, or Python and the Hub's client beside it."""
+    if name.parts[0] == ".cache":
+        return name.parts[1] == "huggingface"
+    if name.parts[0] == "__pycache__":
+        return name.suffix == ".pyc"
+    known = (*SHIPPED_FILES, *TOKENIZER_FILES, *SETTINGS, *OTHER_FILES, PROMPT_WEIGHTS)
+    return str(name) in known or WEIGHTS_FILE.fullmatch(str(name)) is not None

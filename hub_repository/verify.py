@@ -39,6 +39,13 @@ OUR_CLASSES = [
 ]
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ipynb")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz")
+# Settings that make the Auto classes load other repositories or classes, which no GLM has.
+FOREIGN_SETTINGS = (
+    "adapter_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
 PROMPT = "Ng is an adjunct professor at [MASK]."
 
 
@@ -166,20 +173,33 @@ class Verification:
             settings = read_json(self.repository / "generation_config.json")
             model.generation_config = GenerationConfig(**settings)
             inputs = tokenizer([PROMPT], return_tensors="pt")
-            outputs = model.eval().generate(**inputs, max_new_tokens=8, do_sample=False)
+            # A stranger's settings may ask for any number of beams.
+            once = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+            outputs = model.eval().generate(**inputs, max_new_tokens=8, **once)
             pieces = tokenizer.decode_pieces(outputs)[0]
         return f"{PROMPT} -> {pieces[0]!r}"
 
 
 def check_foreign(repository: Path):
     """Raise if the folder holds code, or what executes code when it is loaded, that is not ours."""
-    for folder, _, names in os.walk(repository):
+    for folder, folders, names in os.walk(repository):
+        for name in folders:
+            if Path(folder, name).is_symlink():
+                raise RepositoryError(
+                    f"{Path(folder, name).relative_to(repository)} is a link to a folder, which no "
+                    "GLM repository holds; move it away."
+                )
         for name in names:
             file = Path(folder, name).relative_to(repository)
             if file.suffix.lower() in CODE and str(file) not in OUR_CODE:
                 raise RepositoryError(
                     f"{file} is code that no GLM repository holds; nothing of it was run: read "
                     "it, and move it away."
+                )
+            if str(file) in FOREIGN_SETTINGS:
+                raise RepositoryError(
+                    f"{file} may have other repositories or classes loaded in place of this one; "
+                    "no GLM repository holds it: move it away."
                 )
             if file.suffix.lower() in PICKLES:
                 raise RepositoryError(

@@ -195,12 +195,25 @@ def test_positions_of_a_model_without_block_positions(tiny_model, tokenizer):
     assert batch.position_ids[1, first + 1].item() == places[1] + 1
 
 
+def test_labels_that_another_collator_padded(tokenizer):
+    context = tokenizer("a [MASK]").input_ids
+    collate = GLMDataCollator(tokenizer)
+    expected = collate([{"input_ids": context, "labels": [5, 6]}])
+    padded = collate([{"input_ids": context, "labels": [5, 6, -100, -100]}])
+    assert torch.equal(padded["input_ids"], expected["input_ids"])
+    assert torch.equal(padded["labels"], expected["labels"])
+
+
 @pytest.mark.parametrize(
     "feature, message",
     [
         ({"text": "no blank", "target": "a"}, "Feature 1: A text has no mask"),
         ({"text": "a [MASK]", "target": ["b", "c"]}, "Feature 1: A text has 1 masks and 2 answers"),
         ({"text": "[MASK] a [MASK]", "target": "b"}, "Feature 1: A text has 2 masks and 1 answers"),
+        ({"text": "a [MASK]", "target": []}, "Feature 1: A text has 1 masks and 0 answers"),
+        ({"text": "a [MASK]", "target": 3}, 'Feature 1: "text" must be a text'),
+        ({"text": "a [MASK]", "target": [["b"]]}, 'Feature 1: "text" must be a text'),
+        ({"text": ["a [MASK]"], "target": "b"}, 'Feature 1: "text" must be a text'),
         ({"text": "a [MASK]"}, "Feature 1 has no answer"),
         ({"text": "a <|startofpiece|> [MASK]", "target": "b"}, r"A text holds <\|startofpiece\|>"),
         ({"text": "a [MASK]", "target": "b <|endofpiece|>"}, r"answer holds <\|endofpiece\|>"),
@@ -454,6 +467,10 @@ def test_choices_are_scored_as_in_the_form_of_the_old_port(tokenizer, model):
         ({"text": "no blank", "choices": ["a"]}, "Feature 0: A text has no mask"),
         ({"text": "a [MASK]", "choices": []}, "Feature 0: A text has no choices"),
         ({"text": "a [MASK]", "choices": ["a"], "label": 1}, "1 choices and the label 1"),
+        ({"text": "a [MASK]", "choices": ["a", "b"], "label": 0.5}, "2 choices and the label 0.5"),
+        ({"text": "a [MASK]", "choices": "ab"}, "Feature 0: The choices of a text are no list"),
+        ({"text": "a [MASK]", "choices": ["a", 2]}, "Feature 0: The choices of a text are no list"),
+        ({"text": "a [MASK]", "choices": ["<|startofpiece|>"]}, "A choice holds <.startofpiece"),
         ({"text": "a [MASK]", "target": "a"}, 'give it "text" and "choices"'),
     ],
 )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -286,6 +287,46 @@ def test_a_vocabulary_larger_than_the_embedding(tmp_path):
         convert_checkpoint(
             checkpoint, tmp_path / "out", model="glm-2b", num_attention_heads=4, vocab=vocabulary
         )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter_model.safetensors",
+        "model.safetensors/mine.txt",
+        "README.md/mine.txt",
+        "__pycache__/mine.txt",
+        ".cache/mine.txt",
+    ],
+)
+def test_files_that_only_look_like_ours_are_kept(tmp_path, name):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    output = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
+    folder = (output / name).parent
+    if folder.is_file():
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    (output / name).write_text("kept")
+    with pytest.raises(ConversionError, match=f"holds {re.escape(name)}, which no conversion"):
+        convert_checkpoint(checkpoint, output, overwrite=True, **OPTIONS)
+    assert (output / name).read_text() == "kept"
+
+
+def test_a_model_that_was_trained_since_is_kept(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters(dtype=torch.float32))
+    output = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
+    model = GLMForConditionalGeneration.from_pretrained(output)
+    torch.nn.init.ones_(model.glm.word_embeddings.weight)
+    model.save_pretrained(output)
+    with pytest.raises(ConversionError, match="a model that was trained since may be there"):
+        convert_checkpoint(checkpoint, output, overwrite=True, **OPTIONS)
+    assert (weights(output)["word_embeddings.weight"] == 1).all()
+
+
+def test_the_root_of_all_folders_is_no_place(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
+    with pytest.raises(ConversionError, match="choose another place"):
+        convert_checkpoint(checkpoint, "/", overwrite=True, **OPTIONS)
 
 
 def test_only_what_this_program_wrote_is_replaced(tmp_path):

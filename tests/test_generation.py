@@ -282,6 +282,10 @@ def test_inputs_embeds_generate_the_same(tiny_model):
             ),
             "cuts",
         ),
+        *(
+            ([1, MASK, EOS], dict(max_piece_length=length), "max_piece_length is .*from 1 on")
+            for length in (0, -1, 2.5, "2")
+        ),
         ([1, MASK, EOS], dict(attention_mask=torch.tensor([2])), "generation needs \\(1, 3\\)"),
     ],
 )

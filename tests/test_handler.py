@@ -35,6 +35,7 @@ def test_a_good_request():
         ({"inputs": [[TEXT]]}, r"inputs\[0\] must"),
         ({"inputs": "a" * 10_000_000}, "inputs has 10000000 characters"),
         ({"inputs": [TEXT, "a" * 20_001]}, r"inputs\[1\] has 20001 characters"),
+        ({"inputs": "\ud800 [MASK]"}, "inputs holds half of a character"),
         ({"inputs": [TEXT] * 33}, "inputs has 33 texts"),
         ({"inputs": TEXT, "parameters": [4]}, "parameters must"),
         ({"inputs": TEXT, "parameters": "max_new_tokens"}, "parameters must"),

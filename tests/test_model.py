@@ -1,6 +1,7 @@
 """The network as a model of the library: declarations, initialisation, masks, losses, refusals."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -187,6 +188,30 @@ def test_half_precision_weights_are_not_trained(tiny_model):
     tiny_model().bfloat16().train()(TEXT, labels=LABELS).loss.backward()
 
 
+def test_labels_by_either_name(tiny_model):
+    model = tiny_model()
+    expected = model(TEXT, labels=LABELS).loss
+    assert torch.equal(model(TEXT, shift_labels=LABELS).loss, expected)
+    assert torch.equal(model(TEXT, labels=LABELS, shift_labels=None).loss, expected)
+
+
+@pytest.mark.parametrize("cls", [GLMForMultipleChoice, GLMForSequenceClassification])
+def test_no_inputs(tiny_model, cls):
+    with pytest.raises(ValueError, match="Pass either input_ids or inputs_embeds"):
+        tiny_model(cls)()
+
+
+def test_a_batch_without_answers_is_told_where_the_loss_is_computed_elsewhere(tiny_model):
+    model = tiny_model().train()
+    with pytest.warns(UserWarning, match="There is nothing to learn"):
+        model(TEXT[:, :4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(TEXT)
+        with torch.no_grad():
+            model(TEXT[:, :4])
+
+
 def test_logits_to_keep(tiny_model):
     model = tiny_model()
     everything = model(TEXT).logits
@@ -211,6 +236,14 @@ def inputs_of(cls):
         "choice_ids": torch.tensor([[[60, 61], [62, 63]]]),
         "choice_indices": torch.tensor([[[6, 7], [6, 7]]]),
     }
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_half_precision_is_refused_where_the_loss_is_computed_elsewhere(tiny_model, cls):
+    """As `Trainer` does where it smooths the labels."""
+    model = tiny_model(cls).half().train()
+    with pytest.raises(ValueError, match=r"load them with dtype=torch\.float32"):
+        model(TEXT, **inputs_of(cls))
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -85,6 +85,23 @@ def custom_generate(repository, trap):
     (repository / "custom_generate/generate.py").write_text(f"{trap}def generate(**k): pass\n")
 
 
+def linked_custom_generate(repository, trap):
+    elsewhere = repository.with_name("elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "generate.py").write_text(f"{trap}def generate(**k): pass\n")
+    (repository / "custom_generate").symlink_to(elsewhere)
+
+
+def other_processor(repository, trap):
+    settings = {"auto_map": {"AutoProcessor": "who/ever--evil.Processor"}}
+    (repository / "processor_config.json").write_text(json.dumps(settings))
+
+
+def adapter_of_another_repository(repository, trap):
+    settings = {"base_model_name_or_path": "who/ever"}
+    (repository / "adapter_config.json").write_text(json.dumps(settings))
+
+
 def other_file(repository, trap):
     (repository / "evil.py").write_text(trap)
 
@@ -137,6 +154,9 @@ def pickled(repository, trap):
     "change, message",
     [
         (custom_generate, "custom_generate/generate.py is code that no GLM repository holds"),
+        (linked_custom_generate, "custom_generate is a link to a folder"),
+        (other_processor, "processor_config.json may have other"),
+        (adapter_of_another_repository, "adapter_config.json may have other"),
         (other_file, "evil.py is code"),
         (other_class, "evil.py is code"),
         (class_of_another_repository, "names who/ever--evil.GLMConfig"),
@@ -179,6 +199,12 @@ def test_a_repository_without_a_record(repository):
     assert all(check.passed is not False for check in checks.values())
     assert "there is no conversion.json" in checks["files"].detail
     assert "no record tells" in checks["weights"].detail and checks["one blank"].passed
+
+
+def test_a_hundred_thousand_beams_are_not_run(repository):
+    (repository / "conversion.json").unlink()
+    change_json(repository / "generation_config.json", num_beams=100_000)
+    assert failed(repository) == {}
 
 
 def test_what_save_pretrained_writes_is_verified(repository, tmp_path):
@@ -260,6 +286,8 @@ def test_json_that_is_none(repository, name, content, recorded):
         dict(custom_pipelines={"a": 1}),
         dict(to_dict=1),
         dict(relative_encoding=True),
+        dict(attn_implementation="who/ever"),
+        dict(_attn_implementation_internal="who/ever:kernel"),
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -482,6 +510,19 @@ def test_what_is_not_the_module_is_ignored(tmp_path):
     assert all(torch.equal(stored[f"glm.{name}"], tensor) for name, tensor in parameters.items())
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_that_no_model_has_are_ignored_beside_it(tmp_path, legacy):
+    file = tmp_path / "mp_rank_00_model_states.pt"
+    others = [
+        torch.ones(2, dtype=torch.complex64),
+        torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        torch.nn.Linear(2, 2),  # legacy files have the source of its class
+    ]
+    state = {"others": others, "module": make_parameters()}
+    torch.save(state, file, _use_new_zipfile_serialization=not legacy)
+    assert convert_checkpoint(file, tmp_path / "out", **OPTIONS).is_dir()
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pickle_protocols(tmp_path, protocol, legacy):
@@ -635,9 +676,21 @@ def test_parts_of_zero_3(tmp_path):
         convert_checkpoint(folder, tmp_path / "out", **OPTIONS)
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "_forward_module.", "module._orig_mod.model."])
-def test_prefixes_of_compilers_and_wrappers(tmp_path, prefix):
-    parameters = {f"{prefix}{name}": tensor for name, tensor in make_parameters().items()}
+@pytest.mark.parametrize(
+    "prefix, of_layer",
+    [
+        ("_orig_mod.", ""),
+        ("_forward_module.", ""),
+        ("module._orig_mod.model.", ""),
+        ("", "_orig_mod."),
+        ("_fsdp_wrapped_module.", "_fsdp_wrapped_module._checkpoint_wrapped_module."),
+    ],
+)
+def test_prefixes_of_compilers_and_wrappers(tmp_path, prefix, of_layer):
+    parameters = {
+        prefix + name.replace("layers.0.", f"layers.0.{of_layer}"): tensor
+        for name, tensor in make_parameters().items()
+    }
     checkpoint = make_checkpoint(tmp_path / "checkpoint", parameters)
     out = convert_checkpoint(checkpoint, tmp_path / "out", **OPTIONS)
     assert set(load_file(out / "model.safetensors")) == {
@@ -700,6 +753,13 @@ def test_what_is_read_is_never_replaced(tmp_path):
         shutil.copy(vocabulary / name, out)
     with pytest.raises(ConversionError, match="holds what is to be read"):
         convert_checkpoint(checkpoint, out, vocab=out, **options)
+    # The same by links to its files.
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (links / name).symlink_to(out / name)
+    with pytest.raises(ConversionError, match="holds what is to be read"):
+        convert_checkpoint(checkpoint, out, vocab=links, **options)
     assert (out / "config.json").is_file() and len(list(vocabulary.iterdir())) == 2
 
 

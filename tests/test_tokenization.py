@@ -632,6 +632,14 @@ def test_decode_pieces(tokenizer):
     assert mask in context
 
 
+def test_decode_pieces_of_any_kind_of_rows(tokenizer):
+    context = tokenizer("in [MASK] is [MASK]").input_ids
+    word = tokenizer(" Beijing", add_special_tokens=False).input_ids
+    row = torch.tensor([*context, tokenizer.sop_token_id, *word])
+    for rows in (row, [row], [row.numpy()], [row.tolist()], row.tolist(), list(row.numpy())):
+        assert tokenizer.decode_pieces(rows) == [["Beijing", ""]]
+
+
 def test_decode_pieces_of_what_trainers_pad(tokenizer):
     """Negative ids do not count, padding in front of an answer is no answer."""
     sop, eop, pad = tokenizer.sop_token_id, tokenizer.eop_token_id, tokenizer.pad_token_id
