@@ -1,6 +1,9 @@
 """The main job on a small real model, without a network: convert, verify, load, fill blanks."""
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,8 @@ def convert(console: Console, output: Path) -> None:
     found = output.exists()
     if not found:
         console.print("[bold]Convert[/] the original checkpoint")
-        convert_checkpoint(CHECKPOINT, output, **OPTIONS)
+        with own_vocabulary():
+            convert_checkpoint(CHECKPOINT, output, **OPTIONS)
     checks = verify_repository(output, CHECKPOINT)
     if found and not all(check.passed for check in checks):
         raise ConversionError(
@@ -58,6 +62,21 @@ def convert(console: Console, output: Path) -> None:
     for check in checks:
         if not check.passed:
             console.print(f"  [red]failed[/] {check.name}:", Text(check.detail))
+
+
+@contextmanager
+def own_vocabulary() -> Iterator[None]:
+    """Leaves out the remark that the vocabulary is not the original's: the demo has its own."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("A remark on the tokenizer")
+
+    conversion = logging.getLogger(convert_checkpoint.__module__)
+    conversion.addFilter(is_other)
+    try:
+        yield
+    finally:
+        conversion.removeFilter(is_other)
 
 
 def fill_with_the_model(console: Console, output: Path) -> None:

@@ -212,8 +212,10 @@ def merged_parameter(name: str, parts: list[LazyTensor]) -> LazyTensor:
         raise RepositoryError(
             f"The parts of {name} do not fit together: {[list(part.shape) for part in parts]}."
         )
-    whole = shape if split is COPIED else split.merged_shape(shape, len(parts))
-    return LazyTensor(whole, dtype, partial(merge, name, parts))
+    read = partial(merge, name, parts)
+    if split is COPIED or len(parts) == 1:
+        return LazyTensor(shape, dtype, read, parts[0].checksum)
+    return LazyTensor(split.merged_shape(shape, len(parts)), dtype, read)
 
 
 def merge(name: str, parts: list[LazyTensor]) -> torch.Tensor:

@@ -233,6 +233,7 @@ class TorchFile:
 
     name: what the file was called when it was written, where it keeps that.
     intact: keys of the storages whose checksum was right.
+    asked: the blocks that the system was asked to read ahead.
     """
 
     file: Path
@@ -240,6 +241,7 @@ class TorchFile:
     places: dict[str, Place]
     name: str | None = None
     intact: set[str] = field(default_factory=set)
+    asked: set[int] = field(default_factory=set)
 
     def lazy(self, tensor: PickledTensor) -> LazyTensor:
         """
@@ -252,7 +254,11 @@ class TorchFile:
             raise RepositoryError(
                 f"{self.file} is damaged: a storage is missing or of a wrong length; copy it again."
             )
-        return LazyTensor(tensor.shape, storage.dtype, partial(self.read, tensor))
+        # The checksum is that of the storage, and of a tensor that is all of it, in its order.
+        in_order = torch.empty(tensor.shape, device="meta").stride() == tensor.stride
+        is_whole = in_order and math.prod(tensor.shape) == storage.numbers
+        checksum = place.checksum if is_whole else None
+        return LazyTensor(tensor.shape, storage.dtype, partial(self.read, tensor), checksum)
 
     def read(self, tensor: PickledTensor) -> torch.Tensor:
         """The tensor, a view of the mapped file.
@@ -276,16 +282,21 @@ class TorchFile:
         return numbers.as_strided(tensor.shape, tensor.stride, offset)
 
     def read_ahead(self, place: Place):
-        """Have the system read a tensor, and some that follow, in large pieces and at once.
+        """Have the system read a tensor, and some that follow, in large blocks and at once.
 
-        What is mapped it reads in small ones, five times slower from a disk.
+        What is mapped it reads in small ones, five times slower from a disk. Each block is asked
+        for once: to look for what is in memory already takes as long as to copy it.
         """
-        if hasattr(
-            os, "posix_fadvise"
-        ):  # macOS has no such advice, and some file systems take none
-            with open(self.file, "rb") as opened, suppress(OSError):
-                length = place.length + READ_AHEAD
-                os.posix_fadvise(opened.fileno(), place.start, length, os.POSIX_FADV_WILLNEED)
+        if not hasattr(os, "posix_fadvise"):  # macOS has no such advice
+            return
+        last = (place.start + place.length) // READ_AHEAD + 1
+        blocks = set(range(place.start // READ_AHEAD, last + 1)) - self.asked
+        self.asked |= blocks
+        if blocks:
+            with open(self.file, "rb") as opened, suppress(OSError):  # some file systems take none
+                for block in sorted(blocks):
+                    start = block * READ_AHEAD
+                    os.posix_fadvise(opened.fileno(), start, READ_AHEAD, os.POSIX_FADV_WILLNEED)
 
     @cached_property
     def mapped(self) -> torch.Tensor:
