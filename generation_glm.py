@@ -187,7 +187,7 @@ def find_padding(
     attention_mask: torch.Tensor | None,
     ids: torch.Tensor,
     config,
-    holds_answers: bool = False,
+    holds_answers: bool,
 ) -> torch.Tensor:
     """The padding of prompts, from any form that a mask has.
 

@@ -316,7 +316,8 @@ def training_batch(form: str) -> dict:
     if form == "padding":
         batch["attention_mask"] = visible
     elif form == "explicit":
-        batch["attention_mask"] = visible[:, None, None].expand(-1, 1, 10, -1)
+        batch["attention_mask"] = visible[:, None, None].repeat(1, 1, 10, 1)
+        batch["attention_mask"][:, :, -1] = 0  # the starts tell, not the last token
     else:
         batch["attention_mask"] = torch.tensor([len(context) for context in contexts])
     return batch
@@ -386,6 +387,12 @@ def test_repetitions_are_counted_within_a_piece(tiny_model, num_beams):
     )
     generated = model.generate(ids, logits_processor=[prefer_17], no_repeat_ngram_size=1, **options)
     assert generated[0, 7:].tolist() == [SOP, 17, EOP, 17, EOP]
+
+
+def test_one_prompt_without_a_mask_among_others(tiny_model):
+    ids = torch.tensor([[1, MASK, 5, EOS], [1, 7, 5, EOS]])
+    with pytest.raises(ValueError, match="Prompt 1 has no mask token"):
+        tiny_model().generate(ids)
 
 
 def test_rows_must_all_have_begun_or_none(tiny_model):
