@@ -422,6 +422,9 @@ class GLMModel(GLMPreTrainedModel):
         two_rows = self.config.block_position_encoding
         of_context = position_ids is None or (two_rows and position_ids.dim() == 2)
         if not of_context:
+            # Block positions tell where the context is; one row of positions does not.
+            if input_ids is None and not two_rows:
+                input_ids = self.recognise_ids(inputs_embeds)
             return input_ids, position_ids
         ids = self.recognise_ids(inputs_embeds) if input_ids is None else input_ids
         if cache is not None and cache.get_seq_length() > 0:
@@ -465,10 +468,7 @@ class GLMModel(GLMPreTrainedModel):
                 cannot be known then where they are.
         """
         table = self.word_embeddings.weight
-        ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
-        # Masks come last: in glm-10b-chinese [gMASK] and the end of piece share a row.
-        for id in self.config.special_ids:
-            ids[(inputs_embeds == table[id]).all(-1)] = id
+        ids = self.known_ids(inputs_embeds)
         if torch.compiler.is_compiling():
             return ids
         layout = BlankLayout.of(ids, self.config)
@@ -481,6 +481,15 @@ class GLMModel(GLMPreTrainedModel):
                 "rows. Pass input_ids beside them, or position_ids and the lengths of the "
                 "contexts as attention_mask."
             )
+        return ids
+
+    def known_ids(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """(B, T, H) -> (B, T): ids of the mask, start and end tokens, -1 elsewhere."""
+        table = self.word_embeddings.weight
+        ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
+        # Masks come last: in glm-10b-chinese [gMASK] and the end of piece share a row.
+        for id in self.config.special_ids:
+            ids[(inputs_embeds == table[id]).all(-1)] = id
         return ids
 
     def find_context(
@@ -955,7 +964,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         """
         if input_ids is None and inputs_embeds is None:
             raise ValueError("Pass either input_ids or inputs_embeds, or both.")
-        ids = self.glm.recognise_ids(inputs_embeds) if input_ids is None else input_ids
+        ids = self.glm.known_ids(inputs_embeds) if input_ids is None else input_ids
         visible = find_visible(attention_mask, ids)  # (B, T)
         if position_ids is None:
             position_ids = count_positions(visible)  # (B, T)

@@ -570,6 +570,26 @@ def test_embeddings_whose_blanks_cannot_be_found(tiny_model):
     )
 
 
+def test_embeddings_with_one_row_of_positions(tiny_model):
+    """Positions without blocks do not tell where the context is: the embeddings have to."""
+    model = tiny_model(block_position_encoding=False)
+    embeds = model.get_input_embeddings()(TEXT)
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 2, 3, 4]])
+    expected = model(TEXT, position_ids=positions).logits
+    actual = model(inputs_embeds=embeds, position_ids=positions).logits
+    torch.testing.assert_close(actual, expected)
+    with pytest.raises(ValueError, match="Pass input_ids beside them"):
+        model(inputs_embeds=embeds + 1e-6, position_ids=positions)
+
+
+def test_a_classifier_reads_embeddings_of_no_token(tiny_model):
+    """As prompt methods put them before a text: it has no blanks to find."""
+    model = tiny_model(GLMForSequenceClassification)
+    text = model.get_input_embeddings()(TEXT[:, :6])
+    virtual = torch.randn(1, 2, 32)
+    assert model(inputs_embeds=torch.cat([virtual, text], dim=1)).logits.isfinite().all()
+
+
 def test_the_first_and_the_last_id_are_of_the_vocabulary(tiny_model):
     assert tiny_model()(torch.tensor([[0, 98, 0]])).logits.isfinite().all()
 
