@@ -8,6 +8,7 @@ Shapes: B batch, S tokens of the prompt, N tokens so far, T new tokens, K keys, 
 vocabulary rows.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -268,7 +269,8 @@ class GLMGenerationMixin(GenerationMixin):
         Args:
             inputs (B, S): contexts padded on either side, as the tokenizer makes them. Pieces that
                 are there already follow one `<|startofpiece|>`, each with its end token, as in what
-                this method returns. Of a batch with labels only the contexts are read.
+                this method returns: they are continued. Of a batch with labels only the contexts
+                are read.
             max_piece_length: the most tokens for one blank; by default as many as there are block
                 positions.
             position_ids (B, 2, S or more): positions of the context where they are not 0, 1, ...
@@ -294,6 +296,7 @@ class GLMGenerationMixin(GenerationMixin):
             kwargs["attention_mask"] = generation_attention_mask != 0
         prompt = self._read_prompt(inputs, position_ids, kwargs)
         self._check_prompt(prompt, asked("eos_token_id"))
+        self._tell_of_pieces(prompt, kwargs.get(CACHE))
         room = self._room_of_a_piece(max_piece_length, asked("max_new_tokens"))
         self._check_length(prompt, room)
         prompt = prompt.start(self.config.sop_token_id, self.glm.word_embeddings)
@@ -376,6 +379,18 @@ class GLMGenerationMixin(GenerationMixin):
         if (~layout.in_context & ~visible).any():
             raise ValueError(
                 "There is padding after <|startofpiece|>; pad prompts with a piece on the left."
+            )
+
+    def _tell_of_pieces(self, prompt: Prompt, cache: Cache | None):
+        """Warn where pieces are continued that may be answers: a test on these looks perfect."""
+        if cache is not None:  # of a generation that goes on
+            return
+        in_context = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool()).in_context
+        if ((~in_context).sum(-1) > 1).any():  # more than a start
+            warnings.warn(
+                "The prompts hold pieces, which are continued. If they are answers to learn from, "
+                "pass their labels too: then the contexts alone are read.",
+                stacklevel=4,
             )
 
     def _room_of_a_piece(self, max_piece_length: int | None, max_new_tokens: int | None) -> int:
