@@ -701,11 +701,9 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             **{CACHE: cache},
             **kwargs,
         )
-        if isinstance(logits_to_keep, int):
-            states = outputs.last_hidden_state[:, -logits_to_keep:]  # -0 keeps all
-        else:
-            states = outputs.last_hidden_state[:, logits_to_keep]
-        logits = self.lm_head(states)  # (B, T or kept, V)
+        from_end = isinstance(logits_to_keep, int)
+        kept = slice(-logits_to_keep, None) if from_end else logits_to_keep  # -0 keeps all
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])  # (B, T or kept, V)
         loss = None
         if labels is not None:
             loss = self._loss(logits, labels, num_items_in_batch)
