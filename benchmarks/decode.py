@@ -94,7 +94,8 @@ def step_calls(glm, gpt2, batch: int, context: int, padding: bool) -> list:
 
 def floor_call(glm, batch: int, tokens: int):
     """All matrix products of one forward; the output head sees the last token only."""
-    weights = [module.weight for module in glm.modules() if isinstance(module, torch.nn.Linear)]
+    layers = glm.glm.modules()  # without the head, whose products are fewer
+    weights = [module.weight for module in layers if isinstance(module, torch.nn.Linear)]
     products = [(torch.randn(batch * tokens, weight.shape[1]), weight) for weight in weights]
     products.append((torch.randn(batch, HIDDEN), glm.get_input_embeddings().weight))
     return lambda: [F.linear(row, weight) for row, weight in products]
