@@ -273,7 +273,7 @@ class GLMOutputHead(nn.Linear):
     """The output head, (..., H) -> (..., V), whose weight is the word embedding.
 
     A step of generation reads the whole table for a few rows. CPUs do that up to four times faster
-    as the product of the table with 2 to 8 columns than as that of 2 to 8 rows with the table:
+    as the product of the table with 2 to 8 columns than as that of 1 to 8 rows with the table:
     benchmarks/decode.py measures it.
     """
 
@@ -285,8 +285,11 @@ class GLMOutputHead(nn.Linear):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         if self._is_faster_transposed(states):
             columns = states.reshape(-1, states.shape[-1])  # (R, H)
+            rows = columns.shape[0]
+            if rows == 1:
+                columns = columns.repeat(2, 1)  # one column alone is slow again
             logits = F.linear(self.weight, columns).t()  # (V, R) -> (R, V)
-            return logits.reshape(*states.shape[:-1], -1)
+            return logits[:rows].reshape(*states.shape[:-1], -1)
         return super().forward(states)
 
     def _is_faster_transposed(self, states: torch.Tensor) -> bool:
@@ -295,7 +298,7 @@ class GLMOutputHead(nn.Linear):
         if torch.compiler.is_compiling():  # the number of rows is not known there
             return False
         rows = states.numel() // states.shape[-1]
-        return 1 < rows <= self.FEW_ROWS
+        return 0 < rows <= self.FEW_ROWS
 
 
 class GLMPreTrainedModel(PreTrainedModel):
