@@ -328,6 +328,8 @@ class GLMGenerationMixin(GenerationMixin):
         if prompt_method is not None:
             copies = max(asked("num_beams") or 1, asked("num_return_sequences") or 1)
             virtual = prompt_method.get_prompt(len(prompt) * copies)
+            if isinstance(virtual, Cache) and asked("use_cache") is False:
+                raise ValueError("The prefix is in the cache; leave use_cache=False out.")
             prompt = self._put_behind(virtual, prompt, kwargs)
         self._check_length(prompt, room)
         prompt = prompt.start(self.config.sop_token_id, self.glm.word_embeddings)

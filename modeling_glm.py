@@ -759,6 +759,11 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             )
         if torch.compiler.is_compiling():
             return
+        if position_ids is not None and cache is not None and cache.get_seq_length() > 0:
+            raise ValueError(
+                "With labels, a filled cache is that of virtual tokens: the model counts positions "
+                "behind them itself, leave position_ids out."
+            )
         in_context = self._context_of(input_ids, inputs_embeds, attention_mask, position_ids, cache)
         if in_context is not None and (in_context & (labels != NOT_A_TARGET)).any():
             raise ValueError(
@@ -998,6 +1003,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         logits = self.multichoice_head(pooled)  # (B, num_labels)
         loss = None
         if labels is not None:
+            self._warn_of_untrained_head()
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(
             loss=loss,
@@ -1005,6 +1011,17 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _warn_of_untrained_head(self):
+        """Warn where something is trained and the head stays as it is: random, if it is new."""
+        head = [*self.pool_layer.parameters(), *self.multichoice_head.parameters()]
+        is_trained = any(weight.requires_grad for weight in head)
+        if self.training and torch.is_grad_enabled() and not is_trained:
+            warnings.warn(
+                "The classifier's head is not trained. For peft name it: "
+                'modules_to_save=["pool_layer", "multichoice_head"].',
+                stacklevel=3,
+            )
 
     def pooled_column(self, in_context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """(B, T), (B, T) -> (B,): the column of the token that is read."""
