@@ -528,7 +528,7 @@ class GLMGenerationMixin(GenerationMixin):
         if max_piece_length is not None and length > max_piece_length:
             attention_mask = hide_overfull(layout, attention_mask, max_piece_length)
             position_ids = position_ids.clamp(max=self.config.position_rows - 1)
-        # A fixed shape for the compiled forward; or a context whose virtual tokens are in the cache.
+        # A fixed shape for the compiled forward; or a context behind virtual tokens in the cache.
         if cache is not None and (cache.is_compileable or in_parts):
             like = input_ids.new_empty(*in_context.shape, 0, dtype=self.glm.dtype)
             attention_mask = self.glm.scores_mask(attention_mask, in_context, like, cache)
