@@ -158,11 +158,10 @@ def filled_by_hand(wrapped, ids: torch.Tensor, tokens: int) -> list[int]:
 @each_method
 def test_generation_is_that_of_whole_passes_alone_and_in_a_padded_batch(wrap, method):
     wrapped = wrap(method)
-    optimizer = torch.optim.Adam(wrapped.prompt_encoder.parameters(), lr=0.2)
-    for _ in range(60):  # until some rows end their pieces
-        wrapped(**BATCH).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    with torch.no_grad():  # the end becomes a little likelier than what is said most
+        words = wrapped.get_base_model().get_input_embeddings().weight
+        said = wrapped.generate(**PROMPTS, max_new_tokens=7)[:, CONTEXTS.shape[1] + 1 :]
+        words[EOP] = 1.05 * words[said.mode().values.mode().values]
     together = wrapped.generate(**PROMPTS, max_new_tokens=7)
     ends = 0
     for row, (ids, real) in enumerate(zip(CONTEXTS, REAL, strict=True)):
