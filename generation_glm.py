@@ -359,7 +359,7 @@ class GLMGenerationMixin(GenerationMixin):
         know of blanks; after each `generate` it puts ours back, and so do we at once.
         """
         prepare = self.__dict__.get("prepare_inputs_for_generation")
-        around = getattr(prepare, "__self__", self)
+        around: Any = getattr(prepare, "__self__", self)
         if not hasattr(around, "get_prompt"):
             return None
         del self.prepare_inputs_for_generation
