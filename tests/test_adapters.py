@@ -1,14 +1,19 @@
 """Adapters: LoRA and IA3 by peft, and TRL's trainer, with every class of GLM."""
 
 import copy
+import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
-from checkout import ENVIRONMENT
+from checkout import ENVIRONMENT, ROOT
+from safetensors.torch import save_file
+from test_readme import python_blocks
 from transformers import Trainer, TrainingArguments
 
 from glm_transformers import (
@@ -30,7 +35,9 @@ from glm_transformers.training.adapters import (  # noqa: E402 (it needs peft)
     merge,
     save_adapter,
 )
+from glm_transformers.training.prompts import ContinuousPrompt  # noqa: E402
 
+OFFLINE = {"HF_HUB_OFFLINE": "1"}  # peft looks on the Hub for what an adapter has not
 MATRICES = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 HEADS = ["pool_layer", "multichoice_head"]
 CLASSES = [
@@ -104,25 +111,6 @@ def test_peft_knows_the_matrices(tiny_model, cls):
     ia3 = peft.get_peft_model(tiny_model(cls), peft.IA3Config())
     assert ia3.active_peft_config.target_modules == {"query_key_value", "dense_4h_to_h"}
     assert ia3.active_peft_config.feedforward_modules == {"dense_4h_to_h"}
-
-
-IN_ANY_ORDER = """
-import sys
-from transformers import AutoModelForSeq2SeqLM
-model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert "peft" not in sys.modules
-import peft
-print(sorted(peft.get_peft_model(model, peft.LoraConfig()).active_peft_config.target_modules))
-"""
-
-
-def test_peft_may_be_imported_after_the_model(made_repository):
-    """In a process that has the repository, and not the package."""
-    run = subprocess.run(
-        [sys.executable, "-c", IN_ANY_ORDER, str(made_repository)], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.strip().endswith(str(sorted(MATRICES)))
 
 
 def test_all_linear_leaves_the_tied_head_out(tiny_model):
@@ -290,58 +278,65 @@ def test_virtual_tokens_cannot_be_merged(tiny_model):
 
 STRANGER = """
 import json, sys
-import torch
-from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-repository, adapter, prompt = sys.argv[1:]
+repository, prompt, *adapters = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=True)
-cls = "pipeline_glm.GLMText2TextGenerationPipeline"
-Pipeline = get_class_from_dynamic_module(cls, repository)
+Pipeline = get_class_from_dynamic_module(
+    "pipeline_glm.GLMText2TextGenerationPipeline", repository
+)
 
-def remote():
+def load():
     return AutoModelForSeq2SeqLM.from_pretrained(repository, trust_remote_code=True)
 
-loaded = {
-    "of peft": PeftModel.from_pretrained(remote(), adapter),
-    "Auto": AutoPeftModelForCausalLM.from_pretrained(adapter, trust_remote_code=True),
-}
-if sys.argv[2].endswith("lora"):
-    loaded["of transformers"] = remote()
-    loaded["of transformers"].load_adapter(adapter)
-answers = {}
-for name, model in loaded.items():
-    fill = Pipeline(model=model.eval(), tokenizer=tokenizer)
-    answers[name] = fill(prompt, max_new_tokens=8)[0]["blanks"]
+first = load()
+assert "peft" not in sys.modules
+import peft
+targets = peft.get_peft_model(first, peft.LoraConfig()).active_peft_config.target_modules
+answers = {"targets": sorted(targets)}
+for adapter in adapters:
+    models = [
+        peft.PeftModel.from_pretrained(load(), adapter),
+        peft.AutoPeftModelForCausalLM.from_pretrained(adapter, trust_remote_code=True),
+    ]
+    if adapter.endswith("LoRA"):
+        models.append(load())
+        models[-1].load_adapter(adapter)
+    fill = [Pipeline(model=model.eval(), tokenizer=tokenizer) for model in models]
+    answers[adapter] = [one(prompt, max_new_tokens=8)[0]["blanks"] for one in fill]
 print(json.dumps(answers))
 """
 
 
-@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt"])
-def test_a_stranger_loads_an_adapter(model, made_repository, tokenizer, tmp_path, kind):
-    """In a process without the package, by the repository's code."""
+def test_a_stranger_loads_adapters(made_repository, tokenizer, tmp_path):
+    """In a process without the package, by the repository's code, before peft is imported."""
     of_prompts = dict(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    if kind == "lora":
-        wrapped = add_lora(model)
-    elif kind == "prefix":
-        wrapped = peft.get_peft_model(model, peft.PrefixTuningConfig(**of_prompts))
-    else:
-        wrapped = peft.get_peft_model(model, peft.PromptTuningConfig(**of_prompts))
-    batch = GLMDataCollator(tokenizer)(EXAMPLES)
-    train(wrapped, batch, steps=10)
-    adapter = save_adapter(wrapped, tmp_path / kind)
-    fill = GLMText2TextGenerationPipeline(model=wrapped, tokenizer=tokenizer)
-    expected = fill(PROMPT, max_new_tokens=8)[0]["blanks"]
+    configs = {
+        "LoRA": peft.LoraConfig(r=4, task_type="CAUSAL_LM"),
+        "prefix": peft.PrefixTuningConfig(**of_prompts),
+        "prompt": peft.PromptTuningConfig(**of_prompts),
+    }
+    expected = {}
+    for kind, config in configs.items():
+        model = load(GLMForConditionalGeneration, made_repository)
+        wrapped = peft.get_peft_model(model, config)
+        train(wrapped, GLMDataCollator(tokenizer)(EXAMPLES), steps=10)
+        adapter = save_adapter(wrapped, tmp_path / kind)
+        fill = GLMText2TextGenerationPipeline(model=wrapped, tokenizer=tokenizer)
+        expected[str(adapter)] = fill(PROMPT, max_new_tokens=8)[0]["blanks"]
     run = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(made_repository), str(adapter), PROMPT],
+        [sys.executable, "-c", STRANGER, str(made_repository), PROMPT, *expected],
         capture_output=True,
         text=True,
-        env={name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"},
+        env=OFFLINE | {name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )
     assert run.returncode == 0, run.stderr[-3000:]
     answers = json.loads(run.stdout.splitlines()[-1])
-    assert answers == dict.fromkeys(answers, expected) and len(answers) >= 2
+    assert answers.pop("targets") == sorted(MATRICES)
+    for adapter, said in answers.items():
+        assert said == [expected[adapter]] * len(said), adapter
+    assert answers.keys() == expected.keys()
 
 
 # --- TRL ------------------------------------------------------------------------------------------
@@ -392,3 +387,31 @@ def test_trl_gives_the_losses_of_the_trainer(
         bf16=False,
     )
     same(with_trl, losses(Trainer, TrainingArguments), atol=2e-4)  # 4.57 logs four decimals
+
+
+# --- Docs -----------------------------------------------------------------------------------------
+
+
+def test_python_blocks_of_the_docs(made_repository, tmp_path):
+    """In a fresh process, which has the package; the blocks of TRL where it is installed."""
+    blocks = python_blocks(ROOT / "docs" / "adapters.md")
+    assert len(blocks) >= 7
+    if importlib.util.find_spec("trl") is None:
+        blocks = [block for block in blocks if "trl" not in block]
+    (tmp_path / "my-glm-2b").symlink_to(made_repository)
+    prompted = tmp_path / "my-prompted-glm"
+    shutil.copytree(made_repository, prompted)
+    weights = ContinuousPrompt(4, 16).state_dict()
+    save_file(
+        {f"prompt_spell.{name}": tensor for name, tensor in weights.items()},
+        prompted / "prompt_spell.safetensors",
+    )
+    program = "\n".join(["import checkout", *blocks])
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, **OFFLINE, "ACCELERATE_USE_CPU": "true"},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
