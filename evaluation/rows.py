@@ -9,7 +9,7 @@ Shapes: B batch, S tokens of a context, G tokens of an answer, T = S + G of the 
 scored tokens, H hidden size, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -155,7 +155,21 @@ def score_rows(
     name: str = "Scoring",
     finished: Finished | None = None,
 ) -> list[RowScore]:
-    """The score of each row, in the rows' order, with a progress bar.
+    """The score of each row, in the rows' order; arguments of `score_as_they_come`."""
+    come = score_as_they_come(model, tokenizer, rows, batch_size, name, finished)
+    scores = dict(come)
+    return [scores[number] for number in range(len(rows))]
+
+
+def score_as_they_come(
+    model: GLMForConditionalGeneration,
+    tokenizer: GLMTokenizerFast,
+    rows: Sequence[Row],
+    batch_size: int = 16,
+    name: str = "Scoring",
+    finished: Finished | None = None,
+) -> Iterator[tuple[int, RowScore]]:
+    """The number and the score of each row, with a progress bar.
 
     The longest rows come first: what is too much for the memory is so at once.
 
@@ -175,15 +189,13 @@ def score_rows(
     finished = finished or Finished()
     order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
     starts = range(0, len(rows), batch_size)
-    scores: dict[int, RowScore] = {}
     for number, start in enumerate(tqdm(starts, desc=name)):
         of_batch = order[start : start + batch_size]
-        result = finished.get(name, number)
-        if result is None:
-            result = score_batch(model, tokenizer, [rows[row] for row in of_batch])
-            finished.add(name, number, result)
-        scores |= zip(of_batch, result, strict=True)
-    return [scores[row] for row in range(len(rows))]
+        scores = finished.get(name, number)
+        if scores is None:
+            scores = score_batch(model, tokenizer, [rows[row] for row in of_batch])
+            finished.add(name, number, scores)
+        yield from zip(of_batch, scores, strict=True)
 
 
 def standard_error(values: Iterable[float]) -> float | None:
