@@ -14,6 +14,7 @@ import typer
 
 from . import __version__
 from .conversion.released import RELEASED
+from .evaluation.options import Evaluation
 from .training.options import Options, Pretraining, Preview
 
 FAMILIES = (*dict.fromkeys(model.tokenizer for model in RELEASED.values()), "none")
@@ -42,6 +43,11 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         ModuleNotFoundError,
         r"datasets|matplotlib|tensorboard",
         '{} Install what training needs with pip install ".[train]".',
+    ),
+    (
+        ModuleNotFoundError,
+        r"lm_eval",
+        '{} Install what the harness needs with pip install ".[eval]".',
     ),
     (
         RuntimeError,
@@ -377,6 +383,30 @@ def preview(options: Preview) -> None:
     if options.png is not None:
         draw(example, options.png)
         console.print(f"{options.png} is written.", style="green", markup=False)
+
+
+@app.command()
+@takes(Evaluation)
+def evaluate(options: Evaluation) -> None:
+    """Measure a model.
+
+    LAMBADA, WikiText and texts of one's own as the original does it, and tasks of
+    lm-evaluation-harness.
+    """
+    from rich.console import Console
+
+    from .evaluation.evaluate import evaluate as run
+    from .evaluation.evaluate import make_published_table, make_table
+
+    measures = run(options)
+    if not measures:  # another process shows them
+        return
+    console = Console()
+    console.print(make_table(measures))
+    if options.lambada is not None or options.wikitext is not None:
+        console.print(make_published_table())
+    if options.output is not None:
+        console.print(f"{options.output} has the record.", style="green", markup=False)
 
 
 def main() -> None:

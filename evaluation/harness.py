@@ -17,7 +17,7 @@ that continues it. GLM writes into blanks, so a context gets one at its end:
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -82,7 +82,7 @@ class GLMHarness(LM):
     # --- Scores -----------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """The log-probability of each continuation, and whether it is what the model would write."""
+        """The log-probability of each continuation, and whether the model would write it."""
         asked: list[Any] = [request.args for request in requests]
         rows = [self.continuation_row(*pair) for pair in asked]
         answers: dict[int, tuple[float, bool]] = {}
@@ -93,7 +93,7 @@ class GLMHarness(LM):
             self.batch_size,
             "Log-likelihoods",
         ):
-            answers[number] = tuple(score)
+            answers[number] = (score.log_prob, score.is_greedy)
             self.cache_hook.add_partial("loglikelihood", asked[number], answers[number])
         return [answers[number] for number in range(len(rows))]
 
@@ -229,7 +229,7 @@ class GLMHarness(LM):
         for piece in output[:, inputs.input_ids.shape[1] + 1 :].tolist():  # behind the start
             ends = self.model.config.end_token_ids
             end = next((column for column, id in enumerate(piece) if id in ends), len(piece))
-            text = self.tokenizer.decode(piece[:end])
+            text = cast(str, self.tokenizer.decode(piece[:end]))
             answers.append(postprocess_generated_text(text, stops, None))
         return answers
 

@@ -17,7 +17,7 @@ from .rows import (
     Finished,
     Row,
     RowScore,
-    continuation_mask,
+    continuation_mask_id,
     encode,
     score_rows,
     standard_error,
@@ -116,6 +116,13 @@ class Perplexity:
             return None
         return self.word_perplexity * self.loss_error / (self.words - 1)
 
+    @property
+    def token_standard_error(self) -> float | None:
+        """Of the perplexity for each token, to the first order."""
+        if self.loss_error is None:
+            return None
+        return self.perplexity * self.loss_error / (self.tokens - 1)
+
 
 def capped_exp(value: float) -> float:
     return math.exp(min(LARGEST_EXPONENT, value))
@@ -181,7 +188,7 @@ def lambada_row(
         # The original fails where that drops more than its first token of a unidirectional text.
         written = written[max(surplus - len(context), 0) :]
         context = context[surplus:]
-    mask = tokenizer.convert_tokens_to_ids(continuation_mask(tokenizer))
+    mask = continuation_mask_id(tokenizer)
     return Row(
         context=[tokenizer.cls_token_id, *context, mask, tokenizer.eos_token_id],
         blank=len(context) + 1,
@@ -345,7 +352,7 @@ def windows(
         raise ValueError(
             f"The stride is {stride}; give a value between 1 and {longest}, the tokens of a window."
         )
-    mask = tokenizer.convert_tokens_to_ids(continuation_mask(tokenizer))
+    mask = continuation_mask_id(tokenizer)
     later = math.ceil(max(len(document) - longest, 0) / stride)
     rows = []
     for number in range(later + 1):

@@ -1,6 +1,6 @@
 """The model that is evaluated."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,11 +37,12 @@ def load(
             f"{repository} is a classifier and fills no blanks; give a model that does."
         )
     tokenizer = load_tokenizer(folder)
-    model, report = GLMForConditionalGeneration.from_pretrained(
+    loaded: Any = GLMForConditionalGeneration.from_pretrained(
         folder,
         dtype=DTYPES[dtype],
         output_loading_info=True,
     )
+    model, report = loaded
     if report["missing_keys"]:
         raise ValueError(
             f"{repository} lacks {', '.join(sorted(report['missing_keys']))}; convert it again."

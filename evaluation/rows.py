@@ -58,6 +58,8 @@ class Finished:
     `evaluation.record.FinishedParts` keeps them in a file.
     """
 
+    answers: str | None = None  # where lm-evaluation-harness keeps what it knows
+
     def get(self, name: str, number: int) -> list[RowScore] | None:
         return None
 
@@ -68,6 +70,10 @@ class Finished:
 def continuation_mask(tokenizer: GLMTokenizerFast) -> str:
     """The mask whose answer continues a text: [gMASK] if the model knows it (FACTS section 9)."""
     return "[gMASK]" if "[gMASK]" in tokenizer.masks else "[MASK]"
+
+
+def continuation_mask_id(tokenizer: GLMTokenizerFast) -> int:
+    return tokenizer.mask_token_ids[tokenizer.masks.index(continuation_mask(tokenizer))]
 
 
 def encode(tokenizer: GLMTokenizerFast, text: str) -> list[int]:

@@ -8,7 +8,6 @@ from conftest import needs_full_reference
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.evaluation import (
-    evaluate_documents,
     evaluate_lambada,
     evaluate_wikitext,
 )

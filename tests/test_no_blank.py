@@ -1,4 +1,4 @@
-"""Logits of a text without a blank are told of: a causal model's habits give nonsense in silence."""
+"""Logits of a text without a blank are told of: a causal model's habits give nonsense here."""
 
 import warnings
 
