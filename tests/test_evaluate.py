@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on(made_repository, files, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(), "nothing to measure; pass lambada, wikitext, documents or tasks"),
+        ({}, "nothing to measure; pass lambada, wikitext, documents or tasks"),
         (dict(lambada="nowhere.jsonl"), "nowhere.jsonl is no file"),
         (dict(tasks="piqa", unidirectional=True), "no unidirectional form"),
         (dict(tasks="piqa", stride=8), "windows of their own"),
