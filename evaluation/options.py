@@ -61,3 +61,38 @@ class Evaluation(Options):
     seed: int = field(
         default=0, metadata=about("Of the harness's examples.", least=0, most=LARGEST_SEED)
     )
+
+
+@dataclass
+class Scoring(Options):
+    """What `glm score` is told.
+
+    texts: JSON lines or plain text, see `evaluation.score.read_texts`.
+    model: a converted repository, a folder or a name on the Hub.
+    unidirectional, length_penalty, end_token: of `score_choices`; the last of `log_likelihood` too.
+    length: tokens of a context with its longest choice, or of a row of plain text; the model's by
+        default.
+    output: a JSON file for all scores and what they depend on.
+    """
+
+    texts: str = field(
+        metadata=about("JSON lines with choices or answers for blanks, or a plain text a line.")
+    )
+    model: str = field(default=".", metadata=about("A converted repository."))
+    output: str | None = field(default=None, metadata=about("JSON file for all scores."))
+    unidirectional: bool = field(
+        default=False, metadata=about("Read the text from left to right, too.")
+    )
+    length_penalty: float = field(
+        default=0.0, metadata=about("Power of a choice's length that divides its score.")
+    )
+    end_token: bool = field(default=False, metadata=about("Score the end of each answer, too."))
+    length: int | None = field(default=None, metadata=about("Longest row in tokens.", least=8))
+    batch_size: int = field(default=16, metadata=about("Texts of a forward pass.", least=1))
+    dtype: Literal["float32", "float16", "bfloat16"] = field(
+        default="float32", metadata=about("Type of the arithmetic.")
+    )
+    device: str | None = field(
+        default=None,
+        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )

@@ -1,5 +1,6 @@
 """The record of an evaluation: its numbers with all that they depend on, kept while it runs."""
 
+import hashlib
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..hub_repository.files import hash_file, write_json
+from ..hub_repository.files import write_json
 from .rows import Finished, RowScore
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval")
@@ -45,7 +46,23 @@ def versions() -> dict[str, str]:
 def digests(folder: Path, files: list[str]) -> dict[str, str]:
     """SHA-256 of what a number depends on: the repository's files, and those with the data."""
     parts = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
-    return {str(file): hash_file(file) for file in [*parts, *map(Path, files)]}
+    return {str(file): hash_of(file) for file in [*parts, *map(Path, files)]}
+
+
+def hash_of(file: Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_record(output: str | Path, record: dict[str, Any]) -> None:
+    """Write it beside its final name, and move it there when it is whole."""
+    unfinished = Path(f"{output}.new")
+    write_json(unfinished, record)
+    os.replace(unfinished, output)
 
 
 class FinishedParts(Finished):
@@ -103,9 +120,7 @@ class FinishedParts(Finished):
 
     def complete(self, record: dict[str, Any]) -> None:
         """Write the record, and remove what was kept for it."""
-        unfinished = Path(f"{self.output}.new")
-        write_json(unfinished, record)
-        os.replace(unfinished, self.output)
+        write_record(self.output, record)
         self.file.unlink()
         for file in self.output.parent.glob(f"{self.output.name}.answers*"):
             file.unlink()
