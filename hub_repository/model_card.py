@@ -207,8 +207,14 @@ def _measured(results: Sequence[Mapping]) -> str:
     rows = ""
     for measure in results:
         error = "" if measure["error"] is None else f"{measure['error']:.4f}"
-        of = f"{measure['count']:,} {measure['of']}"
-        rows += f"\n| {measure['task']} | {measure['metric']} | {measure['value']:.4f} | {error} | {of} |"
+        row = [
+            measure["task"],
+            measure["metric"],
+            f"{measure['value']:.4f}",
+            error,
+            f"{measure['count']:,} {measure['of']}",
+        ]
+        rows += f"\n| {' | '.join(row)} |"
     return f"""## Evaluation
 
 | data | metric | value | standard error | of |
