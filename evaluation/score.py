@@ -202,7 +202,7 @@ def answers_of_text(line: dict, scores: Sequence[AnswerScore]) -> dict[str, Any]
     said = line[ANSWERS]
     return {
         "text": line[TEXT],
-        "said": said if isinstance(said, str) else ", ".join(said),
+        "said": said if isinstance(said, str) else ", ".join(map(str.strip, said)),
         "score": total,
         "answers": [asdict(score) for score in scores],
         "perplexity": math.exp(-total / len(log_probs)),
