@@ -248,3 +248,32 @@ def test_two_processes_share_the_requests(demo, tasks, tmp_path):
 def test_a_batch_size_that_is_no_number(demo, wrong):
     with pytest.raises(ValueError, match=f"batch_size is {wrong}; give a number of rows"):
         GLMHarness(str(demo), batch_size=wrong)
+
+
+def test_the_same_numbers_as_score_choices(glm):
+    """Where the text has its blank, both ask the same."""
+    from glm_transformers.evaluation import score_choices
+
+    texts = [f"The capital of {country} is [MASK]." for country in CAPITALS]
+    choices = [[f" {city}" for city in CAPITALS.values()]] * len(texts)
+    expected = score_choices(glm.model, glm.tokenizer, texts, choices)
+    asked = [(text, choice) for text, row in zip(texts, choices, strict=True) for choice in row]
+    answers = glm.loglikelihood(requests("loglikelihood", *asked))
+    flat = [score for row in expected for score in row]
+    assert [score for score, _ in answers] == pytest.approx(flat, abs=1e-4)
+
+
+def test_by_the_command(demo, tasks, tmp_path):
+    from test_cli import invoke, words
+
+    output = tmp_path / "record.json"
+    told = ("evaluate", demo, "--task-folder", tasks.include_path, "--device", "cpu")
+    result = invoke(*told, "--tasks", "made_choices,made_writing", "--output", output)
+    assert result.exit_code == 0, result.output
+    results = {one["task"]: one for one in json.loads(output.read_text())["results"]}
+    assert results["made_choices"]["metric"] == "acc" and results["made_choices"]["value"] == 1
+    assert results["made_choices"]["count"] == len(CAPITALS)
+    assert results["made_writing"]["metric"] == "exact_match, stripped"
+    assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
+    wrong = invoke(*told, "--tasks", "nowhere")
+    assert wrong.exit_code == 1 and "has no such task" in words(wrong.output)
