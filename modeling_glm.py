@@ -42,6 +42,7 @@ from .blanks_glm import (
     check_positions,
     context_overlay,
     count_positions,
+    is_any_of,
     is_context,
     position_scheme,
 )
@@ -716,6 +717,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             self._check_labels(labels, *inputs)
         elif self.training and torch.is_grad_enabled():
             self._warn_of_no_answers(*inputs)
+        elif cache is None and position_ids is None and not self.training:
+            self._warn_of_no_blank(input_ids, attention_mask)
         outputs = self.glm(
             input_ids,
             attention_mask,
@@ -800,6 +803,24 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
                 "There is nothing to learn: no answer follows a <|startofpiece|>, and in its "
                 "context the network sees what it would have to say. GLMDataCollator makes "
                 "batches with answers, the library's collators do not.",
+                stacklevel=2,
+            )
+
+    def _warn_of_no_blank(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ):
+        """Warn where logits are asked for as of a causal model, whose text is without a blank."""
+        if input_ids is None or rank_of(attention_mask) in (1, 4) or torch.compiler.is_compiling():
+            return
+        wanted = [*self.config.start_token_ids, *(self.config.mask_token_ids or [])]
+        if wanted and not is_any_of(input_ids, wanted).any(-1).all():
+            warnings.warn(
+                "A text has neither a mask nor a <|startofpiece|>: each of its tokens sees all "
+                "others, and its logits say nothing of what comes next. Write a mask where the "
+                "answer belongs; to score texts, use glm_transformers.evaluation, or its model "
+                "glm in lm-evaluation-harness.",
                 stacklevel=2,
             )
 

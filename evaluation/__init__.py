@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from .scoring import perplexity as perplexity
     from .scoring import score_choices as score_choices
     from .scoring import score_packed as score_packed
+    from .language_modeling import evaluate_documents as evaluate_documents
+    from .language_modeling import evaluate_lambada as evaluate_lambada
+    from .language_modeling import evaluate_wikitext as evaluate_wikitext
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -19,5 +22,8 @@ else:
             "perplexity": ".scoring",
             "score_choices": ".scoring",
             "score_packed": ".scoring",
+            "evaluate_documents": ".language_modeling",
+            "evaluate_lambada": ".language_modeling",
+            "evaluate_wikitext": ".language_modeling",
         },
     )

@@ -1,7 +1,9 @@
 """The README.md of a repository, which the Hub shows as its model card."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from ..configuration_glm import GLMConfig
 from ..tokenization_glm import GLMTokenizerFast
@@ -80,6 +82,7 @@ def model_card(
     dtype: torch.dtype,
     released: str | None = None,
     language: str | None = None,
+    results: Sequence[Mapping] = (),
 ) -> str:
     """
     Args:
@@ -89,6 +92,7 @@ def model_card(
         dtype: of the weights as they are stored.
         released: name of the released checkpoint; None for a model of somebody's own.
         language: "en" or "zh"; None if it is not known.
+        results: what was measured, with the fields of `evaluation.record.Measure`.
     """
     fills = fills_blanks(config)
     masks = [mask for mask in BLANKS if fills and tokenizer is not None and mask in tokenizer.masks]
@@ -105,6 +109,8 @@ def model_card(
         license_link=ORIGINAL if released else None,
         tags=["glm", "custom_code", "arxiv:2103.10360", *(["blank-infilling"] if fills else [])],
         widget=widget or None,
+        model_name=name if results else None,
+        eval_results=[_result(measure) for measure in results] or None,
     )
     sections = [
         _description(name, config, released, parameters, fills),
@@ -112,6 +118,7 @@ def model_card(
         _masks(masks) if masks else "",
         _memory(config, dtype, parameters),
         PUBLISHED.get(released or "", ""),
+        _measured(results) if results else "",
         END,
     ]
     body = "\n\n".join(section.strip() for section in sections if section)
@@ -183,6 +190,35 @@ def _masks(masks: list[str]) -> str:
         "`[MASK]` at its end."
     )
     return f"## Masks\n\n| mask | stands for |\n|---|---|\n{rows}\n\n{note if others else ''}"
+
+
+def _result(measure: Mapping) -> EvalResult:
+    """An entry of the card's `model-index`, which the Hub shows beside the card."""
+    return EvalResult(
+        task_type="text2text-generation",
+        dataset_type="other",
+        dataset_name=measure["task"],
+        metric_type=measure["metric"],
+        metric_value=round(measure["value"], 4),
+    )
+
+
+def _measured(results: Sequence[Mapping]) -> str:
+    rows = ""
+    for measure in results:
+        error = "" if measure["error"] is None else f"{measure['error']:.4f}"
+        row = [
+            measure["task"],
+            measure["metric"],
+            f"{measure['value']:.4f}",
+            error,
+            f"{measure['count']:,} {measure['of']}",
+        ]
+        rows += f"\n| {' | '.join(row)} |"
+    return f"""## Evaluation
+
+| data | metric | value | standard error | of |
+|---|---|---:|---:|---:|{rows}"""
 
 
 def _memory(config: GLMConfig, dtype: torch.dtype, parameters: int) -> str:

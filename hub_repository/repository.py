@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,6 +75,7 @@ def write_repository(
     name: str | None = None,
     released: str | None = None,
     language: str | None = None,
+    results: Sequence[Mapping] = (),
 ):
     """Write a repository beside its final name, read it back, and move it there when it is right.
 
@@ -84,8 +85,8 @@ def write_repository(
         prompt: the weights of a continuous prompt, which is no part of the network: they go into a
             file of their own.
         copied_rows: the rows of the word embeddings that `tensors` copy, for the record.
-        name, released, language: for the model card, see `model_card`; the name is that of the
-            folder by default.
+        name, released, language, results: for the model card, see `model_card`; the name is that
+            of the folder by default.
     """
     prompt, network = prompt or {}, build_network(config)
     expected = expected_names(network)
@@ -108,7 +109,14 @@ def write_repository(
         dtype = tensors[WORD_EMBEDDINGS].dtype
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
         card = model_card(
-            name or output.name, config, tokenizer, numbers, dtype, released, language
+            name or output.name,
+            config,
+            tokenizer,
+            numbers,
+            dtype,
+            released,
+            language,
+            results,
         )
         write_files(folder, config, tokenizer, card)
         write_config(folder / ".config.json", config, dtype)
