@@ -111,8 +111,11 @@ def test_what_cannot_be_measured_is_one_clear_sentence(monkeypatch):
         compute_metrics(["f2"], [1], [1])
     with pytest.raises(ValueError, match="no predictions"):
         compute_metrics(["accuracy"], [], [])
-    for module, name, metric in (("sacrebleu", "sacrebleu", "bleu"), ("sklearn", "scikit", "f1")):
+    for module, package, metric in (
+        ("sacrebleu", "sacrebleu", "bleu"),
+        ("sklearn", "scikit", "f1"),
+    ):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
         monkeypatch.delitem(sys.modules, f"{module}.metrics", raising=False)
-        with pytest.raises(ValueError, match=rf'{name}.* is not installed.*".\[train\]"'):
-            compute_metrics([metric], [1], [[1]])
+        with pytest.raises(ValueError, match=rf'{package}.* is not installed.*".\[train\]"'):
+            compute_metrics([metric], ["1"], [["1"]])

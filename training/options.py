@@ -185,7 +185,7 @@ class Finetuning(Options):
     )
     lora: bool = field(
         default=False,
-        metadata=about("Train and write an adapter: small matrices beside the model."),
+        metadata=about("Train and write an adapter, small matrices beside the model."),
     )
     lora_rank: int | None = field(
         default=None, metadata=about("Rank of these matrices; suits the model by default.", least=1)

@@ -5,7 +5,6 @@ import math
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import IterableDataset
