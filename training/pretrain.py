@@ -8,18 +8,16 @@ from pathlib import Path
 
 import torch
 from datasets import IterableDataset
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments, set_seed
-from transformers.modeling_outputs import CausalLMOutput
 
 from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
 from ..hub_repository.config import VOCABULARY_MULTIPLE
 from ..hub_repository.repository import write_repository
-from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, NothingToMask
 from .data import NO_TEXT, load_documents, pack_documents
+from .loss import GLMForBlankInfilling
 from .options import Pretraining
 from .recipe import MODES, Recipe, read_recipe
 from .repository import find_repository, load_tokenizer
@@ -28,30 +26,6 @@ from .run import RepeatableTrainer, Run, common_arguments
 SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
 # Validation texts are masked alike at every evaluation, and never as in training.
 EVALUATION_SEED = 1_000_003
-
-
-class GLMForBlankInfilling(GLMForConditionalGeneration):
-    """GLM whose loss computes logits only where there is a target: most of a batch is context."""
-
-    _auto_class = None  # a repository holds the class that it is made of
-
-    def forward(
-        self, input_ids, attention_mask, position_ids, labels, num_items_in_batch=None, **kwargs
-    ):
-        """Inputs as the collator makes them.
-
-        Returns:
-            The mean over the targets, or their sum divided by `num_items_in_batch`, the targets of
-            all batches of a step.
-        """
-        states = self.glm(
-            input_ids, attention_mask, position_ids, use_cache=False, **kwargs
-        ).last_hidden_state  # (B, T, H)
-        targets = labels != NOT_A_TARGET  # (B, T)
-        logits = F.linear(states[targets], self.glm.word_embeddings.weight)  # (targets, V)
-        loss = F.cross_entropy(logits.float(), labels[targets], reduction="sum")
-        count = targets.sum() if num_items_in_batch is None else num_items_in_batch
-        return CausalLMOutput(loss / count)
 
 
 class BlankInfillingTrainer(RepeatableTrainer):
