@@ -15,7 +15,7 @@ import typer
 from . import __version__
 from .conversion.released import RELEASED
 from .evaluation.options import Evaluation, Scoring
-from .training.options import Options, Pretraining, Preview
+from .training.options import Finetuning, Options, Pretraining, Preview
 
 FAMILIES = (*dict.fromkeys(model.tokenizer for model in RELEASED.values()), "none")
 
@@ -362,6 +362,19 @@ def pretrain(options: Pretraining) -> None:
 
     repository = run(options)
     typer.secho(f"{repository} is complete.", fg=typer.colors.GREEN)
+
+
+@app.command()
+@takes(Finetuning)
+def finetune(options: Finetuning) -> None:
+    """Fine-tune on a task, or on examples of your own.
+
+    On several processes through `accelerate launch`.
+    """
+    from .training.finetune import finetune as run
+
+    result = run(options)
+    typer.secho(f"{result} is complete.", fg=typer.colors.GREEN)
 
 
 @app.command()
