@@ -125,6 +125,10 @@ class BlankLayout:
     def length(self) -> int:
         return self.in_context.shape[1]
 
+    def read(self, ids: torch.Tensor, config) -> torch.Tensor:
+        """(B, N) -> (B, N): what the network reads, `<|startofpiece|>` wherever a piece starts."""
+        return torch.where(self.starts, config.sop_token_id or 0, ids)
+
     def pieces(self, tokens: int) -> torch.Tensor:
         """(B, T): the piece, from 0, that each of the last T tokens is of; 0 in the context."""
         return (count(self.starts)[:, -tokens:] - 1).clamp(min=0)

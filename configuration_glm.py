@@ -1,6 +1,7 @@
 """Configuration of GLM, the General Language Model (Du et al., ACL 2022)."""
 
 import math
+import sys
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +34,15 @@ PIPELINES = {
         "pt": ["AutoModelForSeq2SeqLM"],
         "type": "text",
     }
+}
+# Which modules peft adapts where nobody names them, in its tables by model type: for LoRA all
+# matrices of a layer, for IA3 those whose outputs its paper scales (keys and values, which are one
+# matrix with the queries here; what leaves the activation).
+LORA_TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+PEFT_TABLES = {
+    "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING": LORA_TARGETS,
+    "TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING": ("query_key_value", "dense_4h_to_h"),
+    "TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING": ("dense_4h_to_h",),
 }
 # Ids that a configuration has, None where they are not known.
 TOKEN_IDS = (
@@ -157,7 +167,11 @@ class GLMConfig(PretrainedConfig):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The library's, without the names that it makes up for labels which nobody named."""
+        """The library's, without the names that it makes up for labels which nobody named.
+
+        peft asks for it before it looks a model up in its tables.
+        """
+        tell_peft(self.model_type)
         values = super().to_dict()
         count = len(values.get("id2label") or {})
         if values.get("id2label") == {label: f"LABEL_{label}" for label in range(count)}:
@@ -194,6 +208,17 @@ class GLMConfig(PretrainedConfig):
     def special_ids(self) -> list[int]:
         """Ends, start and masks, in this order."""
         return [*self.end_token_ids, *self.start_token_ids, *(self.mask_token_ids or [])]
+
+
+def tell_peft(model_type: str):
+    """Enter the model in peft's tables, if peft is there.
+
+    A model cannot bring its entries along in another way, and without them its users would have to
+    name every module.
+    """
+    peft = sys.modules.get("peft.utils")
+    for table, modules in PEFT_TABLES.items():
+        getattr(peft, table, {}).setdefault(model_type, list(modules))
 
 
 def refuse_unsupported(options: dict):

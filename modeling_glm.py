@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -42,11 +42,12 @@ from .blanks_glm import (
     check_positions,
     context_overlay,
     count_positions,
+    is_any_of,
     is_context,
     position_scheme,
 )
 from .configuration_glm import GLMConfig
-from .generation_glm import CACHE, GLMGenerationMixin
+from .generation_glm import CACHE, NO_DECODER, GLMGenerationMixin
 from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401 (it names its task)
 
 if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
@@ -70,6 +71,8 @@ _MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_s
 
 def given_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
     """The one that was given; where the library has the new name, it wants the old one told of."""
+    if isinstance(past_key_values, EncoderDecoderCache):  # peft's, for models that have a decoder
+        raise ValueError(NO_DECODER)
     if past_key_values is None:
         return cache
     if CACHE == "cache" and not torch.compiler.is_compiling():
@@ -367,7 +370,9 @@ class GLMModel(GLMPreTrainedModel):
             position_ids (B, 2, T), or (B, T) without block positions. Derived from the ids when
                 absent; with block positions (B, T) are those of the context, and the pieces take
                 the positions of their blanks.
-            past_key_values, or cache: keys and values of earlier tokens.
+            past_key_values, or cache: keys and values of earlier tokens. Without position_ids they
+                are those of virtual tokens, which stand in front of the context and are of it: the
+                tokens of this call, a whole text, take the positions that follow.
 
         Returns:
             last_hidden_state (B, T, H) after the final norm; hidden_states: the embedding sum, then
@@ -378,12 +383,13 @@ class GLMModel(GLMPreTrainedModel):
                 for embeddings whose blanks cannot be found.
         """
         given = given_cache(cache, past_key_values)
+        is_whole_text = given is None or position_ids is None
         use_cache = self._uses_cache(use_cache)
         cache = DynamicCache(config=self.config) if use_cache and given is None else given
         ids, position_ids = self._read_inputs(
             input_ids, inputs_embeds, attention_mask, position_ids, cache
         )
-        if given is None and not torch.compiler.is_compiling():
+        if is_whole_text and not torch.compiler.is_compiling():
             check_positions(position_ids, self.config)
             check_ids(ids if inputs_embeds is None else None, self.config)
             if self.training and torch.is_grad_enabled():
@@ -391,6 +397,8 @@ class GLMModel(GLMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(ids)  # (B, T) -> (B, T, H)
         in_context = self.find_context(ids, attention_mask, position_ids)  # (B, T)
+        if not is_whole_text and rank_of(attention_mask) != 1 and in_context.shape[1] > 1:
+            in_context = in_context & (given.get_seq_length() == 0)  # it is all in the cache
         hidden_states = inputs_embeds + self.transformer.embed_positions(position_ids)
         hidden_states, all_hidden_states, all_attentions = self._run_layers(
             self.embedding_dropout(hidden_states),
@@ -430,20 +438,22 @@ class GLMModel(GLMPreTrainedModel):
                 input_ids = self.recognise_ids(inputs_embeds)
             return input_ids, position_ids
         ids = self.recognise_ids(inputs_embeds) if input_ids is None else input_ids
-        if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError(
-                "New tokens alone do not tell their positions; with a filled cache pass "
-                "position_ids."
-            )
+        past = cache.get_seq_length() if cache is not None else 0
         visible = find_visible(attention_mask, ids)  # (B, T)
         layout = BlankLayout.of(ids, self.config, visible)
+        if past > 0 and (position_ids is not None or not layout.is_mask.any(-1).all()):
+            raise ValueError(
+                "New tokens alone do not tell their positions; with a filled cache pass "
+                "position_ids. Only behind virtual tokens, a whole text with its masks has none."
+            )
         self._check_layout(layout)
-        context_positions = count_positions(visible) if position_ids is None else position_ids
+        context_positions = position_ids
+        if position_ids is None:
+            context_positions = count_positions(visible) + past
         position_ids = position_scheme(self.config).position_ids(
             layout, context_positions, layout.length
         )
-        # What starts a piece is read as `<|startofpiece|>`, an end token of the piece before too.
-        return torch.where(layout.starts, self.config.sop_token_id or 0, ids), position_ids
+        return layout.read(ids, self.config), position_ids
 
     def _check_layout(self, layout: BlankLayout):
         if torch.compiler.is_compiling():
@@ -542,8 +552,6 @@ class GLMModel(GLMPreTrainedModel):
             )
         if rank == 1:
             attention_mask = None
-        elif length > 1:  # new tokens behind a cache are of no context: it is all in the cache
-            in_context = in_context & (past == 0)
         overlay = None
         if length > 1:
             overlay = context_overlay(in_context, int(past), count_keys(cache, past, length))
@@ -709,6 +717,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             self._check_labels(labels, *inputs)
         elif self.training and torch.is_grad_enabled():
             self._warn_of_no_answers(*inputs)
+        elif cache is None and position_ids is None and not self.training:
+            self._warn_of_no_blank(input_ids, attention_mask)
         outputs = self.glm(
             input_ids,
             attention_mask,
@@ -761,10 +771,16 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         if labels.shape != inputs.shape[:2]:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} and inputs {tuple(inputs.shape[:2])}: "
-                "position t predicts labels[t]. GLMDataCollator makes both from texts and targets."
+                "position t predicts labels[t]. GLMDataCollator makes both from texts and targets; "
+                'virtual tokens of peft need task_type="CAUSAL_LM".'
             )
         if torch.compiler.is_compiling():
             return
+        if position_ids is not None and cache is not None and cache.get_seq_length() > 0:
+            raise ValueError(
+                "With labels, a filled cache is that of virtual tokens: the model counts positions "
+                "behind them itself, leave position_ids out."
+            )
         in_context = self._context_of(input_ids, inputs_embeds, attention_mask, position_ids, cache)
         if in_context is not None and (in_context & (labels != NOT_A_TARGET)).any():
             raise ValueError(
@@ -790,6 +806,24 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
                 stacklevel=2,
             )
 
+    def _warn_of_no_blank(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ):
+        """Warn where logits are asked for as of a causal model, whose text is without a blank."""
+        if input_ids is None or rank_of(attention_mask) in (1, 4) or torch.compiler.is_compiling():
+            return
+        wanted = [*self.config.start_token_ids, *(self.config.mask_token_ids or [])]
+        if wanted and not is_any_of(input_ids, wanted).any(-1).all():
+            warnings.warn(
+                "A text has neither a mask nor a <|startofpiece|>: each of its tokens sees all "
+                "others, and its logits say nothing of what comes next. Write a mask where the "
+                "answer belongs; to score texts, use glm_transformers.evaluation, or its model "
+                "glm in lm-evaluation-harness.",
+                stacklevel=2,
+            )
+
     def _context_of(
         self,
         input_ids: torch.Tensor | None,
@@ -799,8 +833,10 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         cache: Cache | None,
     ) -> torch.Tensor | None:
         """(B, T): which tokens are of the context; None where they alone do not tell."""
-        # An explicit mask says itself who sees whom, and a cache holds the context already.
-        if rank_of(attention_mask) == 4 or cache is not None:
+        # An explicit mask says itself who sees whom. A cache holds the context already, unless it
+        # is that of virtual tokens.
+        is_behind_context = cache is not None and position_ids is not None
+        if rank_of(attention_mask) == 4 or is_behind_context:
             return None
         if input_ids is None and position_ids is None:
             input_ids = self.glm.recognise_ids(inputs_embeds)
@@ -1041,6 +1077,8 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        if labels is not None:
+            self._warn_of_untrained_head()
         shape = (inputs_embeds[..., 0] if input_ids is None else input_ids).shape
         if len(shape) == 3:
             return self._score_choices(flatten_choices(texts), shape[0], labels, **kwargs)
@@ -1111,6 +1149,17 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         rows = torch.arange(ids.shape[0], device=ids.device)
         pooled = outputs.last_hidden_state[rows, column]  # (B, T, H) -> (B, H)
         return self.dropout(torch.tanh(self.pool_layer(pooled))), outputs
+
+    def _warn_of_untrained_head(self):
+        """Warn where something is trained and the head stays as it is: random, if it is new."""
+        head = [*self.pool_layer.parameters(), *self.multichoice_head.parameters()]
+        is_trained = any(weight.requires_grad for weight in head)
+        if self.training and torch.is_grad_enabled() and not is_trained:
+            warnings.warn(
+                "The classifier's head is not trained. For peft name it: "
+                'modules_to_save=["pool_layer", "multichoice_head"].',
+                stacklevel=3,
+            )
 
     def pooled_column(self, in_context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """(B, T), (B, T) -> (B,): the column of the token that is read."""

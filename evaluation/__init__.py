@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .language_modeling import evaluate_documents as evaluate_documents
+    from .language_modeling import evaluate_lambada as evaluate_lambada
+    from .language_modeling import evaluate_wikitext as evaluate_wikitext
     from .scoring import AnswerScore as AnswerScore
     from .scoring import log_likelihood as log_likelihood
     from .scoring import perplexity as perplexity
@@ -19,5 +22,8 @@ else:
             "perplexity": ".scoring",
             "score_choices": ".scoring",
             "score_packed": ".scoring",
+            "evaluate_documents": ".language_modeling",
+            "evaluate_lambada": ".language_modeling",
+            "evaluate_wikitext": ".language_modeling",
         },
     )
