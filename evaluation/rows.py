@@ -52,6 +52,14 @@ class RowScore(NamedTuple):
     is_greedy: bool
 
 
+class TokenScores(NamedTuple):
+    """Of R tokens: log_probs (R,), logits (R,), and is_best (R,), whether none is more likely."""
+
+    log_probs: torch.Tensor
+    logits: torch.Tensor
+    is_best: torch.Tensor
+
+
 class Finished:
     """The scores of batches that need not be computed, by name and number; here there are none.
 
@@ -126,11 +134,15 @@ def score_batch(
     labels = batch.pop("labels")
     states = model.glm(**batch, use_cache=False).last_hidden_state  # (B, T, H)
     is_scored = labels != IGNORED  # (B, T)
-    log_probs, is_best = score_states(model, states[is_scored], labels[is_scored])  # (R,) each
+    tokens = score_states(model, states[is_scored], labels[is_scored])
     lengths = [row.scored for row in rows]
     return [
-        RowScore(float(of_row.sum()), bool(best.all()))
-        for of_row, best in zip(log_probs.split(lengths), is_best.split(lengths), strict=True)
+        RowScore(float(log_probs.sum()), bool(is_best.all()))
+        for log_probs, is_best in zip(
+            tokens.log_probs.split(lengths),
+            tokens.is_best.split(lengths),
+            strict=True,
+        )
     ]
 
 
@@ -138,9 +150,9 @@ def score_states(
     model: GLMForConditionalGeneration,
     states: torch.Tensor,
     tokens: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(R, H), (R,) -> (R,), (R,): log-probability of each token after its state; is it the best?"""
-    log_probs, is_best = [], []
+) -> TokenScores:
+    """(R, H), (R,): what is said to each token after its state; in double precision, on the CPU."""
+    log_probs, of_tokens, is_best = [], [], []
     for part, wanted in zip(
         states.split(TOKENS_AT_ONCE),
         tokens.split(TOKENS_AT_ONCE),
@@ -149,8 +161,13 @@ def score_states(
         logits = model.lm_head(part).float()  # (R, V)
         of_wanted = logits.gather(1, wanted[:, None])[:, 0]  # (R,)
         log_probs.append(of_wanted - logits.logsumexp(-1))
+        of_tokens.append(of_wanted)
         is_best.append(logits.argmax(-1) == wanted)
-    return torch.cat(log_probs).double().cpu(), torch.cat(is_best).cpu()
+    return TokenScores(
+        torch.cat(log_probs).double().cpu(),
+        torch.cat(of_tokens).double().cpu(),
+        torch.cat(is_best).cpu(),
+    )
 
 
 def score_rows(
