@@ -12,7 +12,7 @@ The names are those of GLM-130B's evaluation files; without a label, nothing is 
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ TEXT, CHOICES, ANSWERS, LABEL = (
     "label",
 )
 FORMS = f'give each line "{TEXT}", and "{CHOICES}" or "{ANSWERS}", or write plain texts'
+Kind = Literal["choices", "answers", "texts"]
 ROWS_SHOWN = 20  # of a table on the terminal
 
 
@@ -66,8 +67,7 @@ def score(options: Scoring) -> Scores:
     if options.output is not None and Path(options.output).exists():
         raise ValueError(f"{options.output} exists already; choose another file.")
     loaded = load(options.model, options.dtype, options.device)
-    run = {"choices": of_choices, "answers": of_answers, "texts": of_texts}[kind]
-    scores = run(loaded, lines, options)
+    scores = RUNS[kind](loaded, lines, options)
     if options.output is not None:
         told = asdict(options)
         del told["output"]
@@ -82,7 +82,7 @@ def score(options: Scoring) -> Scores:
     return scores
 
 
-def read_texts(file: str) -> tuple[Literal["choices", "answers", "texts"], list[Any]]:
+def read_texts(file: str) -> tuple[Kind, list[Any]]:
     """The kind of the lines, and the lines: JSON objects, or texts.
 
     Raises:
@@ -100,24 +100,26 @@ def read_texts(file: str) -> tuple[Literal["choices", "answers", "texts"], list[
         raise ValueError(f"{file} is empty; write texts into it.")
     if not written[0][1].lstrip().startswith("{"):
         return "texts", [line for _, line in written]
-    lines, kinds = [], []
+    lines: list[Any] = []
+    kinds: list[Kind] = []
     for number, line in written:
         try:
             lines.append(json.loads(line))
+            kinds.append(kind_of(lines[-1]))
         except ValueError as error:
-            raise ValueError(f"Line {number} of {file} is no JSON object; {FORMS}.") from error
-        kinds.append(kind_of(lines[-1]))
-        if kinds[-1] is None or kinds[-1] != kinds[0]:
-            raise ValueError(f"Line {number} of {file} is of no kind, or of another; {FORMS}.")
+            raise ValueError(f"Line {number} of {file} is of no kind; {FORMS}.") from error
+        if kinds[-1] != kinds[0]:
+            raise ValueError(f"Line {number} of {file} is of another kind than the first.")
     return kinds[0], lines
 
 
-def kind_of(line: Any) -> Literal["choices", "answers"] | None:
-    if not isinstance(line, dict) or TEXT not in line:
-        return None
-    if CHOICES in line:
-        return "choices"
-    return "answers" if ANSWERS in line else None
+def kind_of(line: Any) -> Kind:
+    if isinstance(line, dict) and TEXT in line:
+        if CHOICES in line:
+            return "choices"
+        if ANSWERS in line:
+            return "answers"
+    raise ValueError("neither choices nor answers")
 
 
 # --- The kinds ------------------------------------------------------------------------------------
@@ -247,6 +249,13 @@ def of_perplexity(task: str, losses: list[float], counts: list[int]) -> Measure:
     value = math.exp(mean)
     error = None if spread is None else value * spread / tokens
     return Measure(task, "perplexity of tokens", value, error, tokens, "tokens")
+
+
+RUNS: dict[Kind, Callable[[Loaded, list, Scoring], Scores]] = {
+    "choices": of_choices,
+    "answers": of_answers,
+    "texts": of_texts,
+}
 
 
 # --- On the terminal ------------------------------------------------------------------------------

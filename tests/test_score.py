@@ -136,8 +136,8 @@ def test_the_command(made_repository, tmp_path):
     "lines, options, message",
     [
         ([], {}, "is empty"),
-        ([CHOICES[0], ANSWERS[0]], {}, "Line 2 of"),
-        ([CHOICES[0], "text"], {}, "is no JSON object"),
+        ([CHOICES[0], ANSWERS[0]], {}, "is of another kind"),
+        ([CHOICES[0], "text"], {}, "is of no kind"),
         ([{"inputs_pretokenized": "Ng [MASK]"}], {}, "is of no kind"),
         ([{**CHOICES[0], "label": 3}], {}, "has the label 3 and 3 choices"),
         (ANSWERS, dict(unidirectional=True), "leave unidirectional out"),
