@@ -1,6 +1,6 @@
 """The README.md of a repository, which the Hub shows as its model card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,7 @@ def model_card(
     dtype: torch.dtype,
     released: str | None = None,
     language: str | None = None,
+    results: Sequence[Mapping] = (),
     tuning: Tuning | None = None,
 ) -> str:
     """
@@ -116,6 +117,7 @@ def model_card(
         dtype: of the weights as they are stored.
         released: name of the released checkpoint; None for a model of somebody's own.
         language: "en" or "zh"; None if it is not known.
+        results: what was measured, with the fields of `evaluation.record.Measure`.
         tuning: of a model that was fine-tuned.
     """
     fills = fills_blanks(config)
@@ -133,7 +135,7 @@ def model_card(
         license_link=ORIGINAL if released else None,
         tags=["glm", "custom_code", "arxiv:2103.10360", *(["blank-infilling"] if fills else [])],
         widget=widget if widget and tuning is None else None,
-        **tuning_metadata(name, tuning),
+        **evaluated(name, tuning, results),
     )
     use = _use(name, prompts["[MASK]"]) if prompts else _load(name, fills, tokenizer)
     sections = [
@@ -142,32 +144,33 @@ def model_card(
         _masks(masks) if masks else "",
         _memory(config, dtype, parameters),
         PUBLISHED.get(released or "", ""),
+        _measured(results) if results else "",
         END,
     ]
     body = "\n\n".join(section.strip() for section in sections if section)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
 
 
-def tuning_metadata(name: str, tuning: Tuning | None) -> dict[str, Any]:
+def evaluated(name: str, tuning: Tuning | None, results: Sequence[Mapping]) -> dict[str, Any]:
     """Fields of `ModelCardData`; the Hub shows the results, its `model-index`."""
-    if tuning is None:
-        return {}
-    results = [
-        EvalResult(
-            task_type="text2text-generation",
-            task_name=tuning.task,
-            dataset_type=tuning.validation or tuning.data,
-            dataset_name=tuning.validation or tuning.data,
-            metric_type=metric,
-            metric_name=metric,
-            metric_value=round(value, 2),
-        )
-        for metric, value in tuning.results.items()
-    ]
+    measured = [_result(measure) for measure in results]
+    if tuning is not None:
+        measured += [
+            EvalResult(
+                task_type="text2text-generation",
+                task_name=tuning.task,
+                dataset_type=tuning.validation or tuning.data,
+                dataset_name=tuning.validation or tuning.data,
+                metric_type=metric,
+                metric_name=metric,
+                metric_value=round(value, 2),
+            )
+            for metric, value in tuning.results.items()
+        ]
     return {
-        "base_model": tuning.base_model,
-        "model_name": name.rpartition("/")[2],
-        "eval_results": results or None,
+        "base_model": tuning.base_model if tuning is not None else None,
+        "model_name": name.rpartition("/")[2] if measured else None,
+        "eval_results": measured or None,
     }
 
 
@@ -261,6 +264,35 @@ def _masks(masks: list[str]) -> str:
         "`[MASK]` at its end."
     )
     return f"## Masks\n\n| mask | stands for |\n|---|---|\n{rows}\n\n{note if others else ''}"
+
+
+def _result(measure: Mapping) -> EvalResult:
+    """An entry of the card's `model-index`, which the Hub shows beside the card."""
+    return EvalResult(
+        task_type="text2text-generation",
+        dataset_type="other",
+        dataset_name=measure["task"],
+        metric_type=measure["metric"],
+        metric_value=round(measure["value"], 4),
+    )
+
+
+def _measured(results: Sequence[Mapping]) -> str:
+    rows = ""
+    for measure in results:
+        error = "" if measure["error"] is None else f"{measure['error']:.4f}"
+        row = [
+            measure["task"],
+            measure["metric"],
+            f"{measure['value']:.4f}",
+            error,
+            f"{measure['count']:,} {measure['of']}",
+        ]
+        rows += f"\n| {' | '.join(row)} |"
+    return f"""## Evaluation
+
+| data | metric | value | standard error | of |
+|---|---|---:|---:|---:|{rows}"""
 
 
 def _memory(config: GLMConfig, dtype: torch.dtype, parameters: int) -> str:

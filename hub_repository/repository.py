@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,6 +75,7 @@ def write_repository(
     name: str | None = None,
     released: str | None = None,
     language: str | None = None,
+    results: Sequence[Mapping] = (),
     generation: Mapping[str, float] | None = None,
     tuning: Tuning | None = None,
 ):
@@ -87,8 +88,8 @@ def write_repository(
             file of their own.
         copied_rows: the rows of the word embeddings that `tensors` copy, for the record.
         generation: settings for generation_config.json besides the usual ones.
-        name, released, language, tuning: for the model card, see `model_card`; the name is that of
-            the folder by default.
+        name, released, language, results, tuning: for the model card, see `model_card`; the name is
+            that of the folder by default.
     """
     prompt, network = prompt or {}, build_network(config)
     expected = expected_names(network)
@@ -111,7 +112,15 @@ def write_repository(
         dtype = tensors[WORD_EMBEDDINGS].dtype
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
         card = model_card(
-            name or output.name, config, tokenizer, numbers, dtype, released, language, tuning
+            name or output.name,
+            config,
+            tokenizer,
+            numbers,
+            dtype,
+            released,
+            language,
+            results,
+            tuning,
         )
         write_files(folder, config, tokenizer, card, generation)
         write_config(folder / ".config.json", config, dtype)
