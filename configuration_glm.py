@@ -167,7 +167,11 @@ class GLMConfig(PretrainedConfig):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The library's, without the names that it makes up for labels which nobody named."""
+        """The library's, without the names that it makes up for labels which nobody named.
+
+        peft asks for it before it looks a model up in its tables.
+        """
+        tell_peft(self.model_type)
         values = super().to_dict()
         count = len(values.get("id2label") or {})
         if values.get("id2label") == {label: f"LABEL_{label}" for label in range(count)}:
@@ -183,11 +187,6 @@ class GLMConfig(PretrainedConfig):
         if config_dict.get("model_type") == "glm":
             config_dict["model_type"] = cls.model_type
         return config_dict, kwargs
-
-    def to_dict(self) -> dict[str, Any]:
-        """The library's. peft asks for it, then looks the model up in its tables."""
-        tell_peft(self.model_type)
-        return super().to_dict()
 
     @property
     def position_rows(self) -> int:

@@ -270,7 +270,7 @@ def _result(measure: Mapping) -> EvalResult:
     """An entry of the card's `model-index`, which the Hub shows beside the card."""
     return EvalResult(
         task_type="text2text-generation",
-        dataset_type="other",
+        dataset_type=measure["task"],  # the library makes one entry of what has the same type
         dataset_name=measure["task"],
         metric_type=measure["metric"],
         metric_value=round(measure["value"], 4),

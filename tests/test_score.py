@@ -7,8 +7,8 @@ import re
 import pytest
 from test_cli import invoke, words
 
-from glm_transformers.evaluation import log_likelihood, score_choices
 from glm_transformers.evaluation import language_modeling as lm
+from glm_transformers.evaluation import log_likelihood, score_choices
 from glm_transformers.evaluation.model import load
 from glm_transformers.evaluation.options import Scoring
 from glm_transformers.evaluation.rows import score_rows
