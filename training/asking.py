@@ -5,8 +5,9 @@ from typing import Any
 
 from ..tokenization_glm import GLMTokenizerFast
 from .cloze import Choices, Pooled
-from .patterns import Cut, Part, Pattern
+from .patterns import Cut, Part
 from .seq2seq import Answers
+from .tasks import prepared
 from .templates import Example, parse
 
 
@@ -54,7 +55,7 @@ def loading(name: str, base: str, recipe: Answers | Choices) -> list[str]:
 
 def assignments(parts: Iterable[Part], recipe: Answers | Choices, example: Example) -> list[str]:
     """A line for each field that the parts name."""
-    example = recipe.prepared(example)
+    example = prepared(recipe.task, example)
     lines = {}
     for part in parts:
         for _, field, filters in parse(text_of(part)):
@@ -79,7 +80,7 @@ def asking(recipe: Answers | Choices, example: Example) -> list[str]:
     if recipe.has_classes:
         return [
             'inputs = tokenizer([text], return_tensors="pt")',
-            f"labels = {[str(spellings[0]) for spellings in recipe.task.labels]}",
+            f"labels = {recipe.class_names}",
             "print(labels[model(**inputs).logits[0].argmax()])",
         ]
     return [
@@ -144,7 +145,7 @@ def formatted(templates: Iterable[str]) -> str:
 
 def list_of_choices(recipe: Choices, example: Example) -> str:
     """A list of f-strings, or one made of a field with a list."""
-    example = recipe.prepared(example)
+    example = prepared(recipe.task, example)
     entries = []
     for answer in recipe.pattern.answers:
         names = [field for _, field, _ in parse(answer) if field is not None]

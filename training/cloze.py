@@ -7,6 +7,7 @@ Shapes: B batch, C choices.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 from ..collation_glm import GLMMultipleChoiceCollator, GLMPooledChoiceCollator
 from ..modeling_glm import GLMForMultipleChoice, GLMForSequenceClassification
 from ..tokenization_glm import GLMTokenizerFast
-from .encoding import (
+from .metrics import compute_metrics
+from .options import Finetuning
+from .patterns import Pattern
+from .run import RepeatableTrainer
+from .tasks import (
+    Task,
     choose_pattern,
     encode,
     encode_pooled,
@@ -24,10 +30,6 @@ from .encoding import (
     prepared,
     texts_of_answers,
 )
-from .metrics import compute_metrics
-from .options import Finetuning
-from .run import RepeatableTrainer
-from .tasks import Pattern, Task
 from .templates import Example
 
 
@@ -61,7 +63,7 @@ class Choices:
         self.task = task
         self.options = options
         self.tokenizer = tokenizer
-        self.pattern: Pattern | None = choose_pattern(task, options.pattern)
+        self.pattern: Pattern = choose_pattern(task, options.pattern)
 
     def load(self, repository: Path) -> GLMForMultipleChoice:
         return GLMForMultipleChoice.from_pretrained(repository, dtype=torch.float32)
@@ -128,7 +130,6 @@ class Choices:
         return compute_metrics(self.task.metrics, given, right, groups)
 
     def choices(self, example: Example) -> list[str]:
-        assert self.pattern is not None  # but for the classes of a pooled classifier
         return texts_of_answers(self.pattern, prepared(self.task, example))
 
 
@@ -140,28 +141,33 @@ class Pooled(Choices):
 
     def __init__(self, task: Task, options: Finetuning, tokenizer: GLMTokenizerFast):
         super().__init__(task, options, tokenizer)
-        if task.pooled is None:
+        if task.pooled is None and not task.labels:
             raise ValueError(
                 f"The task {task.name} has no pattern for the pooled classifier; leave --pooled "
                 "out."
             )
-        self.pattern = task.pooled
-        self.has_classes = not task.pooled.answers
+        if task.pooled is None:  # the classes are known, and the context says all the rest
+            self.task = replace(task, pooled=replace(self.pattern, answers=()))
+        self.pattern = self.task.pooled
+        self.has_classes = not self.pattern.answers
+        self.num_labels = len(task.labels) if self.has_classes else 1
 
     def load(self, repository: Path) -> GLMForSequenceClassification:
-        names = [str(spellings[0]) for spellings in self.task.labels]
-        classes: dict[str, Any] = {"num_labels": 1}
+        named = {}
         if self.has_classes:
-            classes = {
-                "num_labels": len(names),
-                "id2label": dict(enumerate(names)),
-                "label2id": {name: number for number, name in enumerate(names)},
-            }
+            names = self.class_names
+            named["id2label"] = dict(enumerate(names))
+            named["label2id"] = {name: number for number, name in enumerate(names)}
         return GLMForSequenceClassification.from_pretrained(
             repository,
             dtype=torch.float32,
-            **classes,
+            num_labels=self.num_labels,
+            **named,
         )
+
+    @property
+    def class_names(self) -> list[str]:
+        return [str(spellings[0]) for spellings in self.task.labels]
 
     def encode(self, example: Example) -> dict[str, Any]:
         rows = encode_pooled(
@@ -181,5 +187,5 @@ class Pooled(Choices):
 
     def choices(self, example: Example) -> list[str]:
         if self.has_classes:
-            return [str(spellings[0]) for spellings in self.task.labels]
+            return self.class_names
         return super().choices(example)

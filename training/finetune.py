@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import (
@@ -21,12 +20,13 @@ from ..configuration_glm import GLMConfig
 from ..hub_repository.config import read_config
 from ..tokenization_glm import GLMTokenizerFast
 from .cloze import Choices, Pooled
-from .examples import load_examples
+from .examples import read_examples
 from .options import Finetuning
+from .own_tasks import read_task
 from .repository import find_repository, load_tokenizer
-from .run import RepeatableTrainer, Run, common_arguments
+from .run import Run, common_arguments
 from .seq2seq import Answers, beam_search
-from .tasks import Task, read_task
+from .tasks import Task
 from .templates import Example
 from .tuned import write_tuned
 
@@ -58,7 +58,7 @@ def finetune(options: Finetuning) -> Path:
     options = with_limits(options, task, read_config(repository))
     recipe = make_recipe(task, options, tokenizer)
 
-    learnt = load_examples(task, options.data, "train", options.text_column, options.target_column)
+    learnt = read_examples(task, options.data, "train", options.text_column, options.target_column)
     examples = read_validation(task, options)
     rows, validation = encode_each(recipe, learnt), encode_each(recipe, examples)
     options = with_steps(options, len(rows))
@@ -90,7 +90,7 @@ def finetune(options: Finetuning) -> Path:
         run.record(begun)
     trainer.train(resume_from_checkpoint=run.last)
     if trainer.is_world_process_zero():
-        write_tuned(run.output, recipe, trainer, repository)
+        write_tuned(run.output, options, recipe, trainer, learnt[0])
     trainer.accelerator.wait_for_everyone()
     return run.output
 
@@ -199,7 +199,7 @@ def make_recipe(task: Task, options: Finetuning, tokenizer: GLMTokenizerFast) ->
 def read_validation(task: Task, options: Finetuning) -> list[Example]:
     if options.validation is None:
         return []
-    return load_examples(
+    return read_examples(
         task,
         options.validation,
         "validation",

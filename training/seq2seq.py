@@ -10,17 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from ..collation_glm import GLMDataCollator
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
-from .encoding import choose_pattern, encode, prepared, row_to_learn, texts_of_answers
 from .loss import GLMForBlankInfilling
 from .metrics import compute_metrics, first_answers
 from .options import Finetuning
+from .own_tasks import read_task
 from .run import RepeatableTrainer
-from .tasks import Encoded, Settings, Task, read_task
+from .tasks import (
+    Encoded,
+    Settings,
+    Task,
+    choose_pattern,
+    encode,
+    prepared,
+    row_to_learn,
+    texts_of_answers,
+)
 from .templates import Example
 
 GREEDY = "greedy"
@@ -38,6 +48,7 @@ class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
         # The loss is divided by the targets of all processes and batches of a step.
         self.model_accepts_loss_kwargs = True
         self.generation = generation
+        self.max_length = self.model.generation_config.max_length
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         return super().evaluate(*args, **{**self.generation, **kwargs})
@@ -46,6 +57,11 @@ class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
         # The library also counts what only fills the last batch of several processes.
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, *args, **kwargs):
+        # The library's step leaves its default here, of which its next one warns.
+        self.model.generation_config.max_length = self.max_length
+        return super().prediction_step(*args, **kwargs)
 
 
 class Answers:
@@ -109,6 +125,7 @@ class Answers:
         others["args"].predict_with_generate = True
         if self.options.max_target_length is None:
             self.generation["max_new_tokens"] = max(map(count_targets, rows))
+
         def measure(output: EvalPrediction) -> dict[str, float]:
             return self.measure(self.tokenizer.decode_pieces(output.predictions), examples)
 
@@ -148,7 +165,7 @@ class Answers:
 
 def count_targets(row: dict) -> int:
     """How many tokens an example's answers have, with their ends."""
-    return sum(label != IGNORED for label in row["labels"])
+    return int(np.not_equal(row["labels"], IGNORED).sum())
 
 
 def beam_search(task: Task, name: str | None) -> dict[str, Any]:

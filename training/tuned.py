@@ -1,4 +1,4 @@
-"""What a fine-tuning run leaves: a repository or an adapter, with a card that says how to ask it."""
+"""What a fine-tuning run leaves: a repository or an adapter, and a card: how the model is asked."""
 
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ SHOWN = (
 
 def write_tuned(
     output: Path,
+    options: Finetuning,
     recipe: Answers | Choices,
     trainer: RepeatableTrainer,
     example: Example,
@@ -45,7 +46,6 @@ def write_tuned(
     Args:
         example: of the data that were learnt.
     """
-    options = recipe.options
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     base = public_name(str(options.model))
     tuning = Tuning(
@@ -96,5 +96,4 @@ def results(trainer: RepeatableTrainer, options: Finetuning) -> dict[str, float]
         return {}
     choose = min if options.metric == "loss" else max
     best = choose(evaluations, key=lambda entry: entry[name])  # the first of the best
-    measured = ("loss", *METRICS)
-    return {name: best[f"eval_{name}"] for name in measured if f"eval_{name}" in best}
+    return {name: best[f"eval_{name}"] for name in METRICS if f"eval_{name}" in best}
