@@ -11,7 +11,7 @@ training, one in a step of generation.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -115,6 +115,11 @@ class BlankLayout:
             sops=sops,
             starts=sops | ends,
         )
+
+    def answering_the_last_mask(self) -> "BlankLayout":
+        """The same, but that every piece answers the last mask, as choices do (FACTS section 6)."""
+        number = count(self.is_mask)
+        return replace(self, is_mask=self.is_mask & (number == number[:, -1:]))
 
     @property
     def length(self) -> int:

@@ -72,6 +72,7 @@ class GLMConfig(PretrainedConfig):
         classifier_dropout: dropout of the pooled classifier.
         initializer_range: standard deviation of the initial matrices.
         hidden_act: "gelu_pytorch_tanh" is what GLM was trained with; "gelu" is the erf form.
+        choice_length_penalty: a choice's score is divided by its number of tokens to this power.
         pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`,
             "pad" the one before.
         sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the
@@ -118,6 +119,7 @@ class GLMConfig(PretrainedConfig):
         classifier_dropout: float = 0.1,
         initializer_range: float = 0.02,
         hidden_act: str = "gelu_pytorch_tanh",
+        choice_length_penalty: float = 0.0,
         pool_token: str = "cls",
         use_cache: bool = True,
         **kwargs,
@@ -135,6 +137,7 @@ class GLMConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.initializer_range = initializer_range
         self.hidden_act = hidden_act
+        self.choice_length_penalty = choice_length_penalty
         self.pool_token = pool_token
         self.use_cache = use_cache
 
@@ -163,6 +166,20 @@ class GLMConfig(PretrainedConfig):
                 "above 0."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The library's, without the names that it makes up for labels which nobody named.
+
+        peft asks for it before it looks a model up in its tables.
+        """
+        tell_peft(self.model_type)
+        values = super().to_dict()
+        count = len(values.get("id2label") or {})
+        if values.get("id2label") == {label: f"LABEL_{label}" for label in range(count)}:
+            del values["id2label"], values["label2id"]
+            if count != 2:  # the library's default
+                values["num_labels"] = count
+        return values
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """Read a `config.json`; the old Hub port's model type "glm" is read as ours."""
@@ -170,11 +187,6 @@ class GLMConfig(PretrainedConfig):
         if config_dict.get("model_type") == "glm":
             config_dict["model_type"] = cls.model_type
         return config_dict, kwargs
-
-    def to_dict(self) -> dict[str, Any]:
-        """The library's. peft asks for it, then looks the model up in its tables."""
-        tell_peft(self.model_type)
-        return super().to_dict()
 
     @property
     def position_rows(self) -> int:
