@@ -380,7 +380,7 @@ def finetune(options: Finetuning) -> None:
 @app.command()
 @takes(Preview)
 def preview(options: Preview) -> None:
-    """Show one example of pretraining.
+    """Show one example of pretraining, or of a fine-tuning task.
 
     Its tokens, positions and labels, and who sees whom.
     """

@@ -397,7 +397,7 @@ class GLMModel(GLMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(ids)  # (B, T) -> (B, T, H)
         in_context = self.find_context(ids, attention_mask, position_ids)  # (B, T)
-        if not is_whole_text and rank_of(attention_mask) != 1:
+        if not is_whole_text and rank_of(attention_mask) != 1 and in_context.shape[1] > 1:
             in_context = in_context & (given.get_seq_length() == 0)  # it is all in the cache
         hidden_states = inputs_embeds + self.transformer.embed_positions(position_ids)
         hidden_states, all_hidden_states, all_attentions = self._run_layers(

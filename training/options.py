@@ -272,6 +272,8 @@ class Preview(Options):
     repository: a folder with a tokenizer.
     text, data: the text to make an example of, or documents as `load_documents` takes them, of
         which a sample is packed.
+    task: name of a fine-tuning task, or a file with one; `data` are examples then, of which the
+        first is shown, and without data the names of its fields.
     mode: what is masked; drawn with the recipe's probabilities by default.
     recipe: name of a released recipe, a JSON file with fields of `Recipe`, or a `Recipe`.
     length: tokens of the text at most.
@@ -287,6 +289,9 @@ class Preview(Options):
     data: str | None = field(
         default=None,
         metadata=about("documents, as `glm pretrain` takes them, to pack a sample of."),
+    )
+    task: str | None = field(
+        default=None, metadata=about("A fine-tuning task, of whose examples (--data) one is shown.")
     )
     mode: Mode | None = field(
         default=None,

@@ -1,47 +1,108 @@
 """Tasks as data: how an example becomes a context with blanks, and what answers them.
 
-A task is a table entry or a small file of a user's own (`read_task`). Its patterns are lists of
-parts, each tokenised by itself, as in the original (FACTS section 7 has the table):
+A task is an entry of the table (`task_table.py`) or a small file of a user's own (`own_tasks.py`):
+patterns (`patterns.py`), labels, limits, and the settings that the original published. An example
+is a flat dictionary, whose values the fields of the patterns name.
 
-    Pattern([Cut("{text_a}"), " Question:", " {text_b}", "? Answer:", "[MASK]", "."], ...)
-
-An example is a flat dictionary, whose values the fields in braces name.
+Shapes: S tokens of the context, T of a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
-Example = dict[str, Any]  # "text_a", "text_b", "label", or whatever columns a task names
+from ..tokenization_glm import IGNORED, GLMTokenizerFast
+from .patterns import Cut, Pattern, Sides, encode_sides, ids_of_sides, join
+from .templates import Example, fill, fill_each, parse
 
 # choices: the best of some answers (cloze), or a class (pooled classifier); answers: text to write.
 Kind = Literal["choices", "answers"]
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A part that may be shortened where a text is too long."""
+class Settings:
+    """How the original fine-tuned on a task, and wrote its answers.
 
-    text: str
+    origin: where the numbers come from.
+    warmup: share of the steps.
+    length_penalty, num_beams, min_length, no_repeat_ngram_size: of the beam search.
+    """
+
+    origin: str
+    epochs: int
+    learning_rate: float = 1e-5
+    batch_size: int = 16
+    warmup: float = 0.1
+    weight_decay: float = 0.1
+    label_smoothing: float = 0.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    min_length: int = 0
+    no_repeat_ngram_size: int = 0
 
 
-Part = str | Cut
+Label = str | int | bool
+Spellings = tuple[Label, ...]
+
+# For a task without published settings: those that most of the original's scripts share.
+COMMON = Settings(origin="most of the original's config_tasks/task_*.sh", epochs=10)
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """One way to write an example.
+class Task:
+    """What is asked, of which examples.
 
-    context, second: the parts of the two sides between which the shortening is shared; the context
-        is one after the other. "[MASK]" is a part of its own.
-    answers: for "choices" what stands for each label, or what each choice says; for "answers" the
-        answer of each blank. Fields are filled in as in the context; one that holds a list makes an
-        answer of each entry.
+    name: as in the table, or of the file.
+    patterns: ways to write an example, by their numbers in the original.
+    pattern: the number of the one that is used where nobody chooses.
+    labels: for each choice the values of the column `label` that mean it: as the original's files,
+        the Hub and people spell it. Without labels that column holds the number of the choice.
+    no_choice: values of that column for an example none of whose choices is right.
+    one_token: the choices are one token each, and nothing ends them; else the end of the piece is
+        scored with each choice.
+    max_length: tokens of a whole sequence, context and longest answer; with `max_target_length`, of
+        the context alone.
+    max_target_length: tokens of all answers of an example, with their ends.
+    cls, eos: whether `[CLS]` stands in front of the context, `<|endoftext|>` behind it.
+    prepare: makes fields of an example that take more than a filter.
+    expand: makes the examples to learn from out of those that were read (mirrored copies, ...).
+    pooled: what the pooled classifier reads. Where it names the field choice, it reads each choice,
+        of `answers`, in a row of its own, and has one class.
+    metrics: names of `metrics.py`; the first says which checkpoint is the best. By default
+        accuracy, or exact_match for answers.
+
+    Raises:
+        ValueError: one sentence, for a task that cannot be.
     """
 
-    context: Sequence[Part]
-    answers: Sequence[str]
-    second: Sequence[Part] = ()
+    name: str
+    kind: Kind
+    patterns: tuple[Pattern, ...]
+    pattern: int = 0
+    label: str = "label"
+    labels: tuple[Spellings, ...] = ()
+    no_choice: Spellings = ()
+    one_token: bool = False
+    max_length: int | None = None
+    max_target_length: int | None = None
+    cls: bool = True
+    eos: bool = True
+    prepare: Callable[[Example], Example] | None = None
+    expand: Callable[[list[Example]], list[Example]] | None = None
+    pooled: Pattern | None = None
+    metrics: tuple[str, ...] = ()
+    settings: Settings = COMMON
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            kinds = " or ".join(get_args(Kind))
+            raise ValueError(f"The kind of the task {self.name} is {self.kind!r}; it is {kinds}.")
+        if not self.metrics:
+            metric = "accuracy" if self.kind == "choices" else "exact_match"
+            object.__setattr__(self, "metrics", (metric,))
+        choose_pattern(self, None)
+        for pattern in self.patterns:
+            check_pattern(self, pattern)
 
 
 @dataclass(frozen=True)
@@ -51,9 +112,258 @@ class Encoded:
     context (S,): `[CLS]` ... `<|endoftext|>`, as long as the task's pattern makes it.
     answers: the ids of each choice as it is scored, or the answer of each blank; with the end token
         where the task learns it.
-    label: the right choice; None where it is not known, and for "answers".
+    label: the right choice; None where it is not known or none is right, and for "answers".
     """
 
     context: list[int]
     answers: list[list[int]]
     label: int | None = None
+
+
+def encode(
+    task: Task,
+    example: Example,
+    tokenizer: GLMTokenizerFast,
+    pattern: int | None = None,
+    max_length: int | None = None,
+    max_target_length: int | None = None,
+    with_answers: bool = True,
+) -> Encoded:
+    """An example as ids: one context, and the answers behind it.
+
+    A context that is too long is shortened by the original's rule (FACTS section 7): the longer
+    of the two sides loses the last token of its last `Cut` that has one, until they are equal, then
+    both in turn. Where nothing of a `Cut` is left, the longest field loses its last token; masks
+    and the pattern's own words stay. A mask that a `Cut` itself holds goes with its answer.
+
+    Args:
+        pattern: number of the pattern; by default the task's.
+        max_length, max_target_length: instead of the task's.
+        with_answers: whether the answers are to be there; without them only the context is made of
+            a task of the kind "answers", as for examples that have none yet.
+
+    Raises:
+        ValueError: one sentence, for an example or a limit of which no right ids can be made.
+    """
+    chosen = choose_pattern(task, pattern)
+    example = prepared(task, example)
+    sides = encode_sides(chosen, example, tokenizer, task.cls, task.eos)
+    limit = task.max_length if max_length is None else max_length
+    if task.kind == "choices":
+        answers = encode_choices(task, chosen, example, tokenizer)
+        label = number_of_choice(task, example, len(answers))
+        context = join(sides, tokenizer, limit, reserved=max(map(len, answers)))
+        return Encoded(context, answers, label)
+    target_limit = task.max_target_length if max_target_length is None else max_target_length
+    answers = encode_answers(chosen, example, sides, tokenizer) if with_answers else []
+    reserved = sum(map(len, answers)) if target_limit is None else 0
+    context = join(sides, tokenizer, limit, reserved)
+    blanks = sum(id in tokenizer.mask_token_ids for id in context)
+    return Encoded(context, cut_answers(answers[:blanks], target_limit))
+
+
+def encode_apart(
+    task: Task,
+    example: Example,
+    tokenizer: GLMTokenizerFast,
+    pattern: int | None = None,
+    max_length: int | None = None,
+) -> list[Encoded]:
+    """Each choice of an example behind a context of its own, shortened for that choice alone.
+
+    The original reads multi-token choices so; `encode` shortens once, for the longest.
+    """
+    chosen = choose_pattern(task, pattern)
+    example = prepared(task, example)
+    answers = encode_choices(task, chosen, example, tokenizer)
+    label = number_of_choice(task, example, len(answers))
+    limit = task.max_length if max_length is None else max_length
+    apart = []
+    for answer in answers:
+        sides = encode_sides(chosen, example, tokenizer, task.cls, task.eos)
+        context = join(sides, tokenizer, limit, reserved=len(answer))
+        apart.append(Encoded(context, [answer], label))
+    return apart
+
+
+def encode_pooled(
+    task: Task,
+    example: Example,
+    tokenizer: GLMTokenizerFast,
+    max_length: int | None = None,
+) -> list[Encoded]:
+    """What the pooled classifier reads: `[CLS] a [SEP] b <|endoftext|>`, cut on the right.
+
+    Returns:
+        One for a task with classes, one for each choice of a task with choices (FACTS section 6);
+        none has answers.
+    """
+    if task.pooled is None:
+        raise ValueError(f"The task {task.name} has no pattern for the pooled classifier.")
+    example = prepared(task, example)
+    choices = texts_of_answers(task.pooled, example)
+    label = number_of_choice(task, example, len(choices) or len(task.labels))
+    limit = task.max_length if max_length is None else max_length
+    rows = []
+    for choice in choices or [""]:
+        sides = encode_sides(task.pooled, {**example, "choice": choice}, tokenizer)
+        *ids, eos = ids_of_sides(sides)
+        rows.append(Encoded([*ids[: limit and limit - 1], eos], [], label))
+    return rows
+
+
+def row_to_learn(encoded: Encoded, tokenizer: GLMTokenizerFast) -> dict[str, list[int]]:
+    """The whole row of an example with answers, as `GLMDataCollator` takes it.
+
+    Returns:
+        input_ids (T,): context, then the answers as they are read; labels (T,).
+    """
+    read, labels = tokenizer.pieces(encoded.answers)
+    return {
+        "input_ids": encoded.context + read,
+        "labels": [IGNORED] * len(encoded.context) + labels,
+    }
+
+
+def choose_pattern(task: Task, number: int | None) -> Pattern:
+    number = task.pattern if number is None else number
+    if not 0 <= number < len(task.patterns):
+        last = len(task.patterns) - 1
+        raise ValueError(
+            f"The task {task.name} has no pattern {number}; choose one of 0 to {last}."
+        )
+    return task.patterns[number]
+
+
+def check_pattern(task: Task, pattern: Pattern) -> None:
+    """Raise a ValueError for texts that cannot be filled in, and for labels without an answer."""
+    whole = isinstance(pattern.context, str)
+    if whole and (pattern.second or not (task.cls and task.eos)):
+        raise ValueError(
+            f"The context of the task {task.name} is one text, which has no second side and both "
+            "its ends; make it a list of parts."
+        )
+    parts = [pattern.context] if whole else [*pattern.context, *pattern.second]
+    if not any(has_fields(part.text if isinstance(part, Cut) else part) for part in parts):
+        raise ValueError(
+            f"The context of the task {task.name} names no column; write one in braces, like "
+            "{text}."
+        )
+    several = any([has_fields(answer) for answer in pattern.answers])
+    if task.labels and not several and len(task.labels) != len(pattern.answers):
+        raise ValueError(
+            f"The task {task.name} has {len(task.labels)} labels and {len(pattern.answers)} "
+            "answers; give each label an answer."
+        )
+
+
+def has_fields(text: str) -> bool:
+    return any(name is not None for _, name, _ in parse(text))
+
+
+def prepared(task: Task, example: Example) -> Example:
+    return task.prepare(example) if task.prepare is not None else example
+
+
+# --- Answers --------------------------------------------------------------------------------------
+
+
+def texts_of_answers(pattern: Pattern, example: Example) -> list[str]:
+    return [filled.text for answer in pattern.answers for filled in fill_each(answer, example)]
+
+
+def encode_choices(
+    task: Task,
+    pattern: Pattern,
+    example: Example,
+    tokenizer: GLMTokenizerFast,
+) -> list[list[int]]:
+    """The ids of each choice as it is scored."""
+    texts = texts_of_answers(pattern, example)
+    choices = tokenizer.encode_choices(texts)
+    if not task.one_token:
+        return [[*ids, tokenizer.eop_token_id] for ids in choices]
+    for text, ids in zip(texts, choices, strict=True):
+        if len(ids) > 1:
+            pieces = ", ".join(tokenizer.convert_ids_to_tokens(ids))
+            raise ValueError(
+                f"The answer {text!r} of the task {task.name} is not one token but {pieces}; "
+                "choose another word, or set one_token to false."
+            )
+    if len({ids[0] for ids in choices}) < len(choices):
+        raise ValueError(
+            f"Two of the answers {texts} of the task {task.name} are the same token; choose others."
+        )
+    return choices
+
+
+def encode_answers(
+    pattern: Pattern,
+    example: Example,
+    sides: Sides,
+    tokenizer: GLMTokenizerFast,
+) -> list[list[int]]:
+    """The ids of the answer of each blank, with its end."""
+    texts = texts_of_answers(pattern, example)
+    context = ids_of_sides(sides)
+    blanks = sum(id in tokenizer.mask_token_ids for id in context)
+    if len(texts) != blanks:
+        raise ValueError(
+            f"A text has {blanks} masks and {len(texts)} answers; give each mask an answer."
+        )
+    spaces = None
+    if isinstance(pattern.context, str):
+        encoding = tokenizer(fill(pattern.context, example).text).encodings[0]
+        spaces = tokenizer.spaces_before_masks(encoding)
+    answers = tokenizer.encode_answers(context, texts, spaces)
+    end = [tokenizer.eop_token_id]
+    return [ids if text.strip() else end for text, ids in zip(texts, answers, strict=True)]
+
+
+def cut_answers(answers: list[list[int]], limit: int | None) -> list[list[int]]:
+    """The answers, cut to `limit` tokens together; a cut one has no end, as in the original."""
+    if limit is None:
+        return answers
+    cut = []
+    for answer in answers:
+        if limit > 0:
+            cut.append(answer[:limit])
+        limit -= len(cut[-1]) if cut else 0
+    return cut
+
+
+def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
+    """Which of the choices is the right one, by the label of the example.
+
+    Returns:
+        None without a label, and for -1, by which the Hub's data says that there is none.
+    """
+    value = example.get(task.label)
+    if hasattr(value, "item"):
+        value = value.item()
+    if value is None or is_among(value, task.no_choice):
+        return None
+    if task.labels:
+        numbers = [n for n, spellings in enumerate(task.labels) if is_among(value, spellings)]
+        known = ", ".join(str(spellings[0]) for spellings in task.labels)
+    else:
+        numbers = [value] if isinstance(value, int) and 0 <= value < choices else []
+        known = f"the numbers 0 to {choices - 1}"
+    if not numbers and value == -1:
+        return None
+    if not numbers:
+        raise ValueError(
+            f"The column {task.label} of an example holds {value!r}; the task {task.name} knows "
+            f"{known}."
+        )
+    if numbers[0] >= choices:
+        raise ValueError(
+            f"The label {value!r} of an example means choice {numbers[0]} of 0 to {choices - 1}; "
+            "check the data."
+        )
+    return numbers[0]
+
+
+def is_among(value: Label, spellings: Spellings) -> bool:
+    """As `in`, but that 1 is not True."""
+    return any(type(value) is type(known) and value == known for known in spellings)
