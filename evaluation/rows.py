@@ -5,8 +5,7 @@
 
 The original pads such rows on the right and tells the length of each context; so it is here.
 
-Shapes: B batch, S tokens of a context, G tokens of an answer, T = S + G of the longest row, R
-scored tokens, H hidden size, V vocabulary.
+Shapes: B batch, S tokens of a context, G tokens of an answer, T = S + G of the longest row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +17,7 @@ from tqdm.auto import tqdm
 
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
-
-# Tokens whose logits are computed at once: (1024, 50304) in float32 are 206 MB.
-TOKENS_AT_ONCE = 1024
+from .scoring import check_model, evaluating, score_tokens
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,6 @@ class RowScore(NamedTuple):
 
     log_prob: float
     is_greedy: bool
-
-
-class TokenScores(NamedTuple):
-    """Of R tokens: log_probs (R,), logits (R,), and is_best (R,), whether none is more likely."""
-
-    log_probs: torch.Tensor
-    logits: torch.Tensor
-    is_best: torch.Tensor
 
 
 class Finished:
@@ -122,7 +111,6 @@ def make_batch(rows: Sequence[Row], tokenizer: GLMTokenizerFast) -> dict[str, to
     }
 
 
-@torch.inference_mode()
 def score_batch(
     model: GLMForConditionalGeneration,
     tokenizer: GLMTokenizerFast,
@@ -130,11 +118,11 @@ def score_batch(
 ) -> list[RowScore]:
     """The scores of rows that fit into one forward pass."""
     batch = make_batch(rows, tokenizer)
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     labels = batch.pop("labels")
-    states = model.glm(**batch, use_cache=False).last_hidden_state  # (B, T, H)
     is_scored = labels != IGNORED  # (B, T)
-    tokens = score_states(model, states[is_scored], labels[is_scored])
+    numbers, columns = is_scored.nonzero(as_tuple=True)
+    with evaluating(model):
+        tokens = score_tokens(model, batch, numbers, columns, labels[is_scored])
     lengths = [row.scored for row in rows]
     return [
         RowScore(float(log_probs.sum()), bool(is_best.all()))
@@ -144,30 +132,6 @@ def score_batch(
             strict=True,
         )
     ]
-
-
-def score_states(
-    model: GLMForConditionalGeneration,
-    states: torch.Tensor,
-    tokens: torch.Tensor,
-) -> TokenScores:
-    """(R, H), (R,): what is said to each token after its state; in double precision, on the CPU."""
-    log_probs, of_tokens, is_best = [], [], []
-    for part, wanted in zip(
-        states.split(TOKENS_AT_ONCE),
-        tokens.split(TOKENS_AT_ONCE),
-        strict=True,
-    ):
-        logits = model.lm_head(part).float()  # (R, V)
-        of_wanted = logits.gather(1, wanted[:, None])[:, 0]  # (R,)
-        log_probs.append(of_wanted - logits.logsumexp(-1))
-        of_tokens.append(of_wanted)
-        is_best.append(logits.argmax(-1) == wanted)
-    return TokenScores(
-        torch.cat(log_probs).double().cpu(),
-        torch.cat(of_tokens).double().cpu(),
-        torch.cat(is_best).cpu(),
-    )
 
 
 def score_rows(
@@ -197,18 +161,14 @@ def score_as_they_come(
     The longest rows come first: what is too much for the memory is so at once.
 
     Args:
-        model: in evaluation mode, on any device.
+        model: on any device; it is left in the mode in which it was.
         name: of the progress bar, and of the batches in `finished`.
         finished: batches that were scored before, and where to keep those that are scored now.
 
     Raises:
-        ValueError: for a model without block positions, whose answers the original cannot score.
+        ValueError: for a model that cannot score, see `check_model`.
     """
-    if not model.config.block_position_encoding:
-        raise ValueError(
-            "This model has no block positions, and the original has no rule for scoring with it; "
-            "use a model that has."
-        )
+    check_model(model)
     finished = finished or Finished()
     order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
     starts = range(0, len(rows), batch_size)

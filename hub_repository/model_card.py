@@ -151,6 +151,25 @@ def model_card(
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
 
 
+def tuning_card(name: str, tuning: Tuning) -> str:
+    """The card of an adapter."""
+    metadata = ModelCardData(
+        library_name="peft",
+        tags=["glm", "lora", "custom_code", "arxiv:2103.10360"],
+        **evaluated(name, tuning, results=()),
+    )
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {name}
+
+An adapter of `{tuning.base_model}`, a GLM ([General Language Model]({PAPER})).
+
+{tuning_section(tuning)}
+"""
+
+
 def evaluated(name: str, tuning: Tuning | None, results: Sequence[Mapping]) -> dict[str, Any]:
     """Fields of `ModelCardData`; the Hub shows the results, its `model-index`."""
     measured = [_result(measure) for measure in results]

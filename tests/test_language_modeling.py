@@ -234,17 +234,6 @@ def test_scores_do_not_depend_on_the_batch(made, batch_size):
         assert score.is_greedy == alone.is_greedy
 
 
-def test_more_tokens_than_are_computed_at_once(made, monkeypatch):
-    from glm_transformers.evaluation import rows
-
-    model, tokenizer = made
-    windows = lm.windows(tokenizer, lm.encode(tokenizer, TEXT), 24, 8)
-    expected = score_rows(model, tokenizer, windows)
-    monkeypatch.setattr(rows, "TOKENS_AT_ONCE", 3)
-    for score, other in zip(score_rows(model, tokenizer, windows), expected, strict=True):
-        assert score.log_prob == pytest.approx(other.log_prob, abs=1e-4)
-
-
 def test_a_model_without_block_positions(tiny_model, made):
     _, tokenizer = made
     with pytest.raises(ValueError, match="no block positions"):

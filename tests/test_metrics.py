@@ -25,10 +25,10 @@ def test_labels():
 def test_a_question_is_right_if_all_of_its_answers_are():
     given, right = [1, 0, 1, 0, 1], [1, 0, 1, 1, 1]
     questions = ["a", "a", "b", "b", "c"]
-    assert measure("exact_questions", given, right, questions) == pytest.approx(100 * 2 / 3)
+    assert measure("question_exact_match", given, right, questions) == pytest.approx(100 * 2 / 3)
     # MultiRC's answers to one question need not stand together.
     mixed = random.Random(0).sample(list(zip(given, right, questions, strict=True)), 5)
-    assert measure("exact_questions", *zip(*mixed, strict=True)) == pytest.approx(100 * 2 / 3)
+    assert measure("question_exact_match", *zip(*mixed, strict=True)) == pytest.approx(100 * 2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_normalisation_is_the_official_one(text, expected):
 def test_answers():
     given = ["the Eiffel tower", "Paris, France", "nothing"]
     right = [["Eiffel Tower!", "tower"], ["Lyon", "Paris"], ["something else"]]
-    assert measure("em", given, right) == pytest.approx(100 / 3)
+    assert measure("normalized_match", given, right) == pytest.approx(100 / 3)
     # The best reference counts: one word of two is in "Paris", so 2/3.
     assert measure("token_f1", given, right) == pytest.approx(100 * (1 + 2 / 3 + 0) / 3)
     assert measure("exact_match", given, right) == 0
@@ -100,7 +100,7 @@ def test_bleu_is_that_of_the_library():
 
 @pytest.mark.parametrize("name", METRICS)
 def test_all_right_is_a_hundred(name):
-    is_of_labels = name in ("accuracy", "f1", "f1_macro", "exact_questions")
+    is_of_labels = name in ("accuracy", "f1", "f1_macro", "question_exact_match")
     texts = ["the quick brown fox jumps", "over the very lazy dog"]
     given, right = ([0, 1], [0, 1]) if is_of_labels else (texts, [[text] for text in texts])
     assert measure(name, given, right, [0, 1]) == pytest.approx(100)

@@ -67,7 +67,7 @@ def macro_f1(predictions: Labels, references: Labels) -> float:
     return 100 * float(scores.f1_score(references, predictions, average="macro", zero_division=0))
 
 
-def exact_questions(predictions: Labels, references: Labels, questions: Labels) -> float:
+def question_exact_match(predictions: Labels, references: Labels, questions: Labels) -> float:
     """Share of the questions all of whose answers were judged right: the EM of MultiRC.
 
     Args:
@@ -202,9 +202,9 @@ METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "f1": f1,
     "f1_macro": macro_f1,
-    "exact_questions": exact_questions,
+    "question_exact_match": question_exact_match,
     "exact_match": exact_match,
-    "em": normalized_match,
+    "normalized_match": normalized_match,
     "token_f1": token_f1,
     "rouge1": rouge_1,
     "rouge2": rouge_2,
@@ -212,7 +212,7 @@ METRICS: dict[str, Callable[..., float]] = {
     "bleu": bleu,
 }
 # Those that need to know which predictions belong together.
-GROUPED = {"exact_questions"}
+GROUPED = {"question_exact_match"}
 
 
 def compute_metrics(

@@ -149,7 +149,7 @@ class Finetuning(Options):
     """What `glm finetune` is told. None: as the published recipe of the task has it.
 
     task: a name in the table of tasks, or a file with a task (see `read_task`).
-    data, validation: as `load_examples` takes them; without validation nothing is evaluated, and
+    data, validation: as `read_examples` takes them; without validation nothing is evaluated, and
         the last weights are kept.
     output: the Hub repository to write, or the folder of the adapter, which is there when the run
         has ended; its checkpoints and its log are in the folder beside it whose name ends with

@@ -11,16 +11,16 @@ from datasets import IterableDataset
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments, set_seed
 
-from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
+from ..configuration_glm import GLMConfig
 from ..hub_repository.config import VOCABULARY_MULTIPLE
-from ..hub_repository.repository import write_repository
+from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, NothingToMask
 from .data import NO_TEXT, load_documents, pack_documents
 from .loss import GLMForBlankInfilling
 from .options import Pretraining
 from .recipe import MODES, Recipe, read_recipe
-from .repository import find_repository, load_tokenizer
+from .repository import find_repository, load_tokenizer, write_network
 from .run import RepeatableTrainer, Run, common_arguments
 
 SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
@@ -139,7 +139,8 @@ def pretrain(options: Pretraining) -> Path:
         run.record(begun)
     trainer.train(resume_from_checkpoint=run.last)
     if trainer.is_world_process_zero():
-        _write(run.output, trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+        network = trainer.accelerator.unwrap_model(trainer.model)
+        write_network(run.output, network, GLMForConditionalGeneration.__name__, tokenizer)
     trainer.accelerator.wait_for_everyone()
     return run.output
 
@@ -249,25 +250,3 @@ def _new_config(file: str, tokenizer: GLMTokenizerFast) -> GLMConfig:
         "eos_token_id": tokenizer.eos_token_id,
     }
     return GLMConfig(**{**from_the_tokenizer, **values})
-
-
-# --- After a run --------------------------------------------------------------------------------
-
-
-def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFast):
-    """The complete repository, as conversion writes it."""
-    of_every_repository = {
-        "architectures": ["GLMForConditionalGeneration"],
-        "auto_map": AUTO_MAP,
-        "custom_pipelines": PIPELINES,
-    }
-    # The `Trainer` turned the cache off; the path is of this machine.
-    not_of_this_run = {"use_cache": True, "_name_or_path": ""}
-    values = {**model.config.to_dict(), **not_of_this_run, **of_every_repository}
-    config = GLMConfig(**values)
-    write_repository(
-        output,
-        config,
-        model.state_dict(),
-        tokenizer,
-    )

@@ -192,6 +192,9 @@ class RepeatableTrainer(Trainer):
     def __init__(self, decay: str, decay_ratio: float, decay_steps: int, first_step: int, **kwargs):
         super().__init__(**kwargs)
         self._loss_shifts_labels = False
+        # A tied weight is in no checkpoint, and the library need not warn of it.
+        tied = getattr(self.model, "_tied_weights_keys", None)
+        self.model._keys_to_ignore_on_save = set(tied or ())
         self.decay = decay
         self.decay_ratio = decay_ratio
         self.decay_steps = decay_steps
