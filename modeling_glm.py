@@ -539,7 +539,7 @@ class GLMModel(GLMPreTrainedModel):
         past = cache.get_seq_length() if cache is not None else 0
         fixed_length = cache is not None and cache.is_compileable
         if rank == 4:
-            if not fixed_length:
+            if not fixed_length and attention_mask.shape[-1] > past + length:
                 attention_mask = attention_mask[..., -(past + length) :]
             return explicit_mask(attention_mask, inputs_embeds, self.config)
         if rank == 3:

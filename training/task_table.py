@@ -505,6 +505,7 @@ CHOICES = named(
         one_token=True,
         max_length=512,
         pooled=Pattern(["{text_a}", SEPARATOR, "{text_b} answer: {answer}"]),
+        group="question_idx",
         metrics=("f1", "question_exact_match", "accuracy"),
         settings=settings("task_multirc", epochs=15),
     ),
@@ -517,7 +518,8 @@ CHOICES = named(
         prepare=split_query,
         expand=record_answers,
         pooled=Pattern(["{text_a}", SEPARATOR, "{text_b}", "{choice}"], ["{candidates}"]),
-        metrics=("token_f1", "exact_match"),
+        references="answers",
+        metrics=("token_f1", "normalized_match"),
         settings=settings("task_record", epochs=5, batch_size=64),
     ),
     *(
@@ -710,7 +712,7 @@ def summarisation(name: str, limits: tuple[int, int], settings: Settings) -> Tas
         max_length=limits[0],
         max_target_length=limits[1],
         eos=False,
-        metrics=("rouge",),
+        metrics=("rouge1", "rouge2", "rougeL"),
         settings=settings,
     )
 
@@ -728,7 +730,8 @@ def question_answering(name: str, epochs: int) -> Task:
         max_length=512,
         max_target_length=64,
         eos=False,
-        metrics=("token_f1", "exact_match"),
+        references="answers",
+        metrics=("token_f1", "normalized_match"),
         settings=writing(f"seq_{name}", epochs=epochs, batch_size=12, length_penalty=0.0),
     )
 
@@ -796,7 +799,7 @@ ANSWERS = named(
         max_length=464,
         max_target_length=48,
         eos=False,
-        metrics=("bleu", "rouge"),
+        metrics=("bleu", "rougeL"),
         settings=writing(
             "seq_squad_generation",
             epochs=10,
@@ -818,6 +821,7 @@ ANSWERS = named(
         max_length=464,
         max_target_length=48,
         eos=False,
+        references="answers",
         metrics=("exact_match", "token_f1"),
         settings=writing(
             "seq_cmrc",
@@ -833,7 +837,7 @@ ANSWERS = named(
         (Pattern([Cut("{source}", keep="end"), SENTENCE], [" {target}"]),),
         max_length=512,
         max_target_length=128,
-        metrics=("rouge", "bleu"),
+        metrics=("rouge1", "rouge2", "rougeL", "bleu"),
         settings=writing(
             "seq_customization",
             epochs=10,

@@ -68,6 +68,8 @@ class Task:
     expand: makes the examples to learn from out of those that were read (mirrored copies, ...).
     pooled: what the pooled classifier reads. Where it names the field choice, it reads each choice,
         of `answers`, in a row of its own, and has one class.
+    references: the column with all texts that are right, where these are more than the answers.
+    group: the column that says which examples are of one question.
     metrics: names of `metrics.py`; the first says which checkpoint is the best. By default
         accuracy, or exact_match for answers.
 
@@ -90,6 +92,8 @@ class Task:
     prepare: Callable[[Example], Example] | None = None
     expand: Callable[[list[Example]], list[Example]] | None = None
     pooled: Pattern | None = None
+    references: str | None = None
+    group: str | None = None
     metrics: tuple[str, ...] = ()
     settings: Settings = COMMON
 
@@ -249,7 +253,7 @@ def check_pattern(task: Task, pattern: Pattern) -> None:
             f"The context of the task {task.name} names no column; write one in braces, like "
             "{text}."
         )
-    several = any([has_fields(answer) for answer in pattern.answers])
+    several = any(has_fields(answer) for answer in pattern.answers)
     if task.labels and not several and len(task.labels) != len(pattern.answers):
         raise ValueError(
             f"The task {task.name} has {len(task.labels)} labels and {len(pattern.answers)} "
