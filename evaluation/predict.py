@@ -113,8 +113,8 @@ def write_answers(
         for start in tqdm(range(0, len(order), batch_size), desc="Writing"):
             numbers = order[start : start + batch_size]
             batch = pad_left([contexts[number] for number in numbers], tokenizer.pad_token_id)
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            written = tokenizer.decode_pieces(model.generate(**batch, **generation))
+            inputs: dict[str, Any] = {name: one.to(model.device) for name, one in batch.items()}
+            written = tokenizer.decode_pieces(model.generate(**inputs, **generation))
             answers |= zip(numbers, written, strict=True)
     return [answers[number] for number in range(len(contexts))]
 

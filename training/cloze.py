@@ -15,7 +15,7 @@ import torch
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from ..collation_glm import GLMMultipleChoiceCollator, GLMPooledChoiceCollator
-from ..modeling_glm import GLMForMultipleChoice, GLMForSequenceClassification
+from ..modeling_glm import GLMForMultipleChoice, GLMForSequenceClassification, GLMPreTrainedModel
 from ..tokenization_glm import GLMTokenizerFast
 from .metrics import compute_metrics
 from .options import Finetuning
@@ -65,7 +65,7 @@ class Choices:
         self.tokenizer = tokenizer
         self.pattern: Pattern = choose_pattern(task, options.pattern)
 
-    def load(self, repository: Path) -> GLMForMultipleChoice:
+    def load(self, repository: Path) -> GLMPreTrainedModel:
         return GLMForMultipleChoice.from_pretrained(repository, dtype=torch.float32)
 
     def encode(self, example: Example) -> dict[str, Any]:
@@ -148,12 +148,13 @@ class Pooled(Choices):
             )
         if task.pooled is None:  # the classes are known, and the context says all the rest
             self.task = replace(task, pooled=replace(self.pattern, answers=()))
+        assert self.task.pooled is not None
         self.pattern = self.task.pooled
         self.has_classes = not self.pattern.answers
         self.num_labels = len(task.labels) if self.has_classes else 1
 
-    def load(self, repository: Path) -> GLMForSequenceClassification:
-        named = {}
+    def load(self, repository: Path) -> GLMPreTrainedModel:
+        named: dict[str, Any] = {}
         if self.has_classes:
             names = self.class_names
             named["id2label"] = dict(enumerate(names))

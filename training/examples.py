@@ -144,7 +144,8 @@ def read_table(file: Path, task: str, delimiter: str) -> list[dict[str, str]]:
     columns = WITHOUT_NAMES.get((task, file.suffix))
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with open(file, encoding="utf-8-sig", newline="") as lines:
-        return list(csv.DictReader(lines, columns, delimiter=delimiter, quoting=quoting))
+        options: dict[str, Any] = {"delimiter": delimiter, "quoting": quoting}
+        return list(csv.DictReader(lines, columns, **options))
 
 
 def read_pairs(source: Path) -> list[dict[str, str]]:
@@ -158,9 +159,7 @@ def read_pairs(source: Path) -> list[dict[str, str]]:
         raise ValueError(
             f"{source} has {len(texts)} lines and {target} {len(answers)}; give each its answer."
         )
-    return [
-        {"source": text, "target": answer} for text, answer in zip(texts, answers, strict=True)
-    ]
+    return [{"source": text, "target": answer} for text, answer in zip(texts, answers, strict=True)]
 
 
 def read_hub(name: str, split: str) -> Iterable[dict[str, Any]]:

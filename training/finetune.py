@@ -66,7 +66,7 @@ def finetune(options: Finetuning) -> Path:
     run.check_same(begun, CHANGEABLE)
 
     set_seed(options.seed)
-    model = recipe.load(repository)
+    model: Any = recipe.load(repository)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if options.lora:
@@ -101,7 +101,7 @@ def finetune(options: Finetuning) -> Path:
 def with_published(options: Finetuning, task: Task) -> Finetuning:
     """With the values of the task wherever none was given."""
     settings = task.settings
-    published = {
+    published: dict[str, Any] = {
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
@@ -154,7 +154,7 @@ def check_options(options: Finetuning, task: Task) -> None:
 def with_limits(options: Finetuning, task: Task, config: GLMConfig) -> Finetuning:
     """With the longest context that the model has positions for, where nobody chose another."""
     longest = config.max_sequence_length
-    limits = {"max_length": options.max_length or longest}
+    limits: dict[str, Any] = {"max_length": options.max_length or longest}
     for name in ("max_length", "max_target_length"):
         limit = limits.get(name, getattr(options, name))
         if limit is not None and limit > longest:
@@ -274,6 +274,7 @@ class Progress(TrainerCallback):
 
 
 def callbacks(options: Finetuning, size: int) -> list[TrainerCallback]:
+    assert options.batch_size is not None  # see with_published
     samples = options.batch_size * options.accumulation * PartialState().num_processes
     used: list[TrainerCallback] = [Progress(size, samples)]
     if options.patience is not None:

@@ -6,6 +6,7 @@ Shapes: T tokens of context and pieces, S tokens of the context.
 """
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +88,7 @@ def make_example(options: Preview) -> Example:
     if options.png is not None:
         check_picture_name(options.png)
     if options.task is not None:
-        return make_example_of_task(options, load_tokenizer(options.repository))
+        return make_example_of_task(options.task, options, load_tokenizer(options.repository))
     if (options.text is None) == (options.data is None):
         raise ValueError("Pass either --text with a text of your own, or --data with documents.")
     tokenizer = load_tokenizer(options.repository)
@@ -139,7 +140,7 @@ def read_example(batch: dict[str, torch.Tensor], tokenizer) -> Example:
 # --- Of a fine-tuning task ------------------------------------------------------------------------
 
 
-def make_example_of_task(options: Preview, tokenizer) -> Example:
+def make_example_of_task(name: str, options: Preview, tokenizer) -> Example:
     """The first example of the data; without data, one whose fields hold their own names."""
     from .examples import read_examples  # slow to import, like the next two
     from .own_tasks import read_task
@@ -147,7 +148,7 @@ def make_example_of_task(options: Preview, tokenizer) -> Example:
 
     if options.text is not None:
         raise ValueError("A task is shown on examples; pass --data with some, or leave --text out.")
-    task = read_task(options.task)
+    task = read_task(name)
     if options.data is None:
         example = placeholders(task)
     else:
@@ -190,7 +191,7 @@ def placeholders(task: "Task") -> dict[str, str]:
     return {name: name.replace("_", " ") for name in names}
 
 
-def read_choices(batch: dict[str, torch.Tensor], tokenizer) -> Example:
+def read_choices(batch: Mapping[str, torch.Tensor], tokenizer) -> Example:
     """The first row of a batch of choices."""
     ids = batch["input_ids"][0].tolist()
     context = ids.index(tokenizer.sop_token_id)

@@ -43,6 +43,8 @@ class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
         others: of `RepeatableTrainer`.
     """
 
+    model: Any
+
     def __init__(self, generation: dict[str, Any], **others):
         super().__init__(**others)
         # The loss is divided by the targets of all processes and batches of a step.
@@ -144,7 +146,8 @@ class Answers:
         Args:
             answers: of each blank of each example.
         """
-        given, right = [], []
+        given: list[str] = []
+        right: list[list[str]] = []
         for pieces, example in zip(answers, examples, strict=True):
             references = self.references(example)
             given += pieces
