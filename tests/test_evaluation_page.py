@@ -1,45 +1,13 @@
 """The commands of docs/evaluation.md print what the page shows, and its Python runs."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
-from checkout import ENVIRONMENT, ROOT
+from checkout import ROOT
 from test_readme import python_blocks
 
 PAGE = ROOT / "docs" / "evaluation.md"
-GLM = """#!/bin/sh
-exec "{}" -c "import checkout; from glm_transformers.cli import main; main()" "$@"
-"""
 NUMBER = r"-?\d+\.\d+"
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory):
-    """`shell(commands)`: what they print, all in one folder, with a terminal of 100 columns."""
-    folder = tmp_path_factory.mktemp("page")
-    program = folder / "bin" / "glm"
-    program.parent.mkdir()
-    program.write_text(GLM.format(sys.executable))
-    program.chmod(0o755)
-    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**ENVIRONMENT, "PATH": path, "COLUMNS": "100"}
-
-    def run(commands: str) -> str:
-        done = subprocess.run(
-            ["bash", "-ec", commands],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run.folder = folder
-    return run
 
 
 def test_the_page(shell, monkeypatch, capsys):
