@@ -91,7 +91,9 @@ def main(
     """Print a row for each recipe: the mean of the seeds, and the lowest of them."""
     print("| recipe | before | after | lowest of the seeds | seconds |\n|---|---:|---:|---:|---:|")
     for recipe in RECIPES:
-        before, after, seconds = zip(*(measure(recipe, repository, one) for one in seed), strict=True)
+        before, after, seconds = zip(
+            *(measure(recipe, repository, one) for one in seed), strict=True
+        )
         print(
             f"| {recipe.name} | {statistics.mean(before):.1f} | {statistics.mean(after):.1f} | "
             f"{min(after):.1f} | {statistics.mean(seconds):.0f} |",

@@ -23,8 +23,8 @@ TEST_SHARE = 0.375  # of the rows of each table
 # Of each topic: label, and what is said for it in one token and in several.
 TOPICS = {
     "country": (COUNTRIES, " red", " a red day"),
-    "animal": (ANIMALS, " blue", " a blue night"),
-    "number": (NUMBERS, " green", " the green month"),
+    "animal": (ANIMALS, " blue", " a blue day"),
+    "number": (NUMBERS, " green", " a green day"),
 }
 TASKS = {
     "rivers": {
@@ -37,6 +37,7 @@ TASKS = {
         "context": "{text} It is [MASK].",
         "answers": [word for _, word, _ in TOPICS.values()],
         "labels": list(TOPICS),
+        "one_token": True,
     },
     "topics-two-words": {
         "kind": "choices",

@@ -115,7 +115,7 @@ class Choices:
         for number, example in zip(chosen, examples, strict=True):
             choices = self.choices(example)
             label = number_of_choice(self.task, example, len(choices))
-            if self.task.references is not None:  # ReCoRD: the text that was chosen is compared
+            if self.task.references in example:  # ReCoRD: the text that was chosen is compared
                 given.append(choices[number].strip())
                 right.append(list(example[self.task.references]))
             elif self.task.no_choice:  # WSC: is it the span that was asked for, or another one

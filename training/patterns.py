@@ -67,21 +67,20 @@ class Segment:
 
     cut: the part they are of, if that is a `Cut`.
     field: whether they come from the example; else they are the pattern's words, which stay.
-    window: ids around which a window is to stay.
+    middle: the place around which a window is to stay.
     """
 
     ids: list[int]
     cut: Cut | None = None
     field: bool = False
-    window: list[int] | None = None
+    middle: int | None = None
 
     def shorten(self, length: int) -> None:
         """Leave `length` ids, or a few less at the end of a window."""
         if length == len(self.ids):
             return
-        if self.window is not None:
-            middle = first_occurrence(self.window, self.ids)
-            start = max(middle - length // 2, 0)
+        if self.middle is not None:
+            start = max(self.middle - length // 2, 0)
             self.ids = self.ids[start : start + length]
         elif self.cut is not None and self.cut.keep == "end":
             self.ids = self.ids[len(self.ids) - length :]
@@ -135,19 +134,17 @@ def special_id(part: Part, tokenizer: GLMTokenizerFast) -> int | None:
         return None
     for mask in part.split("|"):
         if mask in tokenizer.masks:
-            return tokenizer.convert_tokens_to_ids(mask)
+            return tokenizer.mask_token_ids[tokenizer.masks.index(mask)]
     known = ", ".join(tokenizer.masks)
     raise ValueError(f"The model has no {part}; the masks it was trained with: {known}.")
 
 
 def encode_cut(cut: Cut, example: Example, tokenizer: GLMTokenizerFast) -> Segment:
     ids = ids_of(fill(cut.text, example).text, tokenizer)
-    window = None
+    middle = None
     if cut.around is not None:
-        window = ids_of(fill(cut.around, example).text, tokenizer)
-        if first_occurrence(window, ids) is None:
-            window = None
-    return Segment(ids, cut, window=window)
+        middle = first_occurrence(ids_of(fill(cut.around, example).text, tokenizer), ids)
+    return Segment(ids, cut, middle=middle)
 
 
 def encode_text(

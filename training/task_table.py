@@ -730,7 +730,8 @@ def question_answering(name: str, epochs: int) -> Task:
         max_length=512,
         max_target_length=64,
         eos=False,
-        metrics=("token_f1", "exact_match"),
+        references="answers",
+        metrics=("token_f1", "normalized_match"),
         settings=writing(f"seq_{name}", epochs=epochs, batch_size=12, length_penalty=0.0),
     )
 
@@ -820,6 +821,7 @@ ANSWERS = named(
         max_length=464,
         max_target_length=48,
         eos=False,
+        references="answers",
         metrics=("exact_match", "token_f1"),
         settings=writing(
             "seq_cmrc",

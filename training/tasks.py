@@ -9,7 +9,8 @@ Shapes: S tokens of the context, T of a row.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from itertools import accumulate
+from typing import Any, Literal, get_args
 
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
 from .patterns import Cut, Pattern, Sides, encode_sides, ids_of_sides, join
@@ -241,13 +242,14 @@ def choose_pattern(task: Task, number: int | None) -> Pattern:
 
 def check_pattern(task: Task, pattern: Pattern) -> None:
     """Raise a ValueError for texts that cannot be filled in, and for labels without an answer."""
-    whole = isinstance(pattern.context, str)
-    if whole and (pattern.second or not (task.cls and task.eos)):
-        raise ValueError(
-            f"The context of the task {task.name} is one text, which has no second side and both "
-            "its ends; make it a list of parts."
-        )
-    parts = [pattern.context] if whole else [*pattern.context, *pattern.second]
+    parts = [*pattern.context, *pattern.second]
+    if isinstance(pattern.context, str):
+        if pattern.second or not (task.cls and task.eos):
+            raise ValueError(
+                f"The context of the task {task.name} is one text, which has no second side and "
+                "both its ends; make it a list of parts."
+            )
+        parts = [pattern.context]
     if not any(has_fields(part.text if isinstance(part, Cut) else part) for part in parts):
         raise ValueError(
             f"The context of the task {task.name} names no column; write one in braces, like "
@@ -328,12 +330,9 @@ def cut_answers(answers: list[list[int]], limit: int | None) -> list[list[int]]:
     """The answers, cut to `limit` tokens together; a cut one has no end, as in the original."""
     if limit is None:
         return answers
-    cut = []
-    for answer in answers:
-        if limit > 0:
-            cut.append(answer[:limit])
-        limit -= len(cut[-1]) if cut else 0
-    return cut
+    starts = [0, *accumulate(map(len, answers))][:-1]
+    cut = [answer[: max(limit - before, 0)] for answer, before in zip(answers, starts, strict=True)]
+    return [answer for answer in cut if answer]
 
 
 def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
@@ -342,9 +341,8 @@ def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
     Returns:
         None without a label, and for -1, by which the Hub's data says that there is none.
     """
-    value = example.get(task.label)
-    if hasattr(value, "item"):
-        value = value.item()
+    value: Any = example.get(task.label)
+    value = value.item() if hasattr(value, "item") else value  # of numpy or torch
     if value is None or is_among(value, task.no_choice):
         return None
     if task.labels:
