@@ -6,6 +6,7 @@ from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .blank_infilling import BlankInfillingCollator as BlankInfillingCollator
+    from .examples import read_examples as read_examples
     from .own_tasks import read_task as read_task
     from .patterns import MASK as MASK
     from .patterns import SENTENCE as SENTENCE
@@ -34,6 +35,7 @@ else:
             "TASKS": ".task_table",
             "Task": ".tasks",
             "encode": ".tasks",
+            "read_examples": ".examples",
             "read_task": ".own_tasks",
         },
     )

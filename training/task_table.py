@@ -3,7 +3,19 @@
 Limits and settings are those of its config_tasks scripts, whose names stand beside them.
 """
 
-from .examples import mirror_copa, record_answers, wsc_positives
+from collections.abc import Callable
+
+from . import official
+from .expanding import (
+    mask_at_random,
+    mirror_copa,
+    one_per_answer,
+    record_answers,
+    slice_answered,
+    slice_documents,
+    wsc_positives,
+)
+from .official import Official
 from .patterns import MASK, SENTENCE, SEPARATOR, Cut, Pattern
 from .tasks import Settings, Task
 from .templates import Example
@@ -470,6 +482,7 @@ CHOICES = named(
         max_length=256,
         pooled=TWO_TEXTS,
         settings=settings("task_boolq", epochs=20),
+        official=official.BOOLQ,
     ),
     Task(
         "cb",
@@ -482,6 +495,7 @@ CHOICES = named(
         pooled=TWO_TEXTS,
         metrics=("accuracy", "f1_macro"),
         settings=settings("task_cb", epochs=50),
+        official=official.RTE,
     ),
     Task(
         "copa",
@@ -496,6 +510,7 @@ CHOICES = named(
             ["{choice1}", "{choice2}"],
         ),
         settings=settings("task_copa", epochs=50),
+        official=official.COPA,
     ),
     Task(
         "multirc",
@@ -507,6 +522,7 @@ CHOICES = named(
         pooled=Pattern(["{text_a}", SEPARATOR, "{text_b} answer: {answer}"]),
         metrics=("f1", "question_exact_match", "accuracy"),
         settings=settings("task_multirc", epochs=15),
+        official=official.MULTIRC,
     ),
     Task(
         "record",
@@ -519,6 +535,7 @@ CHOICES = named(
         pooled=Pattern(["{text_a}", SEPARATOR, "{text_b}", "{choice}"], ["{candidates}"]),
         metrics=("token_f1", "exact_match"),
         settings=settings("task_record", epochs=5, batch_size=64),
+        official=official.RECORD,
     ),
     *(
         Task(
@@ -530,8 +547,13 @@ CHOICES = named(
             max_length=256,
             pooled=TWO_TEXTS,
             settings=settings("task_rte", epochs=50),
+            official=data,
         )
-        for name in ("rte", "axb", "axg")
+        for name, data in (
+            ("rte", official.RTE),
+            ("axb", official.AXB),
+            ("axg", official.AXG),
+        )
     ),
     Task(
         "wic",
@@ -543,6 +565,7 @@ CHOICES = named(
         max_length=256,
         pooled=Pattern(["{word}: {text_a}", SEPARATOR, "{text_b}"]),
         settings=settings("task_wic", epochs=30),
+        official=official.WIC,
     ),
     Task(
         "wsc",
@@ -555,6 +578,7 @@ CHOICES = named(
         prepare=mark_pronoun,
         expand=wsc_positives,
         settings=settings("task_wsc", epochs=50),
+        official=official.WSC,
     ),
     Task(
         "race",
@@ -563,6 +587,7 @@ CHOICES = named(
         labels=(("A", 0), ("B", 1), ("C", 2), ("D", 3)),
         max_length=512,
         prepare=split_question,
+        official=official.RACE,
     ),
     Task(
         "agnews",
@@ -572,6 +597,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=TWO_TEXTS,
+        official=official.AGNEWS,
     ),
     Task(
         "yahoo",
@@ -595,6 +621,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=TWO_TEXTS,
+        official=official.YAHOO,
     ),
     Task(
         "yelp-polarity",
@@ -604,6 +631,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.YELP,
     ),
     Task(
         "yelp-full",
@@ -613,6 +641,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.YELP,
     ),
     *(
         Task(
@@ -623,8 +652,9 @@ CHOICES = named(
             one_token=True,
             max_length=256,
             pooled=TWO_TEXTS,
+            official=data,
         )
-        for name in ("mnli", "mnli-mm")
+        for name, data in (("mnli", official.MNLI), ("mnli-mm", official.MNLI_MISMATCHED))
     ),
     Task(
         "qnli",
@@ -634,6 +664,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=TWO_TEXTS,
+        official=official.QNLI,
     ),
     Task(
         "sst2",
@@ -643,6 +674,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.SST2,
     ),
     Task(
         "cola",
@@ -652,6 +684,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.COLA,
     ),
     *(
         Task(
@@ -662,8 +695,9 @@ CHOICES = named(
             one_token=True,
             max_length=256,
             pooled=TWO_TEXTS,
+            official=data,
         )
-        for name, patterns in (("mrpc", MRPC), ("qqp", QQP))
+        for name, patterns, data in (("mrpc", MRPC, official.MRPC), ("qqp", QQP, official.QQP))
     ),
     Task(
         "tnews",
@@ -674,6 +708,7 @@ CHOICES = named(
         max_length=256,
         pooled=TWO_TEXTS,
         settings=settings("task_tnews", epochs=10),
+        official=official.TNEWS,
     ),
     Task(
         "afqmc",
@@ -684,24 +719,31 @@ CHOICES = named(
         max_length=256,
         pooled=TWO_TEXTS,
         settings=settings("task_afqmc", epochs=10),
+        official=official.AFQMC,
     ),
     Task(
         "cluewsc",
         "choices",
         CLUEWSC,
-        labels=FALSE_TRUE,
+        labels=(("false", False), ("true", True)),
         one_token=True,
         max_length=256,
         prepare=mark_spans,
         pooled=Pattern(["{text_a}", SEPARATOR, "{span1_text}"]),
         settings=settings("task_cluewsc", epochs=10),
+        official=official.CLUEWSC,
     ),
 )
 
 # --- Answers --------------------------------------------------------------------------------------
 
 
-def summarisation(name: str, limits: tuple[int, int], settings: Settings) -> Task:
+def summarisation(
+    name: str,
+    limits: tuple[int, int],
+    data: Official,
+    settings: Settings,
+) -> Task:
     """The blank stands in front of what is to be summed up."""
     return Task(
         name,
@@ -711,11 +753,17 @@ def summarisation(name: str, limits: tuple[int, int], settings: Settings) -> Tas
         max_target_length=limits[1],
         eos=False,
         metrics=("rouge",),
+        official=data,
         settings=settings,
     )
 
 
-def question_answering(name: str, epochs: int) -> Task:
+def question_answering(
+    name: str,
+    epochs: int,
+    data: Official,
+    slices: Callable[..., list[Example]],
+) -> Task:
     return Task(
         name,
         "answers",
@@ -729,6 +777,8 @@ def question_answering(name: str, epochs: int) -> Task:
         max_target_length=64,
         eos=False,
         metrics=("token_f1", "exact_match"),
+        official=data,
+        slices=slices,
         settings=writing(f"seq_{name}", epochs=epochs, batch_size=12, length_penalty=0.0),
     )
 
@@ -737,6 +787,7 @@ ANSWERS = named(
     summarisation(
         "gigaword",
         (192, 32),
+        official.GIGAWORD,
         writing(
             "seq_gigaword",
             epochs=10,
@@ -748,6 +799,7 @@ ANSWERS = named(
     summarisation(
         "cnn_dm",
         (608, 160),
+        official.CNN_DM,
         writing(
             "seq_cnndm",
             epochs=15,
@@ -760,6 +812,7 @@ ANSWERS = named(
     summarisation(
         "cnn_dm_original",
         (608, 160),
+        official.CNN_DM_ORIGINAL,
         writing(
             "seq_cnndm_org",
             epochs=10,
@@ -771,6 +824,7 @@ ANSWERS = named(
     summarisation(
         "xsum",
         (608, 60),
+        official.PAIRS,
         writing(
             "seq_xsum",
             epochs=6,
@@ -803,9 +857,10 @@ ANSWERS = named(
             learning_rate=2e-5,
             length_penalty=0.7,
         ),
+        official=official.SQUAD_GENERATION,
     ),
-    question_answering("squad", epochs=10),
-    question_answering("squad_v1", epochs=5),
+    question_answering("squad", 10, official.SQUAD, slice_documents),
+    question_answering("squad_v1", 5, official.SQUAD_V1, slice_answered),
     Task(
         "cmrc",
         "answers",
@@ -826,6 +881,8 @@ ANSWERS = named(
             batch_size=8,
             length_penalty=0.7,
         ),
+        expand=one_per_answer,
+        official=official.CMRC,
     ),
     Task(
         "customization",
@@ -842,6 +899,7 @@ ANSWERS = named(
             min_length=55,
             no_repeat_ngram_size=3,
         ),
+        official=official.PAIRS,
     ),
     Task(
         "blank",
@@ -853,6 +911,8 @@ ANSWERS = named(
         eos=False,
         metrics=("bleu",),
         settings=writing("seq_blank", epochs=5, num_beams=1, no_repeat_ngram_size=3),
+        expand=mask_at_random,
+        official=official.BLANK,
     ),
     Task(
         "extraction",
@@ -864,6 +924,7 @@ ANSWERS = named(
         eos=False,
         metrics=("exact_match", "token_f1"),
         settings=writing("seq_blank", epochs=5, num_beams=1),
+        official=official.PAIRS,
     ),
     Task(
         "wsc_generative",
@@ -873,6 +934,7 @@ ANSWERS = named(
         prepare=mark_pronoun,
         expand=wsc_positives,
         settings=settings("task_wsc_generative", epochs=50),
+        official=official.WSC,
     ),
 )
 
