@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .adapters import merge as merge
     from .adapters import save_adapter as save_adapter
     from .blank_infilling import BlankInfillingCollator as BlankInfillingCollator
+    from .examples import read_examples as read_examples
     from .own_tasks import read_task as read_task
     from .patterns import MASK as MASK
     from .patterns import SENTENCE as SENTENCE
@@ -42,6 +43,7 @@ else:
             "TASKS": ".task_table",
             "Task": ".tasks",
             "encode": ".tasks",
+            "read_examples": ".examples",
             "read_task": ".own_tasks",
         },
     )

@@ -3,7 +3,19 @@
 Limits and settings are those of its config_tasks scripts, whose names stand beside them.
 """
 
-from .examples import mirror_copa, record_answers, wsc_positives
+from collections.abc import Callable
+
+from . import official
+from .expanding import (
+    mask_at_random,
+    mirror_copa,
+    one_per_answer,
+    record_answers,
+    slice_answered,
+    slice_documents,
+    wsc_positives,
+)
+from .official import Official
 from .patterns import MASK, SENTENCE, SEPARATOR, Cut, Pattern
 from .tasks import Settings, Task
 from .templates import Example
@@ -470,6 +482,7 @@ CHOICES = named(
         max_length=256,
         pooled=TWO_TEXTS,
         settings=settings("task_boolq", epochs=20),
+        official=official.BOOLQ,
     ),
     Task(
         "cb",
@@ -482,6 +495,7 @@ CHOICES = named(
         pooled=TWO_TEXTS,
         metrics=("accuracy", "f1_macro"),
         settings=settings("task_cb", epochs=50),
+        official=official.RTE,
     ),
     Task(
         "copa",
@@ -496,6 +510,7 @@ CHOICES = named(
             ["{choice1}", "{choice2}"],
         ),
         settings=settings("task_copa", epochs=50),
+        official=official.COPA,
     ),
     Task(
         "multirc",
@@ -508,6 +523,7 @@ CHOICES = named(
         group="question_idx",
         metrics=("f1", "question_exact_match", "accuracy"),
         settings=settings("task_multirc", epochs=15),
+        official=official.MULTIRC,
     ),
     Task(
         "record",
@@ -521,6 +537,7 @@ CHOICES = named(
         references="answers",
         metrics=("token_f1", "normalized_match"),
         settings=settings("task_record", epochs=5, batch_size=64),
+        official=official.RECORD,
     ),
     *(
         Task(
@@ -532,8 +549,13 @@ CHOICES = named(
             max_length=256,
             pooled=TWO_TEXTS,
             settings=settings("task_rte", epochs=50),
+            official=data,
         )
-        for name in ("rte", "axb", "axg")
+        for name, data in (
+            ("rte", official.RTE),
+            ("axb", official.AXB),
+            ("axg", official.AXG),
+        )
     ),
     Task(
         "wic",
@@ -545,6 +567,7 @@ CHOICES = named(
         max_length=256,
         pooled=Pattern(["{word}: {text_a}", SEPARATOR, "{text_b}"]),
         settings=settings("task_wic", epochs=30),
+        official=official.WIC,
     ),
     Task(
         "wsc",
@@ -557,6 +580,7 @@ CHOICES = named(
         prepare=mark_pronoun,
         expand=wsc_positives,
         settings=settings("task_wsc", epochs=50),
+        official=official.WSC,
     ),
     Task(
         "race",
@@ -565,6 +589,7 @@ CHOICES = named(
         labels=(("A", 0), ("B", 1), ("C", 2), ("D", 3)),
         max_length=512,
         prepare=split_question,
+        official=official.RACE,
     ),
     Task(
         "agnews",
@@ -574,6 +599,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=TWO_TEXTS,
+        official=official.AGNEWS,
     ),
     Task(
         "yahoo",
@@ -597,6 +623,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=TWO_TEXTS,
+        official=official.YAHOO,
     ),
     Task(
         "yelp-polarity",
@@ -606,6 +633,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.YELP,
     ),
     Task(
         "yelp-full",
@@ -615,6 +643,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.YELP,
     ),
     *(
         Task(
@@ -625,8 +654,9 @@ CHOICES = named(
             one_token=True,
             max_length=256,
             pooled=TWO_TEXTS,
+            official=data,
         )
-        for name in ("mnli", "mnli-mm")
+        for name, data in (("mnli", official.MNLI), ("mnli-mm", official.MNLI_MISMATCHED))
     ),
     Task(
         "qnli",
@@ -636,6 +666,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=TWO_TEXTS,
+        official=official.QNLI,
     ),
     Task(
         "sst2",
@@ -645,6 +676,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.SST2,
     ),
     Task(
         "cola",
@@ -654,6 +686,7 @@ CHOICES = named(
         one_token=True,
         max_length=256,
         pooled=ONE_TEXT,
+        official=official.COLA,
     ),
     *(
         Task(
@@ -664,8 +697,9 @@ CHOICES = named(
             one_token=True,
             max_length=256,
             pooled=TWO_TEXTS,
+            official=data,
         )
-        for name, patterns in (("mrpc", MRPC), ("qqp", QQP))
+        for name, patterns, data in (("mrpc", MRPC, official.MRPC), ("qqp", QQP, official.QQP))
     ),
     Task(
         "tnews",
@@ -676,6 +710,7 @@ CHOICES = named(
         max_length=256,
         pooled=TWO_TEXTS,
         settings=settings("task_tnews", epochs=10),
+        official=official.TNEWS,
     ),
     Task(
         "afqmc",
@@ -686,24 +721,31 @@ CHOICES = named(
         max_length=256,
         pooled=TWO_TEXTS,
         settings=settings("task_afqmc", epochs=10),
+        official=official.AFQMC,
     ),
     Task(
         "cluewsc",
         "choices",
         CLUEWSC,
-        labels=FALSE_TRUE,
+        labels=(("false", False), ("true", True)),
         one_token=True,
         max_length=256,
         prepare=mark_spans,
         pooled=Pattern(["{text_a}", SEPARATOR, "{span1_text}"]),
         settings=settings("task_cluewsc", epochs=10),
+        official=official.CLUEWSC,
     ),
 )
 
 # --- Answers --------------------------------------------------------------------------------------
 
 
-def summarisation(name: str, limits: tuple[int, int], settings: Settings) -> Task:
+def summarisation(
+    name: str,
+    limits: tuple[int, int],
+    data: Official,
+    settings: Settings,
+) -> Task:
     """The blank stands in front of what is to be summed up."""
     return Task(
         name,
@@ -713,11 +755,17 @@ def summarisation(name: str, limits: tuple[int, int], settings: Settings) -> Tas
         max_target_length=limits[1],
         eos=False,
         metrics=("rouge1", "rouge2", "rougeL"),
+        official=data,
         settings=settings,
     )
 
 
-def question_answering(name: str, epochs: int) -> Task:
+def question_answering(
+    name: str,
+    epochs: int,
+    data: Official,
+    slices: Callable[..., list[Example]],
+) -> Task:
     return Task(
         name,
         "answers",
@@ -732,6 +780,8 @@ def question_answering(name: str, epochs: int) -> Task:
         eos=False,
         references="answers",
         metrics=("token_f1", "normalized_match"),
+        official=data,
+        slices=slices,
         settings=writing(f"seq_{name}", epochs=epochs, batch_size=12, length_penalty=0.0),
     )
 
@@ -740,6 +790,7 @@ ANSWERS = named(
     summarisation(
         "gigaword",
         (192, 32),
+        official.GIGAWORD,
         writing(
             "seq_gigaword",
             epochs=10,
@@ -751,6 +802,7 @@ ANSWERS = named(
     summarisation(
         "cnn_dm",
         (608, 160),
+        official.CNN_DM,
         writing(
             "seq_cnndm",
             epochs=15,
@@ -763,6 +815,7 @@ ANSWERS = named(
     summarisation(
         "cnn_dm_original",
         (608, 160),
+        official.CNN_DM_ORIGINAL,
         writing(
             "seq_cnndm_org",
             epochs=10,
@@ -774,6 +827,7 @@ ANSWERS = named(
     summarisation(
         "xsum",
         (608, 60),
+        official.PAIRS,
         writing(
             "seq_xsum",
             epochs=6,
@@ -806,9 +860,10 @@ ANSWERS = named(
             learning_rate=2e-5,
             length_penalty=0.7,
         ),
+        official=official.SQUAD_GENERATION,
     ),
-    question_answering("squad", epochs=10),
-    question_answering("squad_v1", epochs=5),
+    question_answering("squad", 10, official.SQUAD, slice_documents),
+    question_answering("squad_v1", 5, official.SQUAD_V1, slice_answered),
     Task(
         "cmrc",
         "answers",
@@ -830,6 +885,8 @@ ANSWERS = named(
             batch_size=8,
             length_penalty=0.7,
         ),
+        expand=one_per_answer,
+        official=official.CMRC,
     ),
     Task(
         "customization",
@@ -846,6 +903,7 @@ ANSWERS = named(
             min_length=55,
             no_repeat_ngram_size=3,
         ),
+        official=official.PAIRS,
     ),
     Task(
         "blank",
@@ -857,6 +915,8 @@ ANSWERS = named(
         eos=False,
         metrics=("bleu",),
         settings=writing("seq_blank", epochs=5, num_beams=1, no_repeat_ngram_size=3),
+        expand=mask_at_random,
+        official=official.BLANK,
     ),
     Task(
         "extraction",
@@ -868,6 +928,7 @@ ANSWERS = named(
         eos=False,
         metrics=("exact_match", "token_f1"),
         settings=writing("seq_blank", epochs=5, num_beams=1),
+        official=official.PAIRS,
     ),
     Task(
         "wsc_generative",
@@ -877,6 +938,7 @@ ANSWERS = named(
         prepare=mark_pronoun,
         expand=wsc_positives,
         settings=settings("task_wsc_generative", epochs=50),
+        official=official.WSC,
     ),
 )
 

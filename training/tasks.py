@@ -7,12 +7,13 @@ is a flat dictionary, whose values the fields of the patterns name.
 Shapes: S tokens of the context, T of a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
+from .official import Official
 from .patterns import Cut, Pattern, Sides, encode_sides, ids_of_sides, join
 from .templates import Example, fill, fill_each, parse
 
@@ -66,7 +67,10 @@ class Task:
     max_target_length: tokens of all answers of an example, with their ends.
     cls, eos: whether `[CLS]` stands in front of the context, `<|endoftext|>` behind it.
     prepare: makes fields of an example that take more than a filter.
+    official: how the data is read that a benchmark publishes.
     expand: makes the examples to learn from out of those that were read (mirrored copies, ...).
+    slices: cuts documents into windows that fit with their question, for a tokenizer and
+        `max_length`: SQuAD's texts are longer than what is read of them.
     pooled: what the pooled classifier reads. Where it names the field choice, it reads each choice,
         of `answers`, in a row of its own, and has one class.
     references: the column with all texts that are right, where these are more than the answers.
@@ -91,7 +95,9 @@ class Task:
     cls: bool = True
     eos: bool = True
     prepare: Callable[[Example], Example] | None = None
+    official: Official | None = None
     expand: Callable[[list[Example]], list[Example]] | None = None
+    slices: Callable[[Iterable[Example], GLMTokenizerFast, int], list[Example]] | None = None
     pooled: Pattern | None = None
     references: str | None = None
     group: str | None = None
@@ -347,9 +353,12 @@ def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
         return None
     if task.labels:
         numbers = [n for n, spellings in enumerate(task.labels) if is_among(value, spellings)]
+        if not numbers and isinstance(value, str) and value.isdigit():  # of a table
+            numbers = [n for n, known in enumerate(task.labels) if is_among(int(value), known)]
         known = ", ".join(str(spellings[0]) for spellings in task.labels)
     else:
-        numbers = [value] if isinstance(value, int) and 0 <= value < choices else []
+        is_number = isinstance(value, int) or (isinstance(value, str) and value.isdigit())
+        numbers = [int(value)] if is_number and 0 <= int(value) < choices else []
         known = f"the numbers 0 to {choices - 1}"
     if not numbers and value == -1:
         return None
