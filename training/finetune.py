@@ -58,7 +58,16 @@ def finetune(options: Finetuning) -> Path:
     options = with_limits(options, task, read_config(repository))
     recipe = make_recipe(task, options, tokenizer)
 
-    learnt = read_examples(task, options.data, "train", options.text_column, options.target_column)
+    learnt = list(
+        read_examples(
+            task,
+            options.data,
+            "train",
+            options.text_column,
+            options.target_column,
+            to_learn=True,
+        )
+    )
     examples = read_validation(task, options)
     rows, validation = encode_each(recipe, learnt), encode_each(recipe, examples)
     options = with_steps(options, len(rows))
@@ -199,12 +208,14 @@ def make_recipe(task: Task, options: Finetuning, tokenizer: GLMTokenizerFast) ->
 def read_validation(task: Task, options: Finetuning) -> list[Example]:
     if options.validation is None:
         return []
-    return read_examples(
-        task,
-        options.validation,
-        "validation",
-        options.text_column,
-        options.target_column,
+    return list(
+        read_examples(
+            task,
+            options.validation,
+            "validation",
+            options.text_column,
+            options.target_column,
+        )
     )
 
 
