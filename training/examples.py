@@ -59,7 +59,8 @@ def read_examples(
         examples = task.expand(examples)
     if not examples:
         raise ValueError(f"{source} holds no examples of {split} for the task {task.name}.")
-    return Dataset.from_list(examples)
+    columns = dict.fromkeys(chain.from_iterable(examples))  # of all, in the order they appear
+    return Dataset.from_dict({name: [one.get(name) for one in examples] for name in columns})
 
 
 def name_of_split(split: str) -> str:

@@ -361,7 +361,6 @@ def gigaword_text(text: str) -> str:
 
 def news_text(text: str) -> str:
     """cnn_dm: brackets, quotes and clitics as people write them."""
-    text = plain_quotes(text.strip())
     for name, bracket in BRACKETS.items():
         text = text.replace(f"-{name.upper()}-", bracket)
     text = text.replace("''", '"').replace("``", '"').replace("`", "'")
@@ -389,8 +388,8 @@ def cnn_dm(record: Record) -> list[Example]:
     )
     return [
         {
-            "source": news_text(source.replace("<S_SEP>", "")),
-            "target": news_text(target.replace("<S_SEP>", "[SEP]")),
+            "source": news_text(plain_line(source).replace("<S_SEP>", "")),
+            "target": news_text(plain_line(target).replace("<S_SEP>", "[SEP]")),
         }
     ]
 

@@ -41,7 +41,8 @@ def mark_pronoun(example: Example) -> Example:
     if not 0 <= place < len(words):
         raise ValueError(f"A WSC example has {len(words)} words; its span2_index is {place}.")
     words[place] = f"*{words[place]}*"
-    return {"candidates": [], **example, "text_a": " ".join(words)}
+    candidates = example.get("candidates") or []  # only some collections have them
+    return {**example, "candidates": candidates, "text_a": " ".join(words)}
 
 
 def mark_spans(example: Example) -> Example:
