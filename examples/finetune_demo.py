@@ -1,4 +1,4 @@
-"""Fine-tunes the demo model by each recipe on made data; prints what it could before, and after.
+"""Fine-tunes the demo model by each recipe on made data; prints a table of before and after.
 
     python examples/finetune_demo.py REPOSITORY --seed 0 --seed 1 --seed 2
 
@@ -89,16 +89,17 @@ def main(
     seed: Annotated[list[int], typer.Option(help="Which examples are held out.")] = [0],  # noqa: B006
 ):
     """Print a row for each recipe: the mean of the seeds, and the lowest of them."""
-    print("| recipe | before | after | lowest of the seeds | seconds |\n|---|---:|---:|---:|---:|")
+    lines = [
+        "| recipe | before | after | lowest of the seeds | seconds |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for recipe in RECIPES:
-        before, after, seconds = zip(
-            *(measure(recipe, repository, one) for one in seed), strict=True
-        )
-        print(
-            f"| {recipe.name} | {statistics.mean(before):.1f} | {statistics.mean(after):.1f} | "
-            f"{min(after):.1f} | {statistics.mean(seconds):.0f} |",
-            flush=True,
-        )
+        runs = [measure(recipe, repository, one) for one in seed]
+        before, after, seconds = zip(*runs, strict=True)
+        means = [f"{statistics.mean(column):.1f}" for column in (before, after)]
+        cells = [recipe.name, *means, f"{min(after):.1f}", f"{statistics.mean(seconds):.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    print(*lines, sep="\n")  # behind what the training prints
 
 
 if __name__ == "__main__":
