@@ -1,5 +1,6 @@
 """`glm preview` shows what the collator made, and who really sees whom."""
 
+import json
 import struct
 from itertools import pairwise
 
@@ -8,11 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
+from glm_transformers import GLMDataCollator, GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.cli import app
 from glm_transformers.training.blank_infilling import NOT_A_TARGET, BlankInfillingCollator, Recipe
 from glm_transformers.training.options import Preview
-from glm_transformers.training.preview import draw, make_example, read_example
+from glm_transformers.training.preview import draw, make_example, read_example, token_text
 
 TEXT = (
     "Ng is an adjunct professor at Stanford. Tsinghua University is located in Beijing. "
@@ -147,3 +148,57 @@ def test_no_tokenizer(tmp_path):
     assert result.exit_code == 1 and "no folder with a tokenizer.json" in " ".join(
         result.output.split()
     )
+
+
+def write_task(folder, **entries):
+    file = folder / "task.json"
+    file.write_text(json.dumps(entries))
+    (folder / "data.jsonl").write_text('{"place": "Tsinghua University", "city": "Beijing"}\n')
+    return str(file), str(folder / "data.jsonl")
+
+
+def test_answers_of_a_task(tmp_path, made_repository, tokenizer):
+    """Context and answers are those that the recipe learns from."""
+    task, data = write_task(
+        tmp_path,
+        kind="answers",
+        context="{place} is located in [MASK]. [sMASK]",
+        answers=["{city}", "{city} is large."],
+    )
+    example = make_example(Preview(str(made_repository), task=task, data=data))
+    text = "Tsinghua University is located in [MASK]. [sMASK]"
+    batch = GLMDataCollator(tokenizer)([{"text": text, "target": ["Beijing", "Beijing is large."]}])
+    assert len(example.tokens) == batch["input_ids"].shape[1]
+    said = [token_text(id, tokenizer) for id in batch["labels"][0].tolist() if id >= 0]
+    assert [label for label in example.labels if label] == said
+    assert example.parts[-1] == "piece 2" and example.context == len(tokenizer(text).input_ids)
+
+
+def test_choices_of_a_task(tmp_path, made_repository):
+    """Each sees the context, their start and itself, and none another choice."""
+    task, data = write_task(
+        tmp_path,
+        kind="choices",
+        context="{place} is large: [MASK].",
+        answers=[" yes indeed", " no"],
+    )
+    example = make_example(Preview(str(made_repository), task=task, data=data))
+    start = example.context
+    assert example.parts[start] == "all choices" and " | " in example.labels[start]
+    first, second = (
+        [column for column, part in enumerate(example.parts) if part == f"choice {number}"]
+        for number in (1, 2)
+    )
+    assert first and second and len(example.tokens) == start + 1 + len(first) + len(second)
+    for row in first:
+        seen = np.flatnonzero(example.sees[row]).tolist()
+        assert seen == [*range(start + 1), *(column for column in first if column <= row)]
+    assert set(example.positions[first + second]) == {example.positions[start]}
+
+
+def test_a_task_without_data_shows_its_fields(tmp_path, made_repository):
+    task, _ = write_task(tmp_path, kind="answers", context="{place}: [MASK]", answers=["{city}"])
+    example = make_example(Preview(str(made_repository), task=task))
+    assert "".join(example.tokens[1:]).startswith("place")
+    with pytest.raises(ValueError, match="pass --data"):
+        make_example(Preview(str(made_repository), task="copa"))
