@@ -11,7 +11,7 @@ training, one in a step of generation.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -116,9 +116,18 @@ class BlankLayout:
             starts=sops | ends,
         )
 
+    def answering_the_last_mask(self) -> "BlankLayout":
+        """The same, but that every piece answers the last mask, as choices do (FACTS section 6)."""
+        number = count(self.is_mask)
+        return replace(self, is_mask=self.is_mask & (number == number[:, -1:]))
+
     @property
     def length(self) -> int:
         return self.in_context.shape[1]
+
+    def read(self, ids: torch.Tensor, config) -> torch.Tensor:
+        """(B, N) -> (B, N): what the network reads, `<|startofpiece|>` wherever a piece starts."""
+        return torch.where(self.starts, config.sop_token_id or 0, ids)
 
     def pieces(self, tokens: int) -> torch.Tensor:
         """(B, T): the piece, from 0, that each of the last T tokens is of; 0 in the context."""

@@ -14,7 +14,8 @@ import typer
 
 from . import __version__
 from .conversion.released import RELEASED
-from .training.options import Options, Pretraining, Preview
+from .evaluation.options import Evaluation, Scoring
+from .training.options import Finetuning, Options, Pretraining, Preview
 
 FAMILIES = (*dict.fromkeys(model.tokenizer for model in RELEASED.values()), "none")
 
@@ -43,6 +44,12 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         r"datasets|matplotlib|tensorboard",
         '{} Install what training needs with pip install ".[train]".',
     ),
+    (
+        ModuleNotFoundError,
+        r"lm_eval",
+        '{} Install what the harness needs with pip install ".[eval]".',
+    ),
+    (KeyError, r"not a registered task", "lm-evaluation-harness has no such task: {}."),
     (
         RuntimeError,
         r"requires tensorboard",
@@ -195,6 +202,10 @@ def convert(
         str | None,
         typer.Option(help="Name on the Hub to upload the repository to."),
     ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Record of glm evaluate or glm score, for the model card."),
+    ] = None,
 ) -> None:
     """Convert a checkpoint to a complete Hub repository.
 
@@ -218,6 +229,7 @@ def convert(
             max_shard_size=max_shard_size,
             overwrite=overwrite,
             push_to_hub=push_to_hub,
+            results=results,
         )
     typer.secho(f"{repository} is complete and verified.", fg=typer.colors.GREEN)
     if (repository / PROMPT_WEIGHTS).exists():
@@ -353,9 +365,22 @@ def pretrain(options: Pretraining) -> None:
 
 
 @app.command()
+@takes(Finetuning)
+def finetune(options: Finetuning) -> None:
+    """Fine-tune on a task, or on examples of your own.
+
+    On several processes through `accelerate launch`.
+    """
+    from .training.finetune import finetune as run
+
+    result = run(options)
+    typer.secho(f"{result} is complete.", fg=typer.colors.GREEN)
+
+
+@app.command()
 @takes(Preview)
 def preview(options: Preview) -> None:
-    """Show one example of pretraining.
+    """Show one example of pretraining, or of a fine-tuning task.
 
     Its tokens, positions and labels, and who sees whom.
     """
@@ -377,6 +402,52 @@ def preview(options: Preview) -> None:
     if options.png is not None:
         draw(example, options.png)
         console.print(f"{options.png} is written.", style="green", markup=False)
+
+
+@app.command()
+@takes(Evaluation)
+def evaluate(options: Evaluation) -> None:
+    """Measure a model.
+
+    LAMBADA, WikiText and texts of one's own as the original does it, and tasks of
+    lm-evaluation-harness.
+    """
+    from rich.console import Console
+
+    from .evaluation.evaluate import evaluate as run
+    from .evaluation.evaluate import make_published_table, make_table
+
+    measures = run(options)
+    if not measures:  # another process shows them
+        return
+    console = Console()
+    console.print(make_table(measures))
+    if options.lambada is not None or options.wikitext is not None:
+        console.print(make_published_table())
+    if options.output is not None:
+        console.print(f"{options.output} has the record.", style="green", markup=False)
+
+
+@app.command()
+@takes(Scoring)
+def score(options: Scoring) -> None:
+    """Score choices, answers or whole texts.
+
+    By their log-probability.
+    """
+    from rich.console import Console
+
+    from .evaluation.evaluate import make_table
+    from .evaluation.score import make_table_of_texts
+    from .evaluation.score import score as run
+
+    scores = run(options)
+    console = Console()
+    console.print(make_table_of_texts(scores))
+    if scores.measures:
+        console.print(make_table(scores.measures))
+    if options.output is not None:
+        console.print(f"{options.output} has all scores.", style="green", markup=False)
 
 
 def main() -> None:

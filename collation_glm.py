@@ -11,7 +11,7 @@ reads the positions from ids and padding.
 Shapes: B batch, C choices, S tokens of the contexts, G tokens of the pieces, T = S + G.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -65,19 +65,24 @@ class TextCollator:
             raise ValueError(f"A text has no mask; write {surfaces} where the answer belongs.")
         return blanks
 
-    def pad(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        """Contexts padded on the left, pieces on the right.
-
-        Returns:
-            input_ids, attention_mask and labels, each (B, T).
-        """
-        width = max(len(row.context) for row in rows)  # S
-        length = max(len(row.pieces) for row in rows)  # G
+    def room(self, rows: Sequence[Row]) -> tuple[int, int]:
+        """S and G: the columns of the contexts and of the pieces."""
+        width = max(len(row.context) for row in rows)
+        length = max(len(row.pieces) for row in rows)
         multiple = self.pad_to_multiple_of or 1
         if length > 0:
             length += -(width + length) % multiple
         else:  # nothing may stand behind contexts that are to be continued
             width += -width % multiple
+        return width, length
+
+    def pad(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Contexts padded on the left, pieces on the right.
+
+        Returns:
+            input_ids, attention_mask and labels, each (B, T).
+        """
+        width, length = self.room(rows)
         ids, real, labels = [], [], []
         for row in rows:
             ids.append(
@@ -291,84 +296,242 @@ class GLMDataCollator(TextCollator):
 
 
 @dataclass
+class Packed(Row):
+    """The row of a text and its choices, which share its context and their start.
+
+    pieces: `<|startofpiece|>`, what all choices begin with, then of each choice all but its last
+        token.
+    branches: of each token of the pieces the choice, from 0, whose token it is; -1 for the start.
+    blocks: of each token of the pieces its block position, which goes on from the start.
+    choices: the tokens of each choice.
+    predictors: of each token of each choice its predictor, counted from the start.
+    """
+
+    branches: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    choices: list[list[int]] = field(default_factory=list)
+    predictors: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
 class GLMMultipleChoiceCollator(TextCollator):
-    """Makes batches for `GLMForMultipleChoice`.
+    """Makes batches for `GLMForMultipleChoice`: the choices of a text behind one context.
 
-    A feature is `{"text": "The answer is [MASK].", "choices": [" yes", " no"], "label": 0}`; the
-    choices are scored exactly as they are written, and without a label there is no loss. With
-    several masks a choice answers the last one, as in the original.
+        [CLS] Is it [MASK] <|endoftext|>   <|startofpiece|>   Bei    Shang
+                                                 Bei          jing    hai       choice_ids
+                                                Shang
 
-    A batch holds input_ids, attention_mask and choice_ids, each (B, C, T), position_ids
-    (B, C, 2, T), and labels (B,). Each choice has a row of its own behind its context; choice_ids
-    are aligned with the logits, the id that each position has to say, -100 elsewhere. Where a text
-    has fewer choices than another its last rows hold no choice.
+    All choices begin at one start; each token sees the context, the start, and its own choice up to
+    itself. So a context is read once, and a choice of one token takes no column.
+
+    A feature is one of these; without a label there is no loss:
+
+    * `{"text": "The answer is [MASK].", "choices": [" yes", " no"], "label": 0}`; the choices are
+      scored exactly as they are written;
+    * ids, `{"context": ..., "answers": [..., ...], "label": 0}`: the context with its special
+      tokens, and each choice as it is scored; `"begun"` may hold ids that every choice begins with
+      and that are read but not scored.
+
+    With several masks a choice answers the last one, as in the original.
+
+    A batch holds input_ids (B, T), attention_mask (B, 1, T, T), position_ids (B, 2, T), choice_ids
+    (B, C, G), the tokens of each choice, -100 for padding and where a text has fewer choices than
+    another, choice_indices (B, C, G), the columns that predict them, and labels (B,).
 
     Args:
         tokenizer, max_length, pad_to_multiple_of: of `TextCollator`.
+        end_token: score the end of a choice that is given as text, too; the original's tuning on
+            choices of several tokens does, its scoring does not.
 
     Raises:
         ValueError: for features of which no right batch can be made; it says which and why.
     """
+
+    end_token: bool = False
+
+    def __call__(self, features: list[dict]) -> BatchEncoding:
+        rows = _of_each(self._row, features)
+        batch = self.pad(rows)
+        ids = batch["input_ids"]
+        real = batch["attention_mask"].bool()
+        width, length = self.room(rows)
+        branches = []
+        blocks = []
+        for row in rows:
+            branches.append(framed([], row.branches, width, length, padding=-2))
+            blocks.append(framed([], row.blocks, width, length, padding=0))
+        packed = {
+            "input_ids": ids,
+            "attention_mask": self._visible(real, torch.tensor(branches), width)[:, None],
+            "position_ids": self._positions(ids, real, torch.tensor(blocks)),
+            "choice_ids": padded_choices([row.choices for row in rows], padding=IGNORED),
+            "choice_indices": width + padded_choices([row.predictors for row in rows], padding=0),
+        }
+        labels = [feature.get("label", feature.get("labels")) for feature in features]
+        if any(label is not None for label in labels):
+            packed["labels"] = choice_labels(labels, [len(row.choices) for row in rows])
+        return BatchEncoding(packed)
+
+    def _row(self, feature: dict) -> Packed:
+        if "text" in feature and "choices" in feature:
+            context = self.encode_context(feature["text"]).input_ids
+            choices = self.tokenizer.encode_choices(feature["choices"])
+            if self.end_token:
+                choices = [[*choice, self.tokenizer.eop_token_id] for choice in choices]
+        elif "context" in feature and "answers" in feature:
+            context = _plain(feature["context"])
+            choices = [_plain(choice) for choice in _plain(feature["answers"])]
+            self._check_choices(choices)
+        else:
+            names = ", ".join(feature)
+            raise ValueError(
+                f'A feature has the fields {names}; give it "text" and "choices", or the ids '
+                '"context" and "answers".'
+            )
+        self.count_blanks(context)
+        return self._pack(context, _plain(feature.get("begun")) or [], choices)
+
+    def _check_choices(self, choices: list[list[int]]):
+        """Raise a ValueError for choices that are no ids of an answer."""
+        if not choices or not all(choices):
+            raise ValueError("A text has no choices or an empty one; give every choice a token.")
+        for choice in choices:
+            last = choice[-1:] == [self.tokenizer.eop_token_id]
+            self.tokenizer.check_no_commands(choice[:-1] if last else choice, "A choice", ends=True)
+
+    def _pack(self, context: list[int], begun: list[int], choices: list[list[int]]) -> Packed:
+        start = [self.tokenizer.sop_token_id, *begun]
+        next_block = len(start) + 1
+        row = Packed(
+            context,
+            pieces=list(start),
+            branches=[-1] * len(start),
+            blocks=list(range(1, next_block)),
+            choices=choices,
+        )
+        for number, choice in enumerate(choices):
+            first = len(row.pieces)
+            read = choice[:-1]
+            row.predictors.append([len(start) - 1, *range(first, first + len(read))])
+            row.pieces += read
+            row.branches += [number] * len(read)
+            row.blocks += range(next_block, next_block + len(read))
+        return row
+
+    def _visible(
+        self,
+        real: torch.Tensor,
+        branches: torch.Tensor,
+        width: int,
+    ) -> torch.Tensor:
+        """(B, T), (B, T) -> (B, T, T): whether the token of the row sees that of the column."""
+        columns = torch.arange(real.shape[1])
+        causal = columns <= columns[:, None]  # (T, T)
+        is_start = branches == -1
+        same_choice = branches[:, :, None] == branches[:, None]  # (B, T, T)
+        visible = (columns < width) | (causal & (is_start[:, None] | same_choice))
+        return visible & real[:, None]
+
+    def _positions(
+        self,
+        ids: torch.Tensor,
+        real: torch.Tensor,
+        blocks: torch.Tensor,
+    ) -> torch.Tensor:
+        """(B, T) each -> (B, 2, T): positions, those of the last mask for a choice; blocks."""
+        layout = self.layout(ids, real).answering_the_last_mask()
+        counted = count_positions(real)
+        of_mask = counted.gather(1, layout.is_mask.int().argmax(-1, keepdim=True))  # (B, 1)
+        places = torch.where(layout.in_context, counted, of_mask) * real
+        return torch.stack([places, blocks], dim=1)
+
+
+@dataclass
+class GLMPooledChoiceCollator:
+    """Makes batches of choices for `GLMForSequenceClassification` with one label.
+
+    A feature is one of these; without a label there is no loss:
+
+    * `{"text": "It rains.", "choices": ["So it is wet.", "So it is dry."], "label": 0}`: each row
+      is the pair of the text and a choice;
+    * ids, `{"input_ids": [..., ...], "label": 0}`: the whole row of each choice.
+
+    A batch holds input_ids and attention_mask (B, C, T), padded on the side of the tokenizer, and
+    labels (B,). Where a text has fewer choices than another its last rows are all padding.
+
+    Args:
+        tokenizer: of the model.
+        max_length: tokens of a pair; a longer one is cut.
+        pad_to_multiple_of: make T a multiple of it.
+
+    Raises:
+        ValueError: for features of which no right batch can be made; it says which and why.
+    """
+
+    tokenizer: GLMTokenizerFast
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
 
     def __call__(self, features: list[dict]) -> BatchEncoding:
         choices_of = _of_each(self._rows, features)
         most = max(map(len, choices_of))  # C
         rows = []
         for choices in choices_of:
-            without_choice = Row(choices[0].context)
             rows += choices
-            rows += [without_choice] * (most - len(choices))
-        flat = self.pad(rows)  # (B * C, T) each
-        flat["position_ids"] = self._positions(
-            flat["input_ids"],
-            flat["attention_mask"],
-        )
-        flat["choice_ids"] = flat.pop("labels")
+            rows += [[]] * (most - len(choices))
+        flat = self.tokenizer.pad(
+            {"input_ids": rows},
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_tensors="pt",
+        )  # (B * C, T) each
         batch = {}
-        for name, tensor in flat.items():
-            batch[name] = tensor.unflatten(0, (len(features), most))
+        for name in ("input_ids", "attention_mask"):
+            batch[name] = flat[name].unflatten(0, (len(features), most))
         labels = [feature.get("label", feature.get("labels")) for feature in features]
         if any(label is not None for label in labels):
-            batch["labels"] = self._labels(labels, features)
+            batch["labels"] = choice_labels(labels, list(map(len, choices_of)))
         return BatchEncoding(batch)
 
-    def _rows(self, feature: dict) -> list[Row]:
-        """The row of each choice."""
-        if "text" not in feature or "choices" not in feature:
-            names = ", ".join(feature)
-            raise ValueError(f'A feature has the fields {names}; give it "text" and "choices".')
-        context = self.encode_context(feature["text"]).input_ids
-        self.count_blanks(context)
-        rows = []
-        for choice in self.tokenizer.encode_choices(feature["choices"]):
-            read, said = self.tokenizer.pieces([choice])
-            rows.append(Row(context, read, said))
-        return rows
+    def _rows(self, feature: dict) -> list[list[int]]:
+        """The ids of each choice's row."""
+        if "text" in feature and "choices" in feature:
+            self.tokenizer.encode_choices(feature["choices"])  # says what is wrong with them
+            options = {}
+            if self.max_length is not None:
+                options = {"truncation": True, "max_length": self.max_length}
+            texts = [feature["text"]] * len(feature["choices"])
+            return self.tokenizer(texts, feature["choices"], **options).input_ids
+        if "input_ids" in feature:
+            rows = [_plain(row) for row in _plain(feature["input_ids"])]
+            if not rows or not all(isinstance(row, list) and row for row in rows):
+                raise ValueError('"input_ids" is a list with the ids of each choice; give it one.')
+            return rows
+        names = ", ".join(feature)
+        raise ValueError(
+            f'A feature has the fields {names}; give it "text" and "choices", or "input_ids".'
+        )
 
-    def _labels(self, labels: list, features: list[dict]) -> torch.Tensor:
-        """(B,) the right choices."""
-        for row, label in enumerate(labels):
-            choices = len(features[row]["choices"])
-            if label is None or not 0 <= int(label) < choices or int(label) != float(label):
-                raise ValueError(
-                    f"Feature {row} has {choices} choices and the label {label}; a label is the "
-                    "number of a choice, counted from 0."
-                )
-        return torch.tensor([int(label) for label in labels])
 
-    def _positions(
-        self,
-        ids: torch.Tensor,
-        real: torch.Tensor,
-    ) -> torch.Tensor:
-        """(R, T) -> (R, 2, T): positions, those of the last mask for a choice; block positions."""
-        layout = self.layout(ids, real)
-        counted = count_positions(real)
-        columns = torch.arange(ids.shape[1])
-        last_mask = torch.where(layout.is_mask, columns, 0).max(-1, keepdim=True).values  # (R, 1)
-        first = torch.where(layout.in_context, counted, counted.gather(1, last_mask))
-        second = layout.block_positions(ids.shape[1])
-        return torch.stack([first, second], dim=1) * real[:, None]
+def choice_labels(labels: list, counts: list[int]) -> torch.Tensor:
+    """(B,): the right choices of rows that have so many choices."""
+    for row, (label, count) in enumerate(zip(labels, counts, strict=True)):
+        if label is None or not 0 <= int(label) < count or int(label) != float(label):
+            raise ValueError(
+                f"Feature {row} has {count} choices and the label {label}; a label is the number "
+                "of a choice, counted from 0."
+            )
+    return torch.tensor([int(label) for label in labels])
+
+
+def padded_choices(rows: list[list[list[int]]], padding: int) -> torch.Tensor:
+    """(B, C, G), of the values of each token of each choice of each row."""
+    most = max(map(len, rows))  # C
+    longest = max(len(choice) for row in rows for choice in row)  # G
+    padded = []
+    for row in rows:
+        choices = [*row, *[[]] * (most - len(row))]
+        padded.append([choice + [padding] * (longest - len(choice)) for choice in choices])
+    return torch.tensor(padded)
 
 
 def framed(

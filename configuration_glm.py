@@ -1,6 +1,7 @@
 """Configuration of GLM, the General Language Model (Du et al., ACL 2022)."""
 
 import math
+import sys
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +35,15 @@ PIPELINES = {
         "type": "text",
     }
 }
+# Which modules peft adapts where nobody names them, in its tables by model type: for LoRA all
+# matrices of a layer, for IA3 those whose outputs its paper scales (keys and values, which are one
+# matrix with the queries here; what leaves the activation).
+LORA_TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+PEFT_TABLES = {
+    "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING": LORA_TARGETS,
+    "TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING": ("query_key_value", "dense_4h_to_h"),
+    "TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING": ("dense_4h_to_h",),
+}
 # Ids that a configuration has, None where they are not known.
 TOKEN_IDS = (
     "sop_token_id",
@@ -62,6 +72,7 @@ class GLMConfig(PretrainedConfig):
         classifier_dropout: dropout of the pooled classifier.
         initializer_range: standard deviation of the initial matrices.
         hidden_act: "gelu_pytorch_tanh" is what GLM was trained with; "gelu" is the erf form.
+        choice_length_penalty: a choice's score is divided by its number of tokens to this power.
         pool_token: what the classifier reads: "cls" the first token, "start" `<|startofpiece|>`,
             "pad" the one before.
         sop_token_id, eop_token_id, mask_token_ids: `<|startofpiece|>`, `<|endofpiece|>`, and the
@@ -108,6 +119,7 @@ class GLMConfig(PretrainedConfig):
         classifier_dropout: float = 0.1,
         initializer_range: float = 0.02,
         hidden_act: str = "gelu_pytorch_tanh",
+        choice_length_penalty: float = 0.0,
         pool_token: str = "cls",
         use_cache: bool = True,
         **kwargs,
@@ -125,6 +137,7 @@ class GLMConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.initializer_range = initializer_range
         self.hidden_act = hidden_act
+        self.choice_length_penalty = choice_length_penalty
         self.pool_token = pool_token
         self.use_cache = use_cache
 
@@ -152,6 +165,20 @@ class GLMConfig(PretrainedConfig):
                 f"attention_scale is {self.attention_scale}; it divides scores, so pass a number "
                 "above 0."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The library's, without the names that it makes up for labels which nobody named.
+
+        peft asks for it before it looks a model up in its tables.
+        """
+        tell_peft(self.model_type)
+        values = super().to_dict()
+        count = len(values.get("id2label") or {})
+        if values.get("id2label") == {label: f"LABEL_{label}" for label in range(count)}:
+            del values["id2label"], values["label2id"]
+            if count != 2:  # the library's default
+                values["num_labels"] = count
+        return values
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -181,6 +208,17 @@ class GLMConfig(PretrainedConfig):
     def special_ids(self) -> list[int]:
         """Ends, start and masks, in this order."""
         return [*self.end_token_ids, *self.start_token_ids, *(self.mask_token_ids or [])]
+
+
+def tell_peft(model_type: str):
+    """Enter the model in peft's tables, if peft is there.
+
+    A model cannot bring its entries along in another way, and without them its users would have to
+    name every module.
+    """
+    peft = sys.modules.get("peft.utils")
+    for table, modules in PEFT_TABLES.items():
+        getattr(peft, table, {}).setdefault(model_type, list(modules))
 
 
 def refuse_unsupported(options: dict):

@@ -21,6 +21,7 @@ OPTIONS: dict[str, Any] = {
     "num_attention_heads": 4,
     "tokenizer": "gpt2",
     "task_mask": True,
+    "results": EXAMPLES / "demo_results.json",
 }
 
 TEXTS = {

@@ -49,6 +49,10 @@ NOT_OF_A_STEP = (
     "labels",
     "shift_labels",
 )
+NO_DECODER = (
+    "GLM has no decoder beside its network; give the prompt method's configuration "
+    'task_type="CAUSAL_LM".'
+)
 
 
 # --- What stops and what bounds a piece -----------------------------------------------------------
@@ -127,6 +131,7 @@ class Prompt:
         positions (B, S): of the context, where they are not 0, 1, 2, ...
         embeds (B, S, H): what is read in place of the ids.
         has_ids: whether the caller gave the ids, or only their embeddings.
+        virtual: columns in front that stand for no token, but for what a prompt method has learnt.
     """
 
     ids: torch.Tensor
@@ -134,6 +139,7 @@ class Prompt:
     positions: torch.Tensor | None = None
     embeds: torch.Tensor | None = None
     has_ids: bool = True
+    virtual: int = 0
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -182,6 +188,26 @@ class Prompt:
             visible=F.pad(self.visible, (0, 1), value=1),
             embeds=embeds,
         )
+
+    def behind(self, virtual: int, config) -> "Prompt":
+        """With so many columns of context in front, whose ids are of no importance."""
+        positions = self.positions
+        if positions is not None:
+            in_front = torch.arange(virtual, device=positions.device).expand(len(self), -1)
+            positions = torch.cat([in_front, positions + virtual], dim=1)
+        return replace(
+            self,
+            ids=F.pad(self.ids, (virtual, 0), value=config.pad_token_id or 0),
+            visible=F.pad(self.visible, (virtual, 0), value=1),
+            positions=positions,
+            virtual=virtual,
+        )
+
+    def without_virtual(self, output):
+        """What `generate` returns, less the columns in front; the prompt's too where the caller
+        has no ids of it, as everywhere in Transformers."""
+        hidden = self.virtual if self.has_ids else self.ids.shape[1]
+        return output if hidden == 0 else without_columns(output, hidden)
 
 
 def find_padding(
@@ -286,6 +312,7 @@ class GLMGenerationMixin(GenerationMixin):
                 that would read the bidirectional context in parts.
         """
         kwargs = with_known_names(kwargs)
+        prompt_method = self._take_prompt_method()
         settings = self.generation_config if generation_config is None else generation_config
 
         def asked(name: str):
@@ -298,6 +325,12 @@ class GLMGenerationMixin(GenerationMixin):
         self._check_prompt(prompt, asked("eos_token_id"))
         self._tell_of_pieces(prompt, kwargs.get(CACHE))
         room = self._room_of_a_piece(max_piece_length, asked("max_new_tokens"))
+        if prompt_method is not None:
+            copies = max(asked("num_beams") or 1, asked("num_return_sequences") or 1)
+            virtual = prompt_method.get_prompt(len(prompt) * copies)
+            if isinstance(virtual, Cache) and asked("use_cache") is False:
+                raise ValueError("The prefix is in the cache; leave use_cache=False out.")
+            prompt = self._put_behind(virtual, prompt, kwargs)
         self._check_length(prompt, room)
         prompt = prompt.start(self.config.sop_token_id, self.glm.word_embeddings)
         processors = LogitsProcessorList(logits_processor or [])
@@ -317,8 +350,46 @@ class GLMGenerationMixin(GenerationMixin):
             context_positions=prompt.positions,
             **kwargs,
         )
-        # As everywhere in Transformers, the ids of embeddings are not returned.
-        return output if prompt.has_ids else without_prompt(output, prompt.ids.shape[1])
+        return prompt.without_virtual(output)
+
+    def _take_prompt_method(self) -> Any:
+        """The model of peft around this one that puts virtual tokens in front of a text, or None.
+
+        While it generates it has its own method in place of ours to prepare a step, which cannot
+        know of blanks; after each `generate` it puts ours back, and so do we at once.
+        """
+        prepare = self.__dict__.get("prepare_inputs_for_generation")
+        around: Any = getattr(prepare, "__self__", self)
+        if not hasattr(around, "get_prompt"):
+            return None
+        del self.prepare_inputs_for_generation
+        if around.active_peft_config.task_type == "SEQ_2_SEQ_LM":
+            raise ValueError(NO_DECODER)
+        return around
+
+    def _put_behind(self, virtual: torch.Tensor | Cache, prompt: Prompt, kwargs: dict) -> Prompt:
+        """The prompt behind virtual tokens, which are of its context and take positions there.
+
+        Args:
+            virtual: their embeddings (B or more, tokens, H), or a cache with keys and values.
+            kwargs: of `generate`; a cache goes there, and lengths are those of the longer prompt.
+        """
+        if isinstance(virtual, Cache):
+            tokens = virtual.get_seq_length()
+            kwargs |= {CACHE: virtual, "virtual_tokens": tokens}
+        else:
+            tokens = virtual.shape[1]
+            embeds = prompt.embeds
+            if embeds is None:
+                visible = prompt.visible.bool()
+                layout = BlankLayout.of(prompt.ids, self.config, visible, generated=True)
+                embeds = self.glm.word_embeddings(layout.read(prompt.ids, self.config))
+            virtual = virtual[: len(prompt)].to(embeds)  # all rows are the same
+            prompt = replace(prompt, embeds=torch.cat([virtual, embeds], dim=1))
+        for name in ("max_length", "min_length"):  # of tokens, among which these do not count
+            if kwargs.get(name) is not None:
+                kwargs[name] += tokens
+        return prompt.behind(tokens, self.config)
 
     def _read_prompt(
         self,
@@ -380,6 +451,8 @@ class GLMGenerationMixin(GenerationMixin):
             raise ValueError(
                 "There is padding after <|startofpiece|>; pad prompts with a piece on the left."
             )
+        if prompt.embeds is None:
+            check_ids(prompt.ids, config)
 
     def _tell_of_pieces(self, prompt: Prompt, cache: Cache | None):
         """Warn where pieces are continued that may be answers: a test on these looks perfect."""
@@ -410,9 +483,7 @@ class GLMGenerationMixin(GenerationMixin):
         return room
 
     def _check_length(self, prompt: Prompt, room: int):
-        """Raise a ValueError for ids and positions that have no row in their tables."""
-        if prompt.embeds is None:
-            check_ids(prompt.ids, self.config)
+        """Raise a ValueError for positions that have no row in their tables."""
         layout = BlankLayout.of(prompt.ids, self.config)
         scheme = position_scheme(self.config)
         check_range(scheme.highest(layout, prompt.context_positions, room), self.config)
@@ -436,6 +507,7 @@ class GLMGenerationMixin(GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         max_piece_length: int | None = None,
         context_positions: torch.Tensor | None = None,
+        virtual_tokens: int = 0,
         **kwargs,
     ) -> dict:
         """The inputs of one step, from all ids so far (B, N)."""
@@ -444,7 +516,8 @@ class GLMGenerationMixin(GenerationMixin):
         tokens = count_new_tokens(length, cache, **kwargs)  # T
         layout = BlankLayout.of(input_ids, self.config, generated=True)
         in_context = layout.in_context[:, -tokens:]  # (B, T)
-        if 1 < tokens < length and in_context.any():
+        in_parts = 1 < tokens < length and bool(in_context.any())
+        if in_parts and length - tokens != virtual_tokens:
             raise ValueError(
                 "The cache holds only a part of the bidirectional context; leave it out."
             )
@@ -455,11 +528,11 @@ class GLMGenerationMixin(GenerationMixin):
         if max_piece_length is not None and length > max_piece_length:
             attention_mask = hide_overfull(layout, attention_mask, max_piece_length)
             position_ids = position_ids.clamp(max=self.config.position_rows - 1)
-        if cache is not None and cache.is_compileable:  # a fixed shape for the compiled forward
+        # A fixed shape for the compiled forward; or a context behind virtual tokens in the cache.
+        if cache is not None and (cache.is_compileable or in_parts):
             like = input_ids.new_empty(*in_context.shape, 0, dtype=self.glm.dtype)
             attention_mask = self.glm.scores_mask(attention_mask, in_context, like, cache)
-        # What starts a piece is read as `<|startofpiece|>`, an end token of the piece before too.
-        read = torch.where(layout.starts, self.config.sop_token_id, input_ids)[:, -tokens:]
+        read = layout.read(input_ids, self.config)[:, -tokens:]
         step = {name: value for name, value in kwargs.items() if name not in NOT_OF_A_STEP}
         step["input_ids"] = with_own_strides(read)
         step["position_ids"] = with_own_strides(position_ids)
@@ -536,7 +609,7 @@ def refuse_what_cannot_be(asked: Callable[[str], Any]):
         )
 
 
-def without_prompt(output, length: int):
+def without_columns(output, length: int):
     """What `generate` returns, less the first tokens of its sequences."""
     if torch.is_tensor(output):
         return output[:, length:]

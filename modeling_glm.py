@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -42,11 +42,12 @@ from .blanks_glm import (
     check_positions,
     context_overlay,
     count_positions,
+    is_any_of,
     is_context,
     position_scheme,
 )
 from .configuration_glm import GLMConfig
-from .generation_glm import CACHE, GLMGenerationMixin
+from .generation_glm import CACHE, NO_DECODER, GLMGenerationMixin
 from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401 (it names its task)
 
 if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
@@ -70,6 +71,8 @@ _MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_s
 
 def given_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
     """The one that was given; where the library has the new name, it wants the old one told of."""
+    if isinstance(past_key_values, EncoderDecoderCache):  # peft's, for models that have a decoder
+        raise ValueError(NO_DECODER)
     if past_key_values is None:
         return cache
     if CACHE == "cache" and not torch.compiler.is_compiling():
@@ -367,7 +370,9 @@ class GLMModel(GLMPreTrainedModel):
             position_ids (B, 2, T), or (B, T) without block positions. Derived from the ids when
                 absent; with block positions (B, T) are those of the context, and the pieces take
                 the positions of their blanks.
-            past_key_values, or cache: keys and values of earlier tokens.
+            past_key_values, or cache: keys and values of earlier tokens. Without position_ids they
+                are those of virtual tokens, which stand in front of the context and are of it: the
+                tokens of this call, a whole text, take the positions that follow.
 
         Returns:
             last_hidden_state (B, T, H) after the final norm; hidden_states: the embedding sum, then
@@ -378,12 +383,13 @@ class GLMModel(GLMPreTrainedModel):
                 for embeddings whose blanks cannot be found.
         """
         given = given_cache(cache, past_key_values)
+        is_whole_text = given is None or position_ids is None
         use_cache = self._uses_cache(use_cache)
         cache = DynamicCache(config=self.config) if use_cache and given is None else given
         ids, position_ids = self._read_inputs(
             input_ids, inputs_embeds, attention_mask, position_ids, cache
         )
-        if given is None and not torch.compiler.is_compiling():
+        if is_whole_text and not torch.compiler.is_compiling():
             check_positions(position_ids, self.config)
             check_ids(ids if inputs_embeds is None else None, self.config)
             if self.training and torch.is_grad_enabled():
@@ -391,6 +397,8 @@ class GLMModel(GLMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(ids)  # (B, T) -> (B, T, H)
         in_context = self.find_context(ids, attention_mask, position_ids)  # (B, T)
+        if not is_whole_text and rank_of(attention_mask) != 1 and in_context.shape[1] > 1:
+            in_context = in_context & (given.get_seq_length() == 0)  # it is all in the cache
         hidden_states = inputs_embeds + self.transformer.embed_positions(position_ids)
         hidden_states, all_hidden_states, all_attentions = self._run_layers(
             self.embedding_dropout(hidden_states),
@@ -430,20 +438,22 @@ class GLMModel(GLMPreTrainedModel):
                 input_ids = self.recognise_ids(inputs_embeds)
             return input_ids, position_ids
         ids = self.recognise_ids(inputs_embeds) if input_ids is None else input_ids
-        if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError(
-                "New tokens alone do not tell their positions; with a filled cache pass "
-                "position_ids."
-            )
+        past = cache.get_seq_length() if cache is not None else 0
         visible = find_visible(attention_mask, ids)  # (B, T)
         layout = BlankLayout.of(ids, self.config, visible)
+        if past > 0 and (position_ids is not None or not layout.is_mask.any(-1).all()):
+            raise ValueError(
+                "New tokens alone do not tell their positions; with a filled cache pass "
+                "position_ids. Only behind virtual tokens, a whole text with its masks has none."
+            )
         self._check_layout(layout)
-        context_positions = count_positions(visible) if position_ids is None else position_ids
+        context_positions = position_ids
+        if position_ids is None:
+            context_positions = count_positions(visible) + past
         position_ids = position_scheme(self.config).position_ids(
             layout, context_positions, layout.length
         )
-        # What starts a piece is read as `<|startofpiece|>`, an end token of the piece before too.
-        return torch.where(layout.starts, self.config.sop_token_id or 0, ids), position_ids
+        return layout.read(ids, self.config), position_ids
 
     def _check_layout(self, layout: BlankLayout):
         if torch.compiler.is_compiling():
@@ -529,7 +539,7 @@ class GLMModel(GLMPreTrainedModel):
         past = cache.get_seq_length() if cache is not None else 0
         fixed_length = cache is not None and cache.is_compileable
         if rank == 4:
-            if not fixed_length:
+            if not fixed_length and attention_mask.shape[-1] > past + length:
                 attention_mask = attention_mask[..., -(past + length) :]
             return explicit_mask(attention_mask, inputs_embeds, self.config)
         if rank == 3:
@@ -542,8 +552,6 @@ class GLMModel(GLMPreTrainedModel):
             )
         if rank == 1:
             attention_mask = None
-        elif length > 1:  # new tokens behind a cache are of no context: it is all in the cache
-            in_context = in_context & (past == 0)
         overlay = None
         if length > 1:
             overlay = context_overlay(in_context, int(past), count_keys(cache, past, length))
@@ -647,6 +655,20 @@ def check_precision(model: nn.Module):
 # --- Heads ----------------------------------------------------------------------------------------
 
 
+def flatten_choices(tensors: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    """(B, C, ...) -> (B * C, ...); what is not given is left out."""
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    return {name: tensor.flatten(0, 1) for name, tensor in given.items()}
+
+
+def stack_choices(rows: list[list[torch.Tensor]], padding: int) -> torch.Tensor:
+    """A tensor for each row and choice -> (B, C, G)."""
+    pad = nn.utils.rnn.pad_sequence
+    flat = pad([choice for row in rows for choice in row], True, padding)  # (choices, G)
+    of_rows = flat.split([len(row) for row in rows])
+    return pad(of_rows, True, padding)
+
+
 class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     """GLM with its output head, which is the word embedding itself."""
 
@@ -695,6 +717,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             self._check_labels(labels, *inputs)
         elif self.training and torch.is_grad_enabled():
             self._warn_of_no_answers(*inputs)
+        elif cache is None and position_ids is None and not self.training:
+            self._warn_of_no_blank(input_ids, attention_mask)
         outputs = self.glm(
             input_ids,
             attention_mask,
@@ -747,10 +771,16 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         if labels.shape != inputs.shape[:2]:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} and inputs {tuple(inputs.shape[:2])}: "
-                "position t predicts labels[t]. GLMDataCollator makes both from texts and targets."
+                "position t predicts labels[t]. GLMDataCollator makes both from texts and targets; "
+                'virtual tokens of peft need task_type="CAUSAL_LM".'
             )
         if torch.compiler.is_compiling():
             return
+        if position_ids is not None and cache is not None and cache.get_seq_length() > 0:
+            raise ValueError(
+                "With labels, a filled cache is that of virtual tokens: the model counts positions "
+                "behind them itself, leave position_ids out."
+            )
         in_context = self._context_of(input_ids, inputs_embeds, attention_mask, position_ids, cache)
         if in_context is not None and (in_context & (labels != NOT_A_TARGET)).any():
             raise ValueError(
@@ -776,6 +806,24 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
                 stacklevel=2,
             )
 
+    def _warn_of_no_blank(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ):
+        """Warn where logits are asked for as of a causal model, whose text is without a blank."""
+        if input_ids is None or rank_of(attention_mask) in (1, 4) or torch.compiler.is_compiling():
+            return
+        wanted = [*self.config.start_token_ids, *(self.config.mask_token_ids or [])]
+        if wanted and not is_any_of(input_ids, wanted).any(-1).all():
+            warnings.warn(
+                "A text has neither a mask nor a <|startofpiece|>: each of its tokens sees all "
+                "others, and its logits say nothing of what comes next. Write a mask where the "
+                "answer belongs; to score texts, use glm_transformers.evaluation, or its model "
+                "glm in lm-evaluation-harness.",
+                stacklevel=2,
+            )
+
     def _context_of(
         self,
         input_ids: torch.Tensor | None,
@@ -785,8 +833,10 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         cache: Cache | None,
     ) -> torch.Tensor | None:
         """(B, T): which tokens are of the context; None where they alone do not tell."""
-        # An explicit mask says itself who sees whom, and a cache holds the context already.
-        if rank_of(attention_mask) == 4 or cache is not None:
+        # An explicit mask says itself who sees whom. A cache holds the context already, unless it
+        # is that of virtual tokens.
+        is_behind_context = cache is not None and position_ids is not None
+        if rank_of(attention_mask) == 4 or is_behind_context:
             return None
         if input_ids is None and position_ids is None:
             input_ids = self.glm.recognise_ids(inputs_embeds)
@@ -813,52 +863,54 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        choice_ids: Any = None,
-        choice_indices: list[list[torch.Tensor]] | None = None,
+        choice_ids: torch.Tensor | list[list[torch.Tensor]] | None = None,
+        choice_indices: torch.Tensor | list[list[torch.Tensor]] | None = None,
         labels: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
-        """Inputs in one of two forms.
+        """Inputs in one of two forms; a choice without a token is missing.
 
         Args:
+            input_ids (B, T): all choices of a row behind one context, which is read once, as
+                `GLMMultipleChoiceCollator` makes them, with an explicit attention_mask
+                (B, 1, T, T) and position_ids (B, 2, T). choice_ids (B, C, G) holds the tokens of
+                each choice, -100 for padding, and choice_indices (B, C, G) the columns that predict
+                them. Or both are lists, a tensor for each row and choice, as the tokenizer's
+                `build_inputs_for_multiple_choice` makes them.
             input_ids (B, C, T), or inputs_embeds (B, C, T, H): each choice behind a context of its
-                own, as `GLMMultipleChoiceCollator` makes them, with attention_mask (B, C, T),
-                position_ids (B, C, 2, T), and choice_ids (B, C, T), the token that each position
-                has to say, -100 elsewhere.
-            input_ids (B, T): all choices of a row behind one context, as the tokenizer's
-                `build_inputs_for_multiple_choice` makes them. choice_ids and choice_indices then
-                hold, for each row and choice, its tokens and the columns that predict them.
+                own, with attention_mask (B, C, T). choice_ids (B, C, T) is the token that each
+                position has to say, -100 elsewhere; without it, what follows `<|startofpiece|>` is
+                the choice, whose last token is read and says nothing. position_ids (B, C, 2, T)
+                are derived when absent.
             labels (B,): the right choice.
 
         Returns:
-            logits (B, C): log-probability of each choice, minus infinity where a row has fewer;
-            loss over the choices.
+            logits (B, C): the log-probability of each choice, divided by its number of tokens to
+            the power of `config.choice_length_penalty`; minus infinity for a missing one. With
+            several masks a choice answers the last one (FACTS section 6). loss over the choices.
 
         Raises:
             ValueError: if the choices are missing, or are not of the inputs' form.
         """
         if input_ids is None and inputs_embeds is None:
             raise ValueError("Pass either input_ids or inputs_embeds, or both.")
-        inputs = inputs_embeds[..., 0] if input_ids is None else input_ids
-        has_row_each = inputs.dim() == 3
-        self._check_choices(inputs, choice_ids, choice_indices)
         texts = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        if has_row_each:  # (B, C, ...) -> (B * C, ...)
-            given = {name: tensor for name, tensor in texts.items() if tensor is not None}
-            texts = {name: tensor.flatten(0, 1) for name, tensor in given.items()}
+        shape = (inputs_embeds[..., 0] if input_ids is None else input_ids).shape
+        if len(shape) == 3:
+            texts = flatten_choices(texts)
+            texts, choice_ids, choice_indices = self._read_rows(shape, texts, choice_ids)
+        else:
+            choice_ids, choice_indices = self._read_packed(shape, choice_ids, choice_indices)
         kwargs["use_cache"] = False
         outputs = self.glm(**texts, **kwargs)
-        states = outputs.last_hidden_state  # (B, T, H) or (B * C, T, H)
-        if has_row_each:
-            logits = self.score_rows(states, choice_ids)
-        else:
-            logits = self.score_packed(states, choice_ids, choice_indices)
+        logits = self.score(outputs.last_hidden_state, choice_ids, choice_indices)
+        logits = logits.view(shape[0], -1)  # (B * C, 1) -> (B, C)
         return MultipleChoiceModelOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
@@ -866,53 +918,100 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _check_choices(
+    def _read_packed(
         self,
-        inputs: torch.Tensor,
-        choice_ids: Any,
-        choice_indices: list[list[torch.Tensor]] | None,
-    ):
-        if inputs.dim() == 3:
-            if choice_ids is None or choice_ids.shape != inputs.shape:
-                raise ValueError(
-                    f"Inputs of shape {tuple(inputs.shape)} need choice_ids of the same shape; "
-                    "GLMMultipleChoiceCollator makes both."
-                )
-        elif (
-            choice_ids is None
-            or choice_indices is None
-            or not inputs.shape[0] == len(choice_ids) == len(choice_indices)
-        ):
+        shape: torch.Size,
+        choice_ids: torch.Tensor | list[list[torch.Tensor]] | None,
+        choice_indices: torch.Tensor | list[list[torch.Tensor]] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """choice_ids and choice_indices (B, C, G) of inputs (B, T)."""
+        if choice_ids is None or choice_indices is None:
             raise ValueError(
-                "Pass a list of choice_ids and a list of choice_indices for every row."
+                f"Inputs of shape {tuple(shape)} need choice_ids and choice_indices; "
+                "GLMMultipleChoiceCollator makes them."
             )
+        if isinstance(choice_ids, (list, tuple)):
+            choice_ids = stack_choices(choice_ids, padding=NOT_A_TARGET)
+        if isinstance(choice_indices, (list, tuple)):
+            choice_indices = stack_choices(choice_indices, padding=0)
+        if choice_ids.shape != choice_indices.shape or choice_ids.shape[0] != shape[0]:
+            raise ValueError(
+                f"choice_ids have shape {tuple(choice_ids.shape)} and choice_indices "
+                f"{tuple(choice_indices.shape)}; both are (batch, choices, tokens), with a row for "
+                f"each of the {shape[0]} texts."
+            )
+        return choice_ids, choice_indices
 
-    def score_rows(self, states: torch.Tensor, choice_ids: torch.Tensor) -> torch.Tensor:
-        """(B * C, T, H), (B, C, T) -> (B, C): each choice scored in a row of its own."""
-        targets = choice_ids.flatten(0, 1)  # (B * C, T)
-        is_target = targets != NOT_A_TARGET
-        of_tokens = self.log_probs(states[is_target], targets[is_target])  # (targets,)
-        rows, _ = is_target.nonzero(as_tuple=True)
-        scores = states.new_zeros(targets.shape[0], dtype=of_tokens.dtype)
-        scores = scores.index_add(0, rows, of_tokens)
-        scores = scores.masked_fill(~is_target.any(-1), -torch.inf)  # these rows hold no choice
-        return scores.view(choice_ids.shape[:2])
+    def _read_rows(
+        self,
+        shape: torch.Size,
+        texts: dict[str, torch.Tensor],
+        choice_ids: Any,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Texts (B * C, T) with positions, then choice_ids and choice_indices (B * C, 1, T).
 
-    def score_packed(
+        Args:
+            shape: (B, C, T). texts: flattened to B * C rows.
+        """
+        if choice_ids is not None and getattr(choice_ids, "shape", None) != shape:
+            raise ValueError(
+                f"Inputs of shape {tuple(shape)} need choice_ids of the same shape; "
+                "GLMMultipleChoiceCollator makes batches of another form, which are faster."
+            )
+        ids = texts.get("input_ids")
+        if choice_ids is None and ids is None:
+            raise ValueError("inputs_embeds do not tell what is said; pass choice_ids with them.")
+        if ids is not None:
+            visible = find_visible(texts.get("attention_mask"), ids)
+            layout = BlankLayout.of(ids, self.config, visible)
+            if "position_ids" not in texts and self.config.block_position_encoding:
+                texts["position_ids"] = position_scheme(self.config).position_ids(
+                    layout.answering_the_last_mask(), count_positions(visible), layout.length
+                )
+            if choice_ids is None:
+                choice_ids = self._read_pieces(ids, layout, visible)
+        columns = torch.arange(shape[-1], device=choice_ids.device)
+        said = choice_ids.reshape(-1, 1, shape[-1])  # (B * C, 1, T)
+        return texts, said, columns.expand_as(said)
+
+    def _read_pieces(
+        self, ids: torch.Tensor, layout: BlankLayout, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """(R, T): the next id at each token from the start on, but the last; -100 elsewhere."""
+        if not torch.compiler.is_compiling() and not layout.sops.any(-1).all():
+            raise ValueError(
+                "A row has no <|startofpiece|>: put it, and the choice, behind each text, or pass "
+                "choice_ids. GLMMultipleChoiceCollator makes batches from texts and choices."
+            )
+        speaks = ~layout.in_context[:, :-1] & visible[:, :-1] & visible[:, 1:]
+        said = torch.where(speaks, ids[:, 1:], NOT_A_TARGET)
+        return F.pad(said, (0, 1), value=NOT_A_TARGET)  # (R, T - 1) -> (R, T)
+
+    def score(
         self,
         states: torch.Tensor,
-        choice_ids: list[list[torch.Tensor]],
-        choice_indices: list[list[torch.Tensor]],
+        choice_ids: torch.Tensor,
+        choice_indices: torch.Tensor,
     ) -> torch.Tensor:
-        """(B, T, H) -> (B, C): the choices of a row behind one context."""
-        scores = []
-        for row, choices, columns in zip(states, choice_ids, choice_indices, strict=True):
-            of_row = row[torch.cat(tuple(columns))]  # (R, H), R tokens of all choices
-            # Lists stay behind when a batch is moved to another device.
-            of_tokens = self.log_probs(of_row, torch.cat(tuple(choices)).to(row.device))  # (R,)
-            of_choices = of_tokens.split([choice.shape[0] for choice in choices])
-            scores.append(torch.stack([of_choice.sum() for of_choice in of_choices]))  # (C,)
-        return nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
+        """(B, T, H), (B, C, G), (B, C, G) -> (B, C)."""
+        # What was made of lists stays behind when a batch is moved to another device.
+        choice_ids = choice_ids.to(states.device)
+        choice_indices = choice_indices.to(states.device)
+        is_token = choice_ids != NOT_A_TARGET
+        # N tokens of all choices; the head need not read padding. A graph cannot count them.
+        if torch.compiler.is_compiling():
+            tokens = torch.arange(is_token.numel(), device=states.device)
+        else:
+            tokens = is_token.flatten().nonzero()[:, 0]
+        row = tokens // is_token[0].numel()
+        column = choice_indices.flatten()[tokens].clamp(min=0)
+        said = choice_ids.flatten()[tokens].clamp(min=0)
+        of_tokens = self.log_probs(states[row, column], said)  # (N,)
+        log_probs = of_tokens.new_zeros(is_token.numel()).index_copy(0, tokens, of_tokens)
+        log_probs = log_probs.view_as(choice_ids).masked_fill(~is_token, 0)  # (B, C, G)
+        lengths = is_token.sum(-1)  # (B, C)
+        scores = log_probs.sum(-1) / lengths.clamp(min=1) ** self.config.choice_length_penalty
+        return scores.masked_fill(lengths == 0, -torch.inf)
 
     def log_probs(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(R, H), (R,) -> (R,): the log-probability of each token after its state."""
@@ -957,14 +1056,79 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         """Inputs as in `GLMModel.forward`; positions count all tokens: this head reads no pieces.
 
         Args:
+            input_ids (B, C, T), if num_labels is 1: each choice in a row of its own, which gets a
+                score; other inputs then have a dimension more, too. A row that is all padding
+                holds no choice.
             labels: (B,) classes, or numbers if num_labels is 1; (B, num_labels) for several labels
-                at once.
+                at once; (B,) the right choices.
+
+        Returns:
+            logits (B, num_labels), or (B, C), minus infinity for a missing choice; loss.
 
         Raises:
-            ValueError: if pool_token is "start" and nothing follows the context of a row.
+            ValueError: if pool_token is "start" and nothing follows the context of a row, and for
+                choices if num_labels is not 1.
         """
         if input_ids is None and inputs_embeds is None:
             raise ValueError("Pass either input_ids or inputs_embeds, or both.")
+        texts = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        if labels is not None:
+            self._warn_of_untrained_head()
+        shape = (inputs_embeds[..., 0] if input_ids is None else input_ids).shape
+        if len(shape) == 3:
+            return self._score_choices(flatten_choices(texts), shape[0], labels, **kwargs)
+        pooled, outputs = self._pool(**texts, **kwargs)
+        logits = self.multichoice_head(pooled)  # (B, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _score_choices(
+        self,
+        texts: dict[str, torch.Tensor],
+        batch: int,
+        labels: torch.Tensor | None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """The output for B batch texts of C choices, given as B * C rows."""
+        if self.num_labels != 1:
+            raise ValueError(
+                f"Choices in rows of their own get a score each, but num_labels is "
+                f"{self.num_labels}; load the model with num_labels=1."
+            )
+        pooled, outputs = self._pool(**texts, **kwargs)
+        scores = self.multichoice_head(pooled)[:, 0]  # (B * C,)
+        mask = texts.get("attention_mask")
+        if rank_of(mask) == 2:
+            scores = scores.masked_fill(~mask.bool().any(-1), -torch.inf)
+        logits = scores.view(batch, -1)  # (B, C)
+        return SequenceClassifierOutput(
+            loss=None if labels is None else F.cross_entropy(logits.float(), labels),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _pool(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, BaseModelOutputWithPast]:
+        """What the head reads (B, H), and the network's output."""
         ids = self.glm.known_ids(inputs_embeds) if input_ids is None else input_ids
         visible = find_visible(attention_mask, ids)  # (B, T)
         if position_ids is None:
@@ -984,17 +1148,18 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         column = self.pooled_column(in_context, visible)  # (B,)
         rows = torch.arange(ids.shape[0], device=ids.device)
         pooled = outputs.last_hidden_state[rows, column]  # (B, T, H) -> (B, H)
-        pooled = self.dropout(torch.tanh(self.pool_layer(pooled)))
-        logits = self.multichoice_head(pooled)  # (B, num_labels)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return self.dropout(torch.tanh(self.pool_layer(pooled))), outputs
+
+    def _warn_of_untrained_head(self):
+        """Warn where something is trained and the head stays as it is: random, if it is new."""
+        head = [*self.pool_layer.parameters(), *self.multichoice_head.parameters()]
+        is_trained = any(weight.requires_grad for weight in head)
+        if self.training and torch.is_grad_enabled() and not is_trained:
+            warnings.warn(
+                "The classifier's head is not trained. For peft name it: "
+                'modules_to_save=["pool_layer", "multichoice_head"].',
+                stacklevel=3,
+            )
 
     def pooled_column(self, in_context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """(B, T), (B, T) -> (B,): the column of the token that is read."""
@@ -1006,6 +1171,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         if self.config.pool_token == "pad":
             return torch.where(of_text, columns, 0).amax(-1)  # the last
         start = in_context.sum(-1)
-        if not torch.compiler.is_compiling() and (start == length).any():
+        has_none = (start == length) & visible.any(-1)
+        if not torch.compiler.is_compiling() and has_none.any():
             raise ValueError('pool_token "start" reads <|startofpiece|>; append it to every text.')
-        return start
+        return start.clamp(max=length - 1)

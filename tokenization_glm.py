@@ -553,7 +553,7 @@ class GLMTokenizerFast(VersionedTokenizer):
             }
         )
 
-    def encode_choices(self, choices: list[str]) -> list[list[int]]:
+    def encode_choices(self, choices: Sequence[str]) -> list[list[int]]:
         """The ids of the choices of one text, exactly as they are written."""
         if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
             raise ValueError("The choices of a text are no list of texts; pass one.")

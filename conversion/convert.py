@@ -16,6 +16,7 @@ from ..hub_repository.config import (
     build_config,
 )
 from ..hub_repository.errors import RepositoryError
+from ..hub_repository.files import read_json
 from ..hub_repository.output import clear_errors, prepare
 from ..hub_repository.repository import (
     check_replaceable,
@@ -47,6 +48,7 @@ def convert_checkpoint(
     max_shard_size: str = "5GB",
     overwrite: bool = False,
     push_to_hub: str | None = None,
+    results: str | Path | None = None,
 ) -> Path:
     """Convert a checkpoint to a Hub repository, which loads with `trust_remote_code=True`.
 
@@ -67,6 +69,7 @@ def convert_checkpoint(
         max_shard_size: largest file of weights.
         overwrite: replace a repository that this program wrote.
         push_to_hub: name on the Hub to upload the repository to.
+        results: a record of `glm evaluate` or `glm score`, whose numbers the model card shows.
 
     Returns:
         The path of the repository.
@@ -95,6 +98,7 @@ def convert_checkpoint(
     if dtype is not None and dtype not in DTYPES:
         raise RepositoryError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
     plan_shards({}, max_shard_size)
+    measured = read_results(Path(results)) if results is not None else []
     if push_to_hub is not None:
         upload.check_upload(push_to_hub)
     # Whatever is missing is said before any work, and what is read is never replaced.
@@ -140,6 +144,7 @@ def convert_checkpoint(
         name=push_to_hub,
         released=model if is_released else None,
         language={"chinese": "zh", "none": None}.get(family, "en"),
+        results=measured,
     )
     if push_to_hub is not None:
         upload.push_to_hub(output, push_to_hub)
@@ -157,6 +162,17 @@ def find_released(model: str | None) -> Released | None:
             f"{model} is not a released checkpoint; choose one of {', '.join(RELEASED)}."
         )
     return RELEASED[model] if model is not None else None
+
+
+def read_results(record: Path) -> list[dict]:
+    """What was measured, of a record of `glm evaluate` or `glm score`."""
+    results = read_json(record).get("results")
+    fields = {"task", "metric", "value", "error", "count", "of"}
+    if not isinstance(results, list) or not all(
+        isinstance(measure, dict) and measure.keys() >= fields for measure in results
+    ):
+        raise RepositoryError(f"{record} is no record of glm evaluate or glm score.")
+    return results
 
 
 def is_prompt(name: str) -> bool:

@@ -4,18 +4,24 @@
 
 `[MASK]` answers must be exact; what replaces `[sMASK]` and `[gMASK]` must contain the word that is
 asked for. Everything is asked one by one, in padded batches, two blanks at once, and through the
-pipeline.
+pipeline. Of the `[MASK]` questions the right answer is also scored: its perplexity, and whether it
+is the best of the answers to all questions.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+from glm_transformers.evaluation.model import load
+from glm_transformers.evaluation.options import Scoring
+from glm_transformers.evaluation.record import Measure, write_record
+from glm_transformers.evaluation.score import of_answers, of_choices
 
 HELD_OUT = Path(__file__).with_name("held_out.jsonl")
 OPTIONS = dict(max_piece_length=24, max_new_tokens=50, do_sample=False)
@@ -94,12 +100,41 @@ def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
     )
 
 
+def measure(repository: Path, held_out: Path = HELD_OUT) -> list[Measure]:
+    """What the model's card shows of the `[MASK]` questions."""
+    questions = [json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines()]
+    questions = [question for question in questions if question["mask"] == "[MASK]"]
+    answers = sorted({question["answer"] for question in questions})
+    lines = []
+    for question in questions:
+        # A blank swallows the space before it, which the answer brings.
+        space = "" if question["text"].startswith("[MASK]") else " "
+        lines.append(
+            {
+                "inputs_pretokenized": question["text"],
+                "targets_pretokenized": space + question["answer"],
+                "choices_pretokenized": [space + answer for answer in answers],
+                "label": answers.index(question["answer"]),
+            }
+        )
+    loaded = load(str(repository))
+    options = Scoring(str(held_out), end_token=True)
+    measures = [
+        *of_choices(loaded, lines, options).measures,
+        *of_answers(loaded, lines, options).measures,
+    ]
+    return [replace(measure, task=f"held-out [MASK], {measure.task}") for measure in measures]
+
+
 def main(
     repository: Annotated[Path, typer.Argument(help="The converted demo model.")],
     held_out: Annotated[
         Path, typer.Option(help="Questions, a JSON object on each line.")
     ] = HELD_OUT,
     wrong: Annotated[bool, typer.Option("--wrong", help="Print the wrong answers.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the numbers of the model card.")
+    ] = None,
 ):
     """Print the demo model's accuracy.
 
@@ -113,6 +148,12 @@ def main(
     print()
     for way, same in answers.agree.items():
         print(f"The answers {way} are {'the same' if same else 'OTHERS'}.")
+    measures = measure(repository, held_out)
+    print()
+    for one in measures:
+        print(f"{one.task}: {one.metric} {one.value:.4f} ({one.count} {one.of})")
+    if output is not None:
+        write_record(output, {"results": [asdict(one) for one in measures]})
     if wrong:
         for question, piece in zip(answers.questions, answers.pieces, strict=True):
             if not is_right(question, piece):

@@ -15,4 +15,4 @@ cp -r "$work/corpus/vocabulary" demo_vocabulary
 cp "$work/corpus/held_out.jsonl" .
 
 glm convert demo_checkpoint "$work/demo" --num-attention-heads 4 --tokenizer gpt2 --task-mask --vocab demo_vocabulary
-python evaluate_demo.py "$work/demo"
+python evaluate_demo.py "$work/demo" --output demo_results.json

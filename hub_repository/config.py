@@ -45,6 +45,7 @@ SHARES = (
     "output_dropout_prob",
     "classifier_dropout",
 )
+NOT_NEGATIVE = ("initializer_range", "choice_length_penalty")
 IDS = ("sop_token_id", "eop_token_id", "pad_token_id", "bos_token_id")
 # Any other name of a kernel is that of a repository on the Hub, whose code would be run.
 KERNELS = (None, "eager", "sdpa", "flex_attention")
@@ -109,7 +110,7 @@ def check_values(values: dict, source: str):
             refuse(name, f"an integer from 1 to {largest}")
         if name == "attention_scale" and not (is_number(value) and value > 0):
             refuse(name, "a positive number")
-        if name == "initializer_range" and not (is_number(value) and value >= 0):
+        if name in NOT_NEGATIVE and not (is_number(value) and value >= 0):
             refuse(name, "a number that is not negative")
         if name in SHARES and not (is_number(value) and 0 <= value <= 1):
             refuse(name, "a number from 0 to 1")

@@ -1,7 +1,11 @@
 """The README.md of a repository, which the Hub shows as its model card."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from ..configuration_glm import GLMConfig
 from ..tokenization_glm import GLMTokenizerFast
@@ -72,6 +76,28 @@ The weights keep the licence under which they were published; the Python files h
 ```"""
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What a card says of a model that was fine-tuned.
+
+    Attributes:
+        base_model: what it was made from.
+        task, data: what it was trained for, and on.
+        options: with which it was trained.
+        results: each metric of the validation data, in percent.
+        validation: what these data are called.
+        use: code to paste that asks the model as it was trained.
+    """
+
+    base_model: str
+    task: str
+    data: str
+    options: Mapping[str, Any]
+    results: Mapping[str, float]
+    validation: str | None
+    use: str
+
+
 def model_card(
     name: str,
     config: GLMConfig,
@@ -80,6 +106,8 @@ def model_card(
     dtype: torch.dtype,
     released: str | None = None,
     language: str | None = None,
+    results: Sequence[Mapping] = (),
+    tuning: Tuning | None = None,
 ) -> str:
     """
     Args:
@@ -89,6 +117,8 @@ def model_card(
         dtype: of the weights as they are stored.
         released: name of the released checkpoint; None for a model of somebody's own.
         language: "en" or "zh"; None if it is not known.
+        results: what was measured, with the fields of `evaluation.record.Measure`.
+        tuning: of a model that was fine-tuned.
     """
     fills = fills_blanks(config)
     masks = [mask for mask in BLANKS if fills and tokenizer is not None and mask in tokenizer.masks]
@@ -104,18 +134,88 @@ def model_card(
         license_name="as-published-with-the-weights",
         license_link=ORIGINAL if released else None,
         tags=["glm", "custom_code", "arxiv:2103.10360", *(["blank-infilling"] if fills else [])],
-        widget=widget or None,
+        widget=widget if widget and tuning is None else None,
+        **evaluated(name, tuning, results),
     )
+    use = _use(name, prompts["[MASK]"]) if prompts else _load(name, fills, tokenizer)
     sections = [
         _description(name, config, released, parameters, fills),
-        _use(name, prompts["[MASK]"]) if prompts else _load(name, fills, tokenizer),
+        use if tuning is None else tuning_section(tuning),
         _masks(masks) if masks else "",
         _memory(config, dtype, parameters),
         PUBLISHED.get(released or "", ""),
+        _measured(results) if results else "",
         END,
     ]
     body = "\n\n".join(section.strip() for section in sections if section)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
+
+
+def tuning_card(name: str, tuning: Tuning) -> str:
+    """The card of an adapter."""
+    metadata = ModelCardData(
+        library_name="peft",
+        tags=["glm", "lora", "custom_code", "arxiv:2103.10360"],
+        **evaluated(name, tuning, results=()),
+    )
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {name}
+
+An adapter of `{tuning.base_model}`, a GLM ([General Language Model]({PAPER})).
+
+{tuning_section(tuning)}
+"""
+
+
+def evaluated(name: str, tuning: Tuning | None, results: Sequence[Mapping]) -> dict[str, Any]:
+    """Fields of `ModelCardData`; the Hub shows the results, its `model-index`."""
+    measured = [_result(measure) for measure in results]
+    if tuning is not None:
+        measured += [
+            EvalResult(
+                task_type="text2text-generation",
+                task_name=tuning.task,
+                dataset_type=tuning.validation or tuning.data,
+                dataset_name=tuning.validation or tuning.data,
+                metric_type=metric,
+                metric_name=metric,
+                metric_value=round(value, 2),
+            )
+            for metric, value in tuning.results.items()
+        ]
+    return {
+        "base_model": tuning.base_model if tuning is not None else None,
+        "model_name": name.rpartition("/")[2] if measured else None,
+        "eval_results": measured or None,
+    }
+
+
+def tuning_section(tuning: Tuning) -> str:
+    """How a fine-tuned model is asked, what it was made of, and what it reached."""
+    options = "\n".join(f"| {option} | {value} |" for option, value in tuning.options.items())
+    reached = f"On the validation data, {tuning.validation}:"
+    values = "\n".join(f"| {metric} | {value:.2f} |" for metric, value in tuning.results.items())
+    results = f"{reached}\n\n| metric | percent |\n|---|---:|\n{values}"
+    return f"""## How to use
+
+```python
+{tuning.use.strip()}
+```
+
+`trust_remote_code=True` runs the Python files of the repository; read them, and pin a `revision`.
+
+## Training
+
+Fine-tuned from `{tuning.base_model}` for the task `{tuning.task}`, on {tuning.data}.
+
+{results if tuning.results else "It was not evaluated: there was no validation data."}
+
+| option | value |
+|---|---|
+{options}"""
 
 
 def _description(
@@ -183,6 +283,35 @@ def _masks(masks: list[str]) -> str:
         "`[MASK]` at its end."
     )
     return f"## Masks\n\n| mask | stands for |\n|---|---|\n{rows}\n\n{note if others else ''}"
+
+
+def _result(measure: Mapping) -> EvalResult:
+    """An entry of the card's `model-index`, which the Hub shows beside the card."""
+    return EvalResult(
+        task_type="text2text-generation",
+        dataset_type=measure["task"],  # the library makes one entry of what has the same type
+        dataset_name=measure["task"],
+        metric_type=measure["metric"],
+        metric_value=round(measure["value"], 4),
+    )
+
+
+def _measured(results: Sequence[Mapping]) -> str:
+    rows = ""
+    for measure in results:
+        error = "" if measure["error"] is None else f"{measure['error']:.4f}"
+        row = [
+            measure["task"],
+            measure["metric"],
+            f"{measure['value']:.4f}",
+            error,
+            f"{measure['count']:,} {measure['of']}",
+        ]
+        rows += f"\n| {' | '.join(row)} |"
+    return f"""## Evaluation
+
+| data | metric | value | standard error | of |
+|---|---|---:|---:|---:|{rows}"""
 
 
 def _memory(config: GLMConfig, dtype: torch.dtype, parameters: int) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ..tokenization_glm import GLM_TOKENS, GLMTokenizerFast
 from .config import build_network, fills_blanks, read_config, write_config
 from .errors import RepositoryError
 from .files import hash_file, read_json, write_json
-from .model_card import model_card
+from .model_card import Tuning, model_card
 from .output import new_folder, synchronize
 from .weights import (
     INDEX,
@@ -75,6 +75,9 @@ def write_repository(
     name: str | None = None,
     released: str | None = None,
     language: str | None = None,
+    results: Sequence[Mapping] = (),
+    generation: Mapping[str, float] | None = None,
+    tuning: Tuning | None = None,
 ):
     """Write a repository beside its final name, read it back, and move it there when it is right.
 
@@ -84,8 +87,9 @@ def write_repository(
         prompt: the weights of a continuous prompt, which is no part of the network: they go into a
             file of their own.
         copied_rows: the rows of the word embeddings that `tensors` copy, for the record.
-        name, released, language: for the model card, see `model_card`; the name is that of the
-            folder by default.
+        generation: settings for generation_config.json besides the usual ones.
+        name, released, language, results, tuning: for the model card, see `model_card`; the name is
+            that of the folder by default.
     """
     prompt, network = prompt or {}, build_network(config)
     expected = expected_names(network)
@@ -108,9 +112,17 @@ def write_repository(
         dtype = tensors[WORD_EMBEDDINGS].dtype
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
         card = model_card(
-            name or output.name, config, tokenizer, numbers, dtype, released, language
+            name or output.name,
+            config,
+            tokenizer,
+            numbers,
+            dtype,
+            released,
+            language,
+            results,
+            tuning,
         )
-        write_files(folder, config, tokenizer, card)
+        write_files(folder, config, tokenizer, card, generation)
         write_config(folder / ".config.json", config, dtype)
         record = {"weights": fingerprint(tensors, checksums), "copied_rows": copied_rows}
         write_json(folder / RECORD, record | {"files": hash_files(folder)})
@@ -131,7 +143,11 @@ def write_repository(
 
 
 def write_files(
-    folder: Path, config: GLMConfig, tokenizer: GLMTokenizerFast | None, card: str
+    folder: Path,
+    config: GLMConfig,
+    tokenizer: GLMTokenizerFast | None,
+    card: str,
+    settings: Mapping[str, float] | None = None,
 ) -> None:
     """Write everything but the weights, config.json and the record."""
     # Without block positions each blank takes as many positions as it may have tokens, and the
@@ -152,7 +168,7 @@ def write_files(
         save_tokenizer(tokenizer, folder, model_max_length=config.max_sequence_length)
         if fills_blanks(config):
             shutil.copyfile(HANDLER, folder / HANDLER.name)
-    write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", {**generation, **(settings or {})})
     (folder / "requirements.txt").write_text(REQUIREMENTS)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

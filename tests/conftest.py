@@ -1,11 +1,13 @@
 """What every test file shares: the golden data, converted repositories, tiny networks."""
 
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-from checkout import ROOT
+from checkout import ENVIRONMENT, ROOT
 
 # The golden data made by the original code: all of it beside the checkout, or the small part of it
 # under tests/golden, which is taken where the other is not, or when the environment asks for it.
@@ -33,6 +35,14 @@ CONVERSIONS = {
     "tiny-multichoice-head": dict(tokenizer="none", num_attention_heads=4),
     "tiny-cloze": dict(tokenizer="none", num_attention_heads=4),
     "tiny-cloze-fast": dict(tokenizer="none", num_attention_heads=4),
+}
+
+# What pages call; the package may not be installed.
+PROGRAMS = {
+    "glm": "import checkout; from glm_transformers.cli import main; main()",
+    "python": "import checkout, os, runpy, sys; sys.argv = sys.argv[1:]; "
+    "sys.path.insert(0, os.path.dirname(sys.argv[0])); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')",
 }
 
 # A vocabulary of 99: text below 90, then the special tokens.
@@ -137,3 +147,30 @@ def made_repository(tmp_path_factory) -> Path:
         num_attention_heads=4,
         dtype="float32",
     )
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """`shell(commands)`: what they print, all in one folder, with a terminal of 100 columns."""
+    folder = tmp_path_factory.mktemp("page")
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, code in PROGRAMS.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
+        (programs / name).chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = {**ENVIRONMENT, "PATH": path, "COLUMNS": "100"}
+
+    def run(commands: str) -> str:
+        done = subprocess.run(
+            ["bash", "-ec", commands],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run.folder = folder
+    return run

@@ -200,35 +200,46 @@ def check_one_class_head(repository: Path, golden: dict):
     """The pooled head that scores each choice alone: 2 texts with 3 choices each."""
     model = load(repository, AutoModelForSequenceClassification, pool_token="start")
     logits = model(
-        golden["input_ids"].flatten(0, 1),
-        attention_mask=golden["sep"].flatten(),
-        position_ids=golden["position_ids"].flatten(0, 1),
+        golden["input_ids"],  # (2, 3, T)
+        attention_mask=golden["sep"],
+        position_ids=golden["position_ids"],
     ).logits
-    close(logits.view(2, 3), golden["logits"], "choices", **LOGITS)
+    close(logits, golden["logits"], "choices", **LOGITS)
 
 
 def check_cloze(repository: Path, golden: dict):
-    """Choices of several tokens, each behind its own copy of the context."""
+    """Choices of several tokens, each behind its own context, and behind a copy of one."""
     inputs = dict(
-        input_ids=golden["input_ids"].flatten(0, 1),  # (6, T): 2 texts with 3 choices each
-        attention_mask=golden["sep"].flatten(),
-        position_ids=golden["position_ids"].flatten(0, 1),
+        input_ids=golden["input_ids"],  # (2, 3, T): 2 texts with 3 choices each
+        attention_mask=golden["sep"],
+        position_ids=golden["position_ids"],
     )
-    targets = golden["target_ids"].flatten(0, 1)
-    counts = golden["logit_mask"].flatten(0, 1)
-    scores = score_choices(load(repository)(**inputs).logits, targets, counts)
+    targets = golden["target_ids"].masked_fill(golden["logit_mask"] == 0, -100)
+    rows = {name: tensor.flatten(0, 1) for name, tensor in inputs.items()}
+    scores = score_choices(
+        load(repository)(**rows).logits,
+        golden["target_ids"].flatten(0, 1),
+        golden["logit_mask"].flatten(0, 1),
+    )
     close(scores.view(2, 3), golden["choice_logprob"], "scores of logits", **LOGITS)
-    columns = [row.nonzero()[:, 0] for row in counts]
-    scores = load(repository, AutoModelForMultipleChoice)(
-        **inputs,
-        choice_ids=[[row[column]] for row, column in zip(targets, columns, strict=True)],
+    chooser = load(repository, AutoModelForMultipleChoice)
+    scores = chooser(**inputs, choice_ids=targets).logits
+    close(scores, golden["choice_logprob"], "rows of choices", **LOGITS)
+    columns = [row.nonzero()[:, 0] for row in golden["logit_mask"].flatten(0, 1)]
+    said = zip(golden["target_ids"].flatten(0, 1), columns, strict=True)
+    scores = chooser(
+        **rows,
+        choice_ids=[[row[column]] for row, column in said],
         choice_indices=[[column] for column in columns],
     ).logits
-    close(scores.view(2, 3), golden["choice_logprob"], "scores of the head", **LOGITS)
+    close(scores.view(2, 3), golden["choice_logprob"], "lists of choices", **LOGITS)
 
 
 def check_fast_cloze(repository: Path, golden: dict):
-    """The context is encoded once; each choice reads it from the cache up to its own length."""
+    """The context is read once, by each choice up to a length of its own.
+
+    Behind its cache as the original does it, and in one row with its choices.
+    """
     model = load(repository)
     context = golden["input_ids"].repeat_interleave(3, 0)
     lengths = golden["dec_sep"].flatten()
@@ -250,6 +261,29 @@ def check_fast_cloze(repository: Path, golden: dict):
         logits, golden["dec_target_ids"].flatten(0, 1), golden["dec_logit_mask"].flatten(0, 1)
     )
     close(scores.view(2, 3), golden["choice_logprob"], "scores", **LOGITS)
+    scores = load(repository, AutoModelForMultipleChoice)(**packed(golden)).logits
+    close(scores, golden["choice_logprob"], "packed scores", **LOGITS)
+
+
+def packed(golden: dict) -> dict[str, torch.Tensor]:
+    """2 texts of 18 tokens, each with 3 choices of 5 tokens, in rows of 18 + 15."""
+    places = golden["dec_position_ids"].transpose(1, 2).flatten(2)  # (2, 3, 2, 5) -> (2, 2, 15)
+    visible = torch.zeros(2, 33, 33, dtype=torch.bool)
+    for text in range(2):
+        visible[text, :18, : golden["sep"][text]] = True
+        visible[text, :18, :18] |= torch.ones(18, 18).tril().bool()
+        for choice in range(3):
+            own = slice(18 + 5 * choice, 23 + 5 * choice)
+            visible[text, own, : golden["dec_sep"][text, choice]] = True
+            visible[text, own, own] = torch.ones(5, 5).tril()
+    said = golden["dec_target_ids"].masked_fill(golden["dec_logit_mask"] == 0, -100)
+    return dict(
+        input_ids=torch.cat([golden["input_ids"], golden["dec_input_ids"].flatten(1)], dim=1),
+        position_ids=torch.cat([golden["position_ids"], places], dim=2),
+        attention_mask=visible[:, None],
+        choice_ids=said,
+        choice_indices=torch.arange(18, 33).view(3, 5).expand_as(said),
+    )
 
 
 # Of each checkpoint: where its numbers are in wrappers.safetensors, and what compares them.

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import glm_transformers
 from glm_transformers import cli
 from glm_transformers.conversion.tokenizers import BUILDERS
+from glm_transformers.evaluation.options import Evaluation, Scoring
 from glm_transformers.hub_repository.config import DTYPES
 from glm_transformers.training.options import Options, Pretraining, Preview
 
@@ -41,7 +42,9 @@ main()
 """
 
 
-@pytest.mark.parametrize("question", ["--help", "--version", "models", "pretrain --help"])
+@pytest.mark.parametrize(
+    "question", ["--help", "--version", "models", "pretrain --help", "evaluate --help"]
+)
 def test_asking_loads_no_slow_library(question):
     run = subprocess.run(
         [sys.executable, "-c", MODULES_AT_EXIT, *question.split()],
@@ -54,7 +57,7 @@ def test_asking_loads_no_slow_library(question):
     assert "typer" in loaded and not loaded & SLOW
 
 
-@pytest.mark.parametrize("package", ["glm_transformers", "conversion", "training"])
+@pytest.mark.parametrize("package", ["glm_transformers", "conversion", "evaluation", "training"])
 def test_type_checkers_know_the_names_that_are_imported_when_they_are_used(package):
     top = package == "glm_transformers"
     module = glm_transformers if top else import_module(f"glm_transformers.{package}")
@@ -105,7 +108,15 @@ def test_names_of_tables_are_the_choices():
     assert result.exit_code == 2 and "glm-3b" in result.output
 
 
-@pytest.mark.parametrize("command, options", [("pretrain", Pretraining), ("preview", Preview)])
+@pytest.mark.parametrize(
+    "command, options",
+    [
+        ("pretrain", Pretraining),
+        ("preview", Preview),
+        ("evaluate", Evaluation),
+        ("score", Scoring),
+    ],
+)
 def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, options):
     shown = words(invoke(command, "--help", terminal_width=400).output)
     for field in fields(options):

@@ -1,4 +1,4 @@
-"""Batches to learn answers from, and to choose among them: what trainers of the library are fed."""
+"""Batches to learn answers from: what trainers of the library are fed."""
 
 import copy
 
@@ -12,7 +12,6 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from glm_transformers import (
     GLMDataCollator,
     GLMForConditionalGeneration,
-    GLMMultipleChoiceCollator,
     GLMTokenizerFast,
 )
 from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary
@@ -404,76 +403,3 @@ def test_it_comes_along_in_a_repository(made_repository, tokenizer):
     cls = get_class_from_dynamic_module("collation_glm.GLMDataCollator", str(made_repository))
     batch = cls(tokenizer)(EXAMPLES)
     assert torch.equal(batch.labels, GLMDataCollator(tokenizer)(EXAMPLES).labels)
-
-
-# --- Multiple choice ------------------------------------------------------------------------------
-
-CHOICES = [
-    {"text": "Ng is at [MASK].", "choices": [" Stanford", " Beijing", " the dog"], "label": 0},
-    {"text": "[MASK] is located in [MASK] now", "choices": ["Beijing", " Tsinghua Un"], "label": 1},
-]
-
-
-def test_the_form_of_choices(tokenizer):
-    batch = GLMMultipleChoiceCollator(tokenizer)(CHOICES)
-    rows, choices, length = batch.input_ids.shape
-    assert (rows, choices) == (2, 3) and batch.labels.tolist() == [0, 1]
-    assert batch.attention_mask.shape == batch.choice_ids.shape == (2, 3, length)
-    assert batch.position_ids.shape == (2, 3, 2, length)
-    for row, example in enumerate(CHOICES):
-        context = tokenizer(example["text"]).input_ids
-        last_mask = max(at for at, id in enumerate(context) if id == tokenizer.mask_token_id)
-        for choice, text in enumerate(example["choices"]):
-            ids = words(tokenizer, text)
-            said = batch.choice_ids[row, choice]
-            real = batch.attention_mask[row, choice].bool()
-            assert said[said != -100].tolist() == ids, "as it is written, without an end"
-            read = [*context, tokenizer.sop_token_id, *ids[:-1]]
-            assert batch.input_ids[row, choice][real].tolist() == read
-            positions = batch.position_ids[row, choice][:, real].tolist()
-            count = len(context)
-            assert positions[0] == [*range(count), *[last_mask] * len(ids)]
-            assert positions[1] == [0] * count + list(range(1, len(ids) + 1))
-    assert (batch.choice_ids[1, 2] == -100).all(), "the second text has two choices"
-
-
-def test_choices_are_scored_as_in_the_form_of_the_old_port(tokenizer, model):
-    batch = GLMMultipleChoiceCollator(tokenizer)(CHOICES)
-    inputs = tokenizer([example["text"] for example in CHOICES], padding=True, return_tensors="pt")
-    built = tokenizer.build_inputs_for_multiple_choice(
-        inputs, [example["choices"] for example in CHOICES]
-    )
-    with torch.no_grad():
-        log_probs = model(
-            batch.input_ids.flatten(0, 1),
-            attention_mask=batch.attention_mask.flatten(0, 1),
-            position_ids=batch.position_ids.flatten(0, 1),
-        ).logits.log_softmax(-1)
-        said = batch.choice_ids.flatten(0, 1)
-        of_tokens = log_probs.gather(-1, said.clamp(min=0)[..., None])[..., 0]
-        scores = (of_tokens * (said != -100)).sum(-1).view(2, 3)
-        logits = model(
-            built.input_ids, attention_mask=built.attention_mask, position_ids=built.position_ids
-        ).logits.log_softmax(-1)
-    for row, example in enumerate(CHOICES):
-        for choice in range(len(example["choices"])):
-            ids, columns = built.choice_ids[row][choice], built.choice_indices[row][choice]
-            torch.testing.assert_close(scores[row, choice], logits[row, columns, ids].sum())
-
-
-@pytest.mark.parametrize(
-    "feature, message",
-    [
-        ({"text": "no blank", "choices": ["a"]}, "Feature 0: A text has no mask"),
-        ({"text": "a [MASK]", "choices": []}, "Feature 0: A text has no choices"),
-        ({"text": "a [MASK]", "choices": ["a"], "label": 1}, "1 choices and the label 1"),
-        ({"text": "a [MASK]", "choices": ["a", "b"], "label": 0.5}, "2 choices and the label 0.5"),
-        ({"text": "a [MASK]", "choices": "ab"}, "Feature 0: The choices of a text are no list"),
-        ({"text": "a [MASK]", "choices": ["a", 2]}, "Feature 0: The choices of a text are no list"),
-        ({"text": "a [MASK]", "choices": ["<|startofpiece|>"]}, "A choice holds <.startofpiece"),
-        ({"text": "a [MASK]", "target": "a"}, 'give it "text" and "choices"'),
-    ],
-)
-def test_choices_of_which_no_right_batch_can_be_made(tokenizer, feature, message):
-    with pytest.raises(ValueError, match=message):
-        GLMMultipleChoiceCollator(tokenizer)([feature])

@@ -45,6 +45,20 @@ def test_accuracy(repository):
     assert all(answers.agree.values())
 
 
+def test_the_numbers_of_the_card(repository):
+    """They are what examples/evaluate_demo.py measures, and the Hub can read them."""
+    from evaluate_demo import measure
+    from huggingface_hub import ModelCard
+
+    stored = json.loads(OPTIONS["results"].read_text())["results"]
+    entries = ModelCard.load(repository / "README.md").data.eval_results
+    for measured, one, entry in zip(measure(repository), stored, entries, strict=True):
+        assert (measured.task, measured.metric) == (one["task"], one["metric"])
+        assert measured.value == pytest.approx(one["value"], abs=1e-4)
+        assert entry.metric_value == round(one["value"], 4)
+        assert entry.dataset_name == one["task"] and entry.metric_type == one["metric"]
+
+
 def test_same_weights_after_export_and_conversion(repository, tmp_path):
     export_checkpoint(repository, tmp_path / "checkpoint", model_parallel_size=2)
     again = convert_checkpoint(tmp_path / "checkpoint", tmp_path / "again", **OPTIONS)

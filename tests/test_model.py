@@ -522,23 +522,6 @@ def test_choices_in_rows_of_their_own(tiny_model):
     torch.testing.assert_close(of_embeds.logits, output.logits)
 
 
-@pytest.mark.parametrize(
-    "left_out, message",
-    [
-        (["choice_ids"], "need choice_ids of the same shape"),
-        (["position_ids", "choice_ids"], "need choice_ids of the same shape"),
-    ],
-)
-def test_choices_that_are_missing(tiny_model, left_out, message):
-    model, batch = tiny_model(GLMForMultipleChoice), rows_of_choices()
-    model.glm.forward = None  # no work is done
-    batch = {name: tensor for name, tensor in batch.items() if name not in left_out}
-    with pytest.raises(ValueError, match=message):
-        model(**batch)
-    with pytest.raises(ValueError, match="list of choice_ids and a list of choice_indices"):
-        model(batch["input_ids"][0])
-
-
 def test_embeddings_whose_blanks_cannot_be_found(tiny_model):
     """Noise hides the masks: said, not answered wrongly. What tells where they are is taken."""
     model = tiny_model()

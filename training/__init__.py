@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .adapters import add_lora as add_lora
+    from .adapters import merge as merge
+    from .adapters import save_adapter as save_adapter
     from .blank_infilling import BlankInfillingCollator as BlankInfillingCollator
     from .examples import read_examples as read_examples
     from .own_tasks import read_task as read_task
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from .patterns import SENTENCE as SENTENCE
     from .patterns import Cut as Cut
     from .patterns import Pattern as Pattern
+    from .prompts import ContinuousPrompt as ContinuousPrompt
     from .recipe import RECIPES as RECIPES
     from .recipe import Recipe as Recipe
     from .task_table import TASKS as TASKS
@@ -24,12 +28,16 @@ else:
         __name__,
         {
             "BlankInfillingCollator": ".blank_infilling",
+            "ContinuousPrompt": ".prompts",
+            "RECIPES": ".recipe",
+            "Recipe": ".recipe",
+            "add_lora": ".adapters",
+            "merge": ".adapters",
+            "save_adapter": ".adapters",
             "Cut": ".patterns",
             "Encoded": ".tasks",
             "MASK": ".patterns",
             "Pattern": ".patterns",
-            "RECIPES": ".recipe",
-            "Recipe": ".recipe",
             "SENTENCE": ".patterns",
             "Settings": ".tasks",
             "TASKS": ".task_table",

@@ -145,12 +145,135 @@ class Pretraining(Options):
 
 
 @dataclass
+class Finetuning(Options):
+    """What `glm finetune` is told. None: as the published recipe of the task has it.
+
+    task: a name in the table of tasks, or a file with a task (see `read_task`).
+    data, validation: as `read_examples` takes them; without validation nothing is evaluated, and
+        the last weights are kept.
+    output: the Hub repository to write, or the folder of the adapter, which is there when the run
+        has ended; its checkpoints and its log are in the folder beside it whose name ends with
+        `-checkpoints`.
+    model: the converted repository to begin with.
+    lora: train small matrices beside the network's, and write them alone.
+    pattern: number of the pattern in which examples are written.
+    text_column, target_column: those of the data, where the task names others.
+    pooled: classify by the state of one token instead of filling a blank.
+    epochs, steps: how long; steps win.
+    batch_size, accumulation: examples for each process and forward pass; passes for each step.
+    warmup: share of the steps until the highest learning rate, which then falls in a line to a
+        tenth.
+    label_smoothing: share of the loss that all words of the vocabulary get alike.
+    max_length, max_target_length: tokens of a context, and of an answer with its end.
+    attend_padding: pad contexts on the right to max_length with tokens that are seen, as the
+        original does; by default nobody sees padding.
+    generation: the task whose published beam search answers the validation examples, or "greedy".
+    metric: the best checkpoint by this metric of the validation data is kept; the task's first one
+        by default.
+    patience: stop after so many evaluations without a better metric.
+    evaluate_every, save_every: steps; once an epoch by default.
+    resume: continue from the last checkpoint, with the same options.
+    """
+
+    task: str = field(metadata=about("Name of a task, or file with one of your own."))
+    data: str = field(
+        metadata=about("JSON lines, CSV, parquet or .source file, folder, or Hub dataset.")
+    )
+    output: str = field(metadata=about("The Hub repository, or adapter, to write."))
+    model: str | None = field(
+        default=None, metadata=about("The converted repository to begin with; must be given.")
+    )
+    lora: bool = field(
+        default=False,
+        metadata=about("Train and write an adapter, small matrices beside the model."),
+    )
+    lora_rank: int | None = field(
+        default=None, metadata=about("Rank of these matrices; suits the model by default.", least=1)
+    )
+    pattern: int | None = field(
+        default=None, metadata=about("Number of the pattern that examples get.", least=0)
+    )
+    text_column: str | None = field(default=None, metadata=about("Column of the data with texts."))
+    target_column: str | None = field(
+        default=None, metadata=about("Column of the data with answers.")
+    )
+    pooled: bool = field(
+        default=False, metadata=about("Train a pooled classifier, which fills no blank.")
+    )
+    validation: str | None = field(
+        default=None, metadata=about("Examples to evaluate on, to keep the best checkpoint.")
+    )
+    epochs: float | None = field(default=None, metadata=about("Passes over the data.", least=0))
+    steps: int | None = field(
+        default=None, metadata=about("Steps of the optimiser, instead of epochs.", least=1)
+    )
+    batch_size: int | None = field(
+        default=None, metadata=about("Examples for each process and forward pass.", least=1)
+    )
+    accumulation: int = field(default=1, metadata=about("Forward passes for each step.", least=1))
+    learning_rate: float | None = field(
+        default=None, metadata=about("Highest learning rate.", least=0)
+    )
+    warmup: float | None = field(
+        default=None,
+        metadata=about("Share of the steps until the highest learning rate.", least=0, most=1),
+    )
+    weight_decay: float | None = field(
+        default=None, metadata=about("Of everything but biases and layer norms.", least=0)
+    )
+    max_grad_norm: float = field(default=1.0, metadata=about("Longest gradient.", least=0))
+    label_smoothing: float | None = field(
+        default=None,
+        metadata=about("Share of the loss that all words get alike.", least=0, most=1),
+    )
+    precision: Literal["fp32", "bf16"] = field(
+        default="fp32", metadata=about("Type of the arithmetic; the weights are float32.")
+    )
+    max_length: int | None = field(
+        default=None, metadata=about("Longest context in tokens.", least=SHORTEST_TEXT)
+    )
+    max_target_length: int | None = field(
+        default=None, metadata=about("Longest answer in tokens, with its end.", least=1)
+    )
+    attend_padding: bool = field(
+        default=False, metadata=about("Let padded contexts see their padding, as the original.")
+    )
+    generation: str | None = field(
+        default=None,
+        metadata=about("Task whose published beam search is used in evaluation, or greedy."),
+    )
+    metric: str | None = field(
+        default=None, metadata=about("Metric by which the best checkpoint is kept.")
+    )
+    patience: int | None = field(
+        default=None, metadata=about("Evaluations without a better metric until it stops.", least=1)
+    )
+    gradient_checkpointing: bool = field(default=False, metadata=about("Less memory, more time."))
+    evaluate_every: int | None = field(
+        default=None, metadata=about("Steps between evaluations; an epoch by default.", least=1)
+    )
+    save_every: int | None = field(
+        default=None, metadata=about("Steps between checkpoints; an epoch by default.", least=1)
+    )
+    log_every: int = field(default=50, metadata=about("Steps between log entries.", least=1))
+    workers: int = field(default=0, metadata=about("Processes that prepare batches.", least=0))
+    seed: int = field(
+        default=0, metadata=about("Of new weights, order and dropout.", least=0, most=LARGEST_SEED)
+    )
+    resume: bool = field(
+        default=False, metadata=about("Continue the run in OUTPUT, with the same options.")
+    )
+
+
+@dataclass
 class Preview(Options):
     """What `glm preview` is told.
 
     repository: a folder with a tokenizer.
     text, data: the text to make an example of, or documents as `load_documents` takes them, of
         which a sample is packed.
+    task: name of a fine-tuning task, or a file with one; `data` are examples then, of which the
+        first is shown, and without data the names of its fields.
     mode: what is masked; drawn with the recipe's probabilities by default.
     recipe: name of a released recipe, a JSON file with fields of `Recipe`, or a `Recipe`.
     length: tokens of the text at most.
@@ -166,6 +289,9 @@ class Preview(Options):
     data: str | None = field(
         default=None,
         metadata=about("documents, as `glm pretrain` takes them, to pack a sample of."),
+    )
+    task: str | None = field(
+        default=None, metadata=about("A fine-tuning task, of whose examples (--data) one is shown.")
     )
     mode: Mode | None = field(
         default=None,

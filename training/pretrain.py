@@ -2,164 +2,49 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from datasets import IterableDataset
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerState, TrainingArguments, set_seed
-from transformers.modeling_outputs import CausalLMOutput
-from transformers.trainer import TRAINER_STATE_NAME
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments, set_seed
 
-from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
+from ..configuration_glm import GLMConfig
 from ..hub_repository.config import VOCABULARY_MULTIPLE
-from ..hub_repository.repository import write_repository
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, NothingToMask
 from .data import NO_TEXT, load_documents, pack_documents
+from .loss import GLMForBlankInfilling
 from .options import Pretraining
 from .recipe import MODES, Recipe, read_recipe
-from .repository import find_repository, load_tokenizer
+from .repository import find_repository, load_tokenizer, write_network
+from .run import RepeatableTrainer, Run, common_arguments
 
 SHUFFLE_BUFFER = 10_000  # samples among which a stream is shuffled
 # Validation texts are masked alike at every evaluation, and never as in training.
 EVALUATION_SEED = 1_000_003
-OPTIONS_FILE = "options.json"  # beside the checkpoints: what the run was begun with
-# Options that may be others when a run is continued: its weights do not depend on them.
-CHANGEABLE = {
-    "output",
-    "resume",
-    "validation",
-    "evaluate_every",
-    "save_every",
-    "log_every",
-    "workers",
-}
 
 
-class GLMForBlankInfilling(GLMForConditionalGeneration):
-    """GLM whose loss computes logits only where there is a target: most of a batch is context."""
-
-    _auto_class = None  # a repository holds the class that it is made of
-
-    def forward(
-        self, input_ids, attention_mask, position_ids, labels, num_items_in_batch=None, **kwargs
-    ):
-        """Inputs as the collator makes them.
-
-        Returns:
-            The mean over the targets, or their sum divided by `num_items_in_batch`, the targets of
-            all batches of a step.
-        """
-        states = self.glm(
-            input_ids, attention_mask, position_ids, use_cache=False, **kwargs
-        ).last_hidden_state  # (B, T, H)
-        targets = labels != NOT_A_TARGET  # (B, T)
-        logits = F.linear(states[targets], self.glm.word_embeddings.weight)  # (targets, V)
-        loss = F.cross_entropy(logits.float(), labels[targets], reduction="sum")
-        count = targets.sum() if num_items_in_batch is None else num_items_in_batch
-        return CausalLMOutput(loss / count)
-
-
-class Shuffled(Sampler):
-    """Indices of a dataset that never ends: one shuffled pass after the other.
-
-    Args:
-        size: of the dataset.
-        total: indices that the whole training takes.
-        taken: those that a run that is continued took.
-    """
-
-    def __init__(self, size: int, total: int, seed: int, taken: int = 0):
-        self.size = size
-        self.total = total
-        self.seed = seed
-        self.taken = taken
-
-    def __iter__(self) -> Iterator[int]:
-        position = self.taken
-        while position < self.total:
-            epoch, start = divmod(position, self.size)
-            indices = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            indices = indices[start : start + self.total - position].tolist()
-            yield from indices
-            position += len(indices)
-
-    def __len__(self) -> int:
-        """Of the whole training, so that the Trainer counts a continued one as any other."""
-        return self.total
-
-
-class BlankInfillingTrainer(Trainer):
-    """`Trainer` with the original's schedule, an exact continuation, and a loss for each mode.
-
-    Args:
-        decay: "linear" or "cosine".
-        decay_ratio: the lowest learning rate, as a share of the highest.
-        decay_steps: where the decay ends.
-        first_step: steps that a run that is continued made.
-    """
+class BlankInfillingTrainer(RepeatableTrainer):
+    """The trainer of every run, with streams of texts and a loss for each mode."""
 
     data_collator: BlankInfillingCollator
-    optimizer: torch.optim.Optimizer
 
-    def __init__(self, decay: str, decay_ratio: float, decay_steps: int, first_step: int, **kwargs):
+    def __init__(self, **kwargs):
         super().__init__(**kwargs)
         # The loss is divided by the targets of all processes and batches of a step.
         self.model_accepts_loss_kwargs = True
-        self._loss_shifts_labels = False
-        self.decay = decay
-        self.decay_ratio = decay_ratio
-        self.decay_steps = decay_steps
-        self.first_step = first_step
 
     def get_train_dataloader(self) -> DataLoader:
-        arguments, sampler = self.args, None
-        data: Any = self.train_dataset
-        batches = arguments.gradient_accumulation_steps * arguments.world_size  # in each step
-        samples = batches * arguments.per_device_train_batch_size
-        taken = self.first_step * samples
-        self.data_collator.first_batch = self.first_step * arguments.gradient_accumulation_steps
-        if isinstance(data, IterableDataset):
-            data = data.shuffle(seed=arguments.seed, buffer_size=SHUFFLE_BUFFER)
-            data = data.repeat(None).skip(taken)
-        else:
-            sampler = Shuffled(len(data), arguments.max_steps * samples, arguments.seed, taken)
-        loader = DataLoader(
-            data,
-            batch_size=arguments.per_device_train_batch_size,
-            sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=arguments.dataloader_num_workers,
-            pin_memory=torch.cuda.is_available(),
-            # A loader takes a number from its generator; that of dropout must not change.
-            generator=torch.Generator(),
-        )
-        return self.accelerator.prepare(loader)
-
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Linear warmup, then decay to `decay_ratio` times the learning rate, which then stays."""
-        warmup = math.ceil(self.args.warmup_steps)
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            done = min(1.0, (step - warmup) / max(1, self.decay_steps - warmup))
-            left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
-            return self.decay_ratio + (1 - self.decay_ratio) * left
-
-        if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
-        return self.lr_scheduler
+        self.data_collator.first_batch = self.first_step * self.args.gradient_accumulation_steps
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        stream = self.train_dataset.shuffle(seed=self.args.seed, buffer_size=SHUFFLE_BUFFER)
+        taken = self.first_step * self.samples_of_a_step
+        return self.make_loader(stream.repeat(None).skip(taken), order=None)
 
     @torch.no_grad()
     def evaluate(
@@ -218,15 +103,13 @@ def pretrain(options: Pretraining) -> Path:
     Raises:
         ValueError: one sentence on what is wrong with the options; nothing is trained then.
     """
-    output = Path(os.path.abspath(options.output))
-    checkpoints = output.with_name(f"{output.name}-checkpoints")
-    last = _last_checkpoint(checkpoints)
-    _check(options, output, last)
+    run = Run.of(options.output)
+    _check(options)
+    run.check(options.resume)
     recipe = read_recipe(options.recipe)
-    arguments = _training_arguments(options, checkpoints)
+    arguments = _training_arguments(options, run)
     begun = {**asdict(options), "recipe": asdict(recipe), "processes": arguments.world_size}
-    if last is not None:
-        _check_same_run(begun, checkpoints)
+    run.check_same(begun)
 
     set_seed(options.seed)
     tokenizer, model = _load(options)
@@ -245,7 +128,7 @@ def pretrain(options: Pretraining) -> Path:
         decay=options.decay,
         decay_ratio=options.decay_ratio,
         decay_steps=options.decay_steps or options.steps,
-        first_step=_steps_of(last) if last else 0,
+        first_step=run.first_step,
         model=model,
         args=arguments,
         train_dataset=data,
@@ -253,32 +136,19 @@ def pretrain(options: Pretraining) -> Path:
         data_collator=collator,
     )
     if trainer.is_world_process_zero():
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        (checkpoints / OPTIONS_FILE).write_text(json.dumps(begun, indent=2) + "\n")
-    trainer.train(resume_from_checkpoint=last)
+        run.record(begun)
+    trainer.train(resume_from_checkpoint=run.last)
     if trainer.is_world_process_zero():
-        _write(output, trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+        network = trainer.accelerator.unwrap_model(trainer.model)
+        write_network(run.output, network, GLMForConditionalGeneration.__name__, tokenizer)
     trainer.accelerator.wait_for_everyone()
-    return output
+    return run.output
 
 
 # --- Before a run -------------------------------------------------------------------------------
 
 
-def _last_checkpoint(checkpoints: Path) -> str | None:
-    """The newest complete one: the `Trainer` writes its state last, a killed one left none."""
-    steps = [
-        int(file.parent.name.partition("-")[2])
-        for file in checkpoints.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    ]
-    return str(checkpoints / f"checkpoint-{max(steps)}") if steps else None
-
-
-def _steps_of(checkpoint: str) -> int:
-    return TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}").global_step
-
-
-def _check(options: Pretraining, output: Path, last: str | None):
+def _check(options: Pretraining):
     from_scratch = options.config is not None
     if (options.model is not None) == from_scratch or (from_scratch and not options.tokenizer):
         raise ValueError(
@@ -289,73 +159,17 @@ def _check(options: Pretraining, output: Path, last: str | None):
         raise ValueError(
             "Streamed data keeps its order with one worker at most; pass --workers 0 or 1."
         )
-    if os.path.lexists(output):
-        raise ValueError(f"{output} exists already; choose another place.")
-    if options.resume and last is None:
-        raise ValueError(
-            f"{output}-checkpoints holds no checkpoint to continue from; leave --resume out."
-        )
-    if not options.resume and last is not None:
-        raise ValueError(
-            f"{last} is of an unfinished run; pass --resume to continue it, or choose another "
-            "place."
-        )
 
 
-def _check_same_run(options: dict, checkpoints: Path):
-    """Raise a ValueError if what the weights depend on is not what the run was begun with."""
-    try:
-        begun = json.loads((checkpoints / OPTIONS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # begun before this file was written
-        return
-    changed = [
-        f"{name} was {begun[name]} and is {value}"
-        for name, value in options.items()
-        if name in begun and name not in CHANGEABLE and begun[name] != value
-    ]
-    if changed:
-        raise ValueError(
-            f"The run was begun with other options: {'; '.join(changed)}. Pass the same ones, or "
-            "choose another place for a new run."
-        )
-
-
-def _training_arguments(options: Pretraining, checkpoints: Path) -> TrainingArguments:
+def _training_arguments(options: Pretraining, run: Run) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=options.steps,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulation,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        # The original's for glm-10b.
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        adam_epsilon=1e-8,
-        max_grad_norm=options.max_grad_norm,
-        warmup_steps=math.ceil(options.warmup * options.steps),
-        # Or processes on a CPU would not find each other.
-        use_cpu=not torch.accelerator.is_available(),
-        bf16=options.precision == "bf16",
+        **common_arguments(options, run, options.steps),
         fp16=options.precision == "fp16",
-        eval_strategy="steps" if options.validation else "no",
-        eval_steps=options.evaluate_every,
-        save_steps=options.save_every,
-        save_total_limit=2,
-        logging_steps=options.log_every,
-        report_to=["tensorboard"],
-        dataloader_num_workers=options.workers,
-        average_tokens_across_devices=True,
-        remove_unused_columns=False,
-        # The sampler begins where the run was killed; there is nothing to skip.
-        ignore_data_skip=True,
         accelerator_config={
             "dispatch_batches": False,
             "split_batches": False,
             "even_batches": False,
         },
-        seed=options.seed,
     )
 
 
@@ -436,25 +250,3 @@ def _new_config(file: str, tokenizer: GLMTokenizerFast) -> GLMConfig:
         "eos_token_id": tokenizer.eos_token_id,
     }
     return GLMConfig(**{**from_the_tokenizer, **values})
-
-
-# --- After a run --------------------------------------------------------------------------------
-
-
-def _write(output: Path, model: GLMForBlankInfilling, tokenizer: GLMTokenizerFast):
-    """The complete repository, as conversion writes it."""
-    of_every_repository = {
-        "architectures": ["GLMForConditionalGeneration"],
-        "auto_map": AUTO_MAP,
-        "custom_pipelines": PIPELINES,
-    }
-    # The `Trainer` turned the cache off; the path is of this machine.
-    not_of_this_run = {"use_cache": True, "_name_or_path": ""}
-    values = {**model.config.to_dict(), **not_of_this_run, **of_every_repository}
-    config = GLMConfig(**values)
-    write_repository(
-        output,
-        config,
-        model.state_dict(),
-        tokenizer,
-    )

@@ -1,22 +1,30 @@
-"""One pretraining example, as a person can read it: a table of tokens, a picture of who sees whom.
+"""One example, as a person can read it: a table of tokens, a picture of who sees whom.
+
+It is one of pretraining, or of a fine-tuning task.
 
 Shapes: T tokens of context and pieces, S tokens of the context.
 """
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.table import Table
 from rich.text import Text
 
-from ..blanks_glm import sees
+from ..blanks_glm import BlockPositions, sees
+from ..collation_glm import GLMDataCollator, GLMMultipleChoiceCollator
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator
 from .options import Preview
 from .recipe import read_recipe
 from .repository import load_tokenizer
+
+if TYPE_CHECKING:
+    from .tasks import Task
 
 # Of the context, then of the pieces in turn: each is told from its neighbours by people who see no
 # red or no green, too.
@@ -38,10 +46,11 @@ class Example:
 
     tokens, labels: T texts each; the label of a token without a target is empty.
     positions, block_positions: (T,).
-    pieces: (T,): k for the k-th blank of the text and for the tokens of its piece, 0 for the rest
-        of the context.
+    pieces: (T,): k for the k-th blank of the text and for the tokens of its piece, or for those of
+        the k-th choice; 0 for the rest.
     context: S.
     sees: (T, T): whether the token of the row sees the token of the column.
+    of_choices: whether choices follow the context, and not pieces.
     """
 
     tokens: list[str]
@@ -51,12 +60,16 @@ class Example:
     pieces: np.ndarray
     context: int
     sees: np.ndarray
+    of_choices: bool = False
 
     @property
     def parts(self) -> list[str]:
         """T names of what the tokens belong to."""
         names = [f"blank {piece}" if piece else "context" for piece in self.pieces[: self.context]]
-        return names + [f"piece {piece}" for piece in self.pieces[self.context :]]
+        behind = "choice" if self.of_choices else "piece"
+        for piece in self.pieces[self.context :]:
+            names.append(f"{behind} {piece}" if piece else "all choices")
+        return names
 
     @property
     def colors(self) -> list[str]:
@@ -67,13 +80,15 @@ class Example:
 
 
 def make_example(options: Preview) -> Example:
-    """What the collator makes of a text, or of a packed sample of documents.
+    """What the collator makes of a text, of a packed sample of documents, or of a task's example.
 
     Raises:
         ValueError: one sentence on what is wrong with the options.
     """
     if options.png is not None:
         check_picture_name(options.png)
+    if options.task is not None:
+        return make_example_of_task(options.task, options, load_tokenizer(options.repository))
     if (options.text is None) == (options.data is None):
         raise ValueError("Pass either --text with a text of your own, or --data with documents.")
     tokenizer = load_tokenizer(options.repository)
@@ -120,6 +135,92 @@ def read_example(batch: dict[str, torch.Tensor], tokenizer) -> Example:
         context=context,
         sees=who_sees_whom(context, length),
     )
+
+
+# --- Of a fine-tuning task ------------------------------------------------------------------------
+
+
+def make_example_of_task(name: str, options: Preview, tokenizer) -> Example:
+    """The first example of the data; without data, one whose fields hold their own names."""
+    from .examples import read_examples  # slow to import, like the next two
+    from .own_tasks import read_task
+    from .tasks import encode, row_to_learn
+
+    if options.text is not None:
+        raise ValueError("A task is shown on examples; pass --data with some, or leave --text out.")
+    task = read_task(name)
+    if options.data is None:
+        example = placeholders(task)
+    else:
+        example = read_examples(task, options.data, "train")[0]
+    encoded = encode(task, example, tokenizer)
+    if task.kind == "choices":
+        row = {"context": encoded.context, "answers": encoded.answers}
+        return read_choices(GLMMultipleChoiceCollator(tokenizer)([row]), tokenizer)
+    collator = GLMDataCollator(tokenizer)
+    batch = collator([row_to_learn(encoded, tokenizer)])
+    layout = collator.layout(batch["input_ids"], batch["attention_mask"])
+    tokens = layout.length
+    return read_example(
+        {
+            "input_ids": batch["input_ids"],
+            "labels": batch["labels"],
+            "attention_mask": layout.in_context.sum(-1),  # (B,)
+            "position_ids": BlockPositions.position_ids(
+                layout,
+                torch.arange(tokens)[None],
+                tokens,
+            ),
+        },
+        tokenizer,
+    )
+
+
+def placeholders(task: "Task") -> dict[str, str]:
+    """An example whose fields hold their own names."""
+    from .templates import parse
+
+    if task.prepare is not None:
+        raise ValueError(f"The task {task.name} needs examples to show; pass --data with some.")
+    pattern = task.patterns[task.pattern]
+    parts = [*pattern.context, *pattern.second, *pattern.answers]
+    if isinstance(pattern.context, str):
+        parts = [pattern.context, *pattern.answers]
+    texts = [part if isinstance(part, str) else part.text for part in parts]
+    names = {name for text in texts for _, name, _ in parse(text) if name is not None}
+    return {name: name.replace("_", " ") for name in names}
+
+
+def read_choices(batch: Mapping[str, torch.Tensor], tokenizer) -> Example:
+    """The first row of a batch of choices."""
+    ids = batch["input_ids"][0].tolist()
+    context = ids.index(tokenizer.sop_token_id)
+    labels: list[list[str]] = [[] for _ in ids]
+    pieces = np.zeros(len(ids), dtype=int)
+    choices = zip(
+        batch["choice_ids"][0].tolist(),
+        batch["choice_indices"][0].tolist(),
+        strict=True,
+    )
+    for number, (said, predictors) in enumerate(choices, start=1):
+        real = [column for id, column in zip(said, predictors, strict=True) if id != NOT_A_TARGET]
+        pieces[real[1:]] = number  # the first token of each choice is predicted by the start
+        for id, column in zip(said, real, strict=False):
+            labels[column].append(token_text(id, tokenizer))
+    positions, block_positions = batch["position_ids"][0].numpy()
+    return Example(
+        tokens=[token_text(id, tokenizer) for id in ids],
+        labels=[" | ".join(of_token) for of_token in labels],
+        positions=positions,
+        block_positions=block_positions,
+        pieces=pieces,
+        context=context,
+        sees=batch["attention_mask"][0, 0].bool().numpy(),
+        of_choices=True,
+    )
+
+
+# --- Tokens ---------------------------------------------------------------------------------------
 
 
 def token_text(id: int, tokenizer) -> str:

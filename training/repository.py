@@ -1,9 +1,13 @@
-"""What a training command reads of a converted repository: where it is, and its tokenizer."""
+"""What a training command reads of a converted repository, and the one that it writes."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
+from ..hub_repository.repository import write_repository
+from ..modeling_glm import GLMPreTrainedModel
 from ..tokenization_glm import GLMTokenizerFast
 
 
@@ -45,3 +49,33 @@ def load_tokenizer(folder: str | Path) -> GLMTokenizerFast:
     if None in ids:
         raise ValueError(f"{folder} holds no tokenizer of GLM: it has no <|startofpiece|>.")
     return tokenizer
+
+
+def write_network(
+    output: Path,
+    model: GLMPreTrainedModel,
+    architecture: str,
+    tokenizer: GLMTokenizerFast,
+    **others: Any,
+) -> None:
+    """The complete repository of a network that was trained, as conversion writes it.
+
+    Args:
+        architecture: the class that the repository is of.
+        others: of `write_repository`.
+    """
+    of_every_repository = {
+        "architectures": [architecture],
+        "auto_map": AUTO_MAP,
+        "custom_pipelines": PIPELINES,
+    }
+    # The `Trainer` turned the cache off; the path is of this machine.
+    not_of_this_run = {"use_cache": True, "_name_or_path": ""}
+    values = {**model.config.to_dict(), **not_of_this_run, **of_every_repository}
+    write_repository(
+        output,
+        GLMConfig(**values),
+        model.state_dict(),
+        tokenizer,
+        **others,
+    )

@@ -73,6 +73,8 @@ class Task:
         `max_length`: SQuAD's texts are longer than what is read of them.
     pooled: what the pooled classifier reads. Where it names the field choice, it reads each choice,
         of `answers`, in a row of its own, and has one class.
+    references: the column with all texts that are right, where these are more than the answers.
+    group: the column that says which examples are of one question.
     metrics: names of `metrics.py`; the first says which checkpoint is the best. By default
         accuracy, or exact_match for answers.
 
@@ -97,6 +99,8 @@ class Task:
     expand: Callable[[list[Example]], list[Example]] | None = None
     slices: Callable[[Iterable[Example], GLMTokenizerFast, int], list[Example]] | None = None
     pooled: Pattern | None = None
+    references: str | None = None
+    group: str | None = None
     metrics: tuple[str, ...] = ()
     settings: Settings = COMMON
 

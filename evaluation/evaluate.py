@@ -1,0 +1,256 @@
+"""`glm evaluate`: measures what it is told to, and keeps a record."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Column, Table
+
+from ..training.repository import find_repository
+from .language_modeling import (
+    DOCUMENTS_LENGTH,
+    DOCUMENTS_STRIDE,
+    LAMBADA_LENGTH,
+    PUBLISHED,
+    WIKITEXT_LENGTH,
+    WIKITEXT_STRIDE,
+    Perplexity,
+    evaluate_documents,
+    evaluate_lambada,
+    evaluate_wikitext,
+    read_documents,
+    read_lambada,
+    read_wikitext,
+)
+from .model import Loaded, load
+from .options import Evaluation
+from .record import FinishedParts, Measure, digests, versions
+from .rows import Finished
+
+
+def evaluate(options: Evaluation) -> list[Measure]:
+    """Everything that the options name; with `output`, the record is written.
+
+    Under `accelerate launch`, where only tasks of the harness run, the first process has the
+    measures and writes the record, the others have none.
+
+    Raises:
+        ValueError: for options that do not go together, and for files that cannot be measured.
+    """
+    check(options)
+    started = time.monotonic()
+    key: dict[str, Any] = {}
+    finished = Finished()
+    if options.output is not None and process() == 0:
+        key = depends_on(options)
+        finished = FinishedParts(options.output, key)
+    measures = [*language_modeling(options, finished), *harness_tasks(options, finished)]
+    if isinstance(finished, FinishedParts):
+        results = [asdict(measure) for measure in measures]
+        seconds = round(time.monotonic() - started, 1)
+        finished.complete({"results": results, "seconds": seconds, **key})
+    return measures
+
+
+def process() -> int:
+    """The number of this process, from 0, as launchers tell it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def data_files(options: Evaluation) -> list[str]:
+    """The files with texts that are measured."""
+    named = (options.lambada, options.wikitext, options.documents)
+    return [file for file in named if file is not None]
+
+
+def check(options: Evaluation) -> None:
+    """Raise a ValueError, before any work, for what cannot be measured."""
+    files = data_files(options)
+    if not files and options.tasks is None:
+        raise ValueError("There is nothing to measure; pass lambada, wikitext, documents or tasks.")
+    for file in files:
+        if not os.path.isfile(file):
+            raise ValueError(f"{file} is no file; pass one with texts.")
+    if options.tasks is not None and options.unidirectional:
+        raise ValueError("The harness's tasks have no unidirectional form; measure them alone.")
+    if options.tasks is not None and options.stride is not None:
+        raise ValueError("The harness's tasks have windows of their own; leave stride out.")
+    if options.wikitext is not None and options.limit is not None:
+        raise ValueError("WikiText is one text, of which limit takes no part; leave it out.")
+    if files and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("Only tasks of the harness run on several processes; start one.")
+
+
+def depends_on(options: Evaluation) -> dict[str, Any]:
+    """What the numbers depend on."""
+    told = asdict(options)
+    del told["output"]  # it says only where they are written
+    folder = find_repository(options.repository)
+    return {
+        "options": told,
+        "versions": versions(),
+        "sha256": digests(folder, data_files(options)),
+    }
+
+
+# --- Language modelling ---------------------------------------------------------------------------
+
+
+def language_modeling(options: Evaluation, finished: Finished) -> Iterator[Measure]:
+    """LAMBADA and the perplexities that are asked for."""
+    if not data_files(options):
+        return
+    loaded = load(options.repository, options.dtype, options.device)
+    settings: dict[str, Any] = {
+        "unidirectional": options.unidirectional,
+        "batch_size": options.batch_size,
+        "finished": finished,
+    }
+    if options.lambada is not None:
+        texts = read_lambada(options.lambada)[: options.limit]
+        length = fitting(options.length, LAMBADA_LENGTH, loaded)
+        result = evaluate_lambada(*loaded, texts, length=length, **settings)
+        yield Measure(
+            "LAMBADA",
+            "accuracy",
+            result.accuracy,
+            result.standard_error,
+            result.count,
+            "texts",
+        )
+    if options.wikitext is not None:
+        text = read_wikitext(options.wikitext)
+        length = fitting(options.length, WIKITEXT_LENGTH, loaded)
+        stride = min(options.stride or WIKITEXT_STRIDE, length - 1)
+        yield from of_perplexity(
+            "WikiText",
+            evaluate_wikitext(*loaded, text, length=length, stride=stride, **settings),
+        )
+    if options.documents is not None:
+        documents = read_documents(options.documents)[: options.limit]
+        length = fitting(options.length, DOCUMENTS_LENGTH, loaded)
+        stride = min(options.stride or DOCUMENTS_STRIDE, length - 1)
+        yield from of_perplexity(
+            "documents",
+            evaluate_documents(*loaded, documents, length=length, stride=stride, **settings),
+        )
+
+
+def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:
+    """The length of rows: what is asked for, or the usual one if the model takes it."""
+    longest = loaded.model.config.max_sequence_length
+    if asked is not None and asked > longest:
+        raise ValueError(f"length is {asked}; this model takes {longest} tokens.")
+    return asked or min(usual, longest)
+
+
+def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:
+    yield Measure(
+        task,
+        "perplexity of words",
+        result.word_perplexity,
+        result.standard_error,
+        result.words,
+        "words",
+    )
+    yield Measure(
+        task,
+        "perplexity of tokens",
+        result.perplexity,
+        result.token_standard_error,
+        result.tokens,
+        "tokens",
+    )
+
+
+# --- The harness ----------------------------------------------------------------------------------
+
+
+def harness_tasks(options: Evaluation, finished: Finished) -> list[Measure]:
+    """The tasks of lm-evaluation-harness that are asked for."""
+    if options.tasks is None:
+        return []
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from .harness import GLMHarness
+
+    found = simple_evaluate(
+        GLMHarness(
+            options.repository,
+            batch_size=options.batch_size,
+            max_length=options.length,
+            dtype=options.dtype,
+            device=options.device,
+        ),
+        tasks=options.tasks.split(","),
+        task_manager=TaskManager(include_path=options.task_folder),
+        num_fewshot=options.shots,
+        limit=options.limit,
+        use_cache=finished.answers,
+        random_seed=options.seed,
+        numpy_random_seed=options.seed,
+        torch_random_seed=options.seed,
+        fewshot_random_seed=options.seed,
+    )
+    if found is None:  # not the first process
+        return []
+    return [
+        measure
+        for task, metrics in found["results"].items()
+        for measure in of_harness(task, metrics, found["n-samples"])
+    ]
+
+
+def of_harness(task: str, metrics: dict, samples: dict) -> Iterator[Measure]:
+    """The metrics of a task, which the harness names `metric,filter`."""
+    for name, value in metrics.items():
+        metric, comma, filter = name.partition(",")
+        if not comma or metric.endswith("_stderr"):
+            continue
+        error = metrics.get(f"{metric}_stderr,{filter}")
+        yield Measure(
+            task,
+            metric if filter == "none" else f"{metric}, {filter}",
+            float(value),
+            float(error) if isinstance(error, (int, float)) else None,
+            samples.get(task, {}).get("effective", 0),
+            "questions",
+        )
+
+
+# --- On the terminal ------------------------------------------------------------------------------
+
+
+def make_table(measures: Iterable[Measure]) -> Table:
+    table = Table(
+        Column("task", no_wrap=True),
+        "metric",
+        Column("value", justify="right"),
+        Column("standard error", justify="right"),
+        Column("of", justify="right"),
+    )
+    for measure in measures:
+        error = "" if measure.error is None else f"{measure.error:.4f}"
+        table.add_row(
+            measure.task,
+            measure.metric,
+            f"{measure.value:.4f}",
+            error,
+            f"{measure.count:,} {measure.of}",
+        )
+    return table
+
+
+def make_published_table() -> Table:
+    """What the original's README gives, beside which a result of the released files can be held."""
+    table = Table(
+        Column("published by the authors of GLM, not measured here", no_wrap=True),
+        Column("LAMBADA, accuracy", justify="right"),
+        Column("WikiText-103, perplexity of words", justify="right"),
+    )
+    for model, (accuracy, perplexity) in PUBLISHED.items():
+        table.add_row(model, f"{accuracy / 100:.4f}", f"{perplexity:.2f}")
+    return table

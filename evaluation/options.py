@@ -1,0 +1,98 @@
+"""What `glm evaluate` and `glm score` are told; imports no library, so that `--help` is quick."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..training.options import LARGEST_SEED, Options, about
+
+
+@dataclass
+class Evaluation(Options):
+    """What `glm evaluate` is told: what to measure, all of it if there is more, and how.
+
+    repository: a converted repository, a folder or a name on the Hub.
+    lambada, wikitext, documents: files of `evaluation.language_modeling`.
+    tasks: names of lm-evaluation-harness, with commas between them; task_folder: where else it
+        looks for them; shots: examples before each question.
+    output: a JSON file for the record. What is finished is kept beside it until all is: a run that
+        was killed goes on where it was when the same command is given again.
+    length, stride: tokens of a row and new tokens of a window; by default the original's, and the
+        longest that the model takes where that is less.
+    """
+
+    repository: str = field(metadata=about("A converted repository."))
+    lambada: str | None = field(
+        default=None, metadata=about("JSON lines with a text each: is its last word known?")
+    )
+    wikitext: str | None = field(
+        default=None, metadata=about("File of WikiText: perplexity of each word.")
+    )
+    documents: str | None = field(
+        default=None, metadata=about("Text file with a document on each line: perplexity.")
+    )
+    tasks: str | None = field(
+        default=None, metadata=about("Tasks of lm-evaluation-harness, separated by commas.")
+    )
+    task_folder: str | None = field(
+        default=None, metadata=about("Folder with more tasks of the harness.")
+    )
+    shots: int | None = field(
+        default=None, metadata=about("Examples before each question of the harness.", least=0)
+    )
+    output: str | None = field(
+        default=None, metadata=about("JSON file for the record; a killed run is continued.")
+    )
+    unidirectional: bool = field(
+        default=False, metadata=about("Read one token and write all others.")
+    )
+    length: int | None = field(default=None, metadata=about("Longest row in tokens.", least=8))
+    stride: int | None = field(
+        default=None, metadata=about("New tokens of each window of a long text.", least=1)
+    )
+    limit: int | None = field(default=None, metadata=about("The first texts only.", least=1))
+    batch_size: int = field(default=16, metadata=about("Rows of a forward pass.", least=1))
+    dtype: Literal["float32", "float16", "bfloat16"] = field(
+        default="float32", metadata=about("Type of the arithmetic.")
+    )
+    device: str | None = field(
+        default=None,
+        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )
+    seed: int = field(
+        default=0, metadata=about("Of the harness's examples.", least=0, most=LARGEST_SEED)
+    )
+
+
+@dataclass
+class Scoring(Options):
+    """What `glm score` is told.
+
+    texts: JSON lines or plain text, see `evaluation.score.read_texts`.
+    model: a converted repository, a folder or a name on the Hub.
+    unidirectional, length_penalty, end_token: of `score_choices`; the last of `log_likelihood` too.
+    length: tokens of a context with its longest choice, or of a row of plain text; the model's by
+        default.
+    output: a JSON file for all scores and what they depend on.
+    """
+
+    texts: str = field(
+        metadata=about("JSON lines with choices or answers for blanks, or a plain text a line.")
+    )
+    model: str = field(default=".", metadata=about("A converted repository."))
+    output: str | None = field(default=None, metadata=about("JSON file for all scores."))
+    unidirectional: bool = field(
+        default=False, metadata=about("Read the text from left to right, too.")
+    )
+    length_penalty: float = field(
+        default=0.0, metadata=about("Power of a choice's length that divides its score.")
+    )
+    end_token: bool = field(default=False, metadata=about("Score the end of each answer, too."))
+    length: int | None = field(default=None, metadata=about("Longest row in tokens.", least=8))
+    batch_size: int = field(default=16, metadata=about("Texts of a forward pass.", least=1))
+    dtype: Literal["float32", "float16", "bfloat16"] = field(
+        default="float32", metadata=about("Type of the arithmetic.")
+    )
+    device: str | None = field(
+        default=None,
+        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )

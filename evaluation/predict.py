@@ -1,0 +1,206 @@
+"""What a fine-tuned model answers to the examples of a task, and the files of SuperGLUE.
+
+The choices of a task are scored as the original scores them (FACTS section 6): those of one token
+by their logits behind one context, longer ones with their end, each behind a context that was
+shortened for it alone.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..modeling_glm import GLMForConditionalGeneration
+from ..tokenization_glm import GLMTokenizerFast
+from ..training.tasks import Task, encode, encode_apart, prepared, texts_of_answers
+from ..training.templates import Example
+from .scoring import evaluating, score_packed
+
+# Files of the leaderboard, by the names of the tasks.
+SUBMISSIONS = {
+    "axb": "AX-b",
+    "axg": "AX-g",
+    "boolq": "BoolQ",
+    "cb": "CB",
+    "copa": "COPA",
+    "multirc": "MultiRC",
+    "record": "ReCoRD",
+    "rte": "RTE",
+    "wic": "WiC",
+    "wsc": "WSC",
+}
+
+
+def score_examples(
+    model: GLMForConditionalGeneration,
+    tokenizer: GLMTokenizerFast,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    pattern: int | None = None,
+    max_length: int | None = None,
+    batch_size: int = 16,
+) -> list[list[float]]:
+    """The score of each choice of each example; the best is the prediction.
+
+    Args:
+        task: of the kind "choices".
+        pattern, max_length: of `encode`; by default the task's.
+        batch_size: contexts of a forward pass.
+
+    Raises:
+        ValueError: for a task of another kind, and for examples that cannot be encoded.
+    """
+    if task.kind != "choices":
+        raise ValueError(f"The task {task.name} has no choices to score; write its answers.")
+    if task.one_token:
+        together = [encode(task, one, tokenizer, pattern, max_length) for one in examples]
+        features = [{"context": one.context, "answers": one.answers} for one in together]
+        return score_packed(
+            model,
+            tokenizer,
+            features,
+            normalised=False,
+            batch_size=batch_size,
+        )
+    apart = [encode_apart(task, one, tokenizer, pattern, max_length) for one in examples]
+    features = [
+        {"context": choice.context, "answers": choice.answers}
+        for choices in apart
+        for choice in choices
+    ]
+    scores = iter(score_packed(model, tokenizer, features, batch_size=batch_size))
+    return [[next(scores)[0] for _ in choices] for choices in apart]
+
+
+def write_answers(
+    model: GLMForConditionalGeneration,
+    tokenizer: GLMTokenizerFast,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    pattern: int | None = None,
+    max_length: int | None = None,
+    batch_size: int = 16,
+    **generation: Any,
+) -> list[list[str]]:
+    """The answers that the model writes to the blanks of each example.
+
+    Args:
+        task: of the kind "answers".
+        pattern, max_length: of `encode`; by default the task's.
+        batch_size: examples of a call.
+        generation: of `generate`; what is not given is as the repository's generation_config.json
+            has it, and the length of the answers as the task has it.
+
+    Raises:
+        ValueError: for a task of another kind, and for examples that cannot be encoded.
+    """
+    if task.kind != "answers":
+        raise ValueError(f"The task {task.name} has choices and no answers to write; score them.")
+    if task.max_target_length is not None:
+        generation.setdefault("max_new_tokens", task.max_target_length)
+    contexts = [
+        encode(task, one, tokenizer, pattern, max_length, with_answers=False).context
+        for one in examples
+    ]
+    order = sorted(range(len(contexts)), key=lambda number: -len(contexts[number]))
+    answers: dict[int, list[str]] = {}
+    with evaluating(model):
+        for start in tqdm(range(0, len(order), batch_size), desc="Writing"):
+            numbers = order[start : start + batch_size]
+            batch = pad_left([contexts[number] for number in numbers], tokenizer.pad_token_id)
+            inputs: dict[str, Any] = {name: one.to(model.device) for name, one in batch.items()}
+            written = tokenizer.decode_pieces(model.generate(**inputs, **generation))
+            answers |= zip(numbers, written, strict=True)
+    return [answers[number] for number in range(len(contexts))]
+
+
+def pad_left(contexts: Sequence[list[int]], padding: int) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask, each (B, S)."""
+    width = max(map(len, contexts))
+    ids = [[padding] * (width - len(context)) + context for context in contexts]
+    real = [[0] * (width - len(context)) + [1] * len(context) for context in contexts]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(real)}
+
+
+# --- Files of the benchmark -----------------------------------------------------------------------
+
+
+def submission_lines(
+    task: Task,
+    examples: Sequence[Example],
+    chosen: Sequence[int],
+    pattern: int | None = None,
+) -> list[dict[str, Any]]:
+    """The lines of SuperGLUE's file for a task: `{"idx": ..., "label": ...}`.
+
+    The choices of MultiRC are gathered by paragraph and question, and ReCoRD's label is the text of
+    the best candidate.
+
+    Args:
+        examples: with the field `idx`, as the Hub's data has it.
+        chosen: the number of the choice of each example.
+        pattern: number of the pattern with which they were chosen.
+
+    Raises:
+        ValueError: for a task that SuperGLUE has not, and for examples without `idx`.
+    """
+    if task.name not in SUBMISSIONS:
+        names = ", ".join(SUBMISSIONS)
+        raise ValueError(f"SuperGLUE has no task {task.name}; choose one of {names}.")
+    for number, example in enumerate(examples):
+        if "idx" not in example:
+            raise ValueError(f"Example {number} has no idx, by which the benchmark finds it.")
+    pairs = list(zip(examples, chosen, strict=True))
+    if task.name == "multirc":
+        return multirc_lines(pairs)
+    lines = []
+    for example, choice in pairs:
+        if task.name == "record":
+            written = task.patterns[task.pattern if pattern is None else pattern]
+            texts = texts_of_answers(written, prepared(task, example))
+            lines.append({"idx": example["idx"]["query"], "label": texts[choice].strip()})
+        elif task.name == "wsc":  # the first choice is the span that is asked for
+            lines.append({"idx": example["idx"], "label": str(choice == 0)})
+        else:
+            lines.append({"idx": example["idx"], "label": task.labels[choice][0]})
+    return lines
+
+
+def multirc_lines(pairs: Iterable[tuple[Example, int]]) -> list[dict[str, Any]]:
+    """A line for each paragraph, with its questions and the label of each of their answers."""
+    paragraphs: dict[int, dict[int, list[dict[str, int]]]] = {}
+    for example, choice in pairs:
+        place = example["idx"]
+        questions = paragraphs.setdefault(place["paragraph"], {})
+        answers = questions.setdefault(place["question"], [])
+        answers.append({"idx": place["answer"], "label": choice})
+    return [
+        {
+            "idx": paragraph,
+            "passage": {
+                "questions": [
+                    {"idx": question, "answers": answers} for question, answers in questions.items()
+                ]
+            },
+        }
+        for paragraph, questions in paragraphs.items()
+    ]
+
+
+def write_submission(
+    folder: str | Path,
+    task: Task,
+    examples: Sequence[Example],
+    chosen: Sequence[int],
+    pattern: int | None = None,
+) -> Path:
+    """The file of a task under the name that the leaderboard looks for; see `submission_lines`."""
+    lines = submission_lines(task, examples, chosen, pattern)
+    file = Path(folder) / f"{SUBMISSIONS[task.name]}.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return file

@@ -1,0 +1,126 @@
+"""The record of an evaluation: its numbers with all that they depend on, kept while it runs."""
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..hub_repository.files import write_json
+from .rows import Finished, RowScore
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number.
+
+    error: its standard error, None where the sample tells of none.
+    count: of how many `of`, for example texts.
+    """
+
+    task: str
+    metric: str
+    value: float
+    error: float | None
+    count: int
+    of: str
+
+
+def versions() -> dict[str, str]:
+    """Of the package, of Python, and of the libraries that are installed."""
+    found = {"glm-transformers": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def digests(folder: Path, files: list[str]) -> dict[str, str]:
+    """SHA-256 of what a number depends on: the repository's files, and those with the data."""
+    parts = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    return {str(file): hash_of(file) for file in [*parts, *map(Path, files)]}
+
+
+def hash_of(file: Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_record(output: str | Path, record: dict[str, Any]) -> None:
+    """Write it beside its final name, and move it there when it is whole."""
+    unfinished = Path(f"{output}.new")
+    write_json(unfinished, record)
+    os.replace(unfinished, output)
+
+
+class FinishedParts(Finished):
+    """Scores of finished batches, in a file beside the record, a line for each.
+
+    The harness keeps its answers in a file of its own, whose name begins with `answers`.
+
+    Args:
+        output: the file of the record; the other has `.parts` behind its name.
+        key: what the scores depend on.
+
+    Raises:
+        ValueError: if there is a record already, or if the scores that are kept are of another key.
+    """
+
+    def __init__(self, output: str | Path, key: dict[str, Any]):
+        self.output = Path(output)
+        self.file = Path(f"{output}.parts")
+        self.answers = f"{output}.answers"
+        self.scores: dict[tuple[str, int], list[RowScore]] = {}
+        if self.output.exists():
+            raise ValueError(f"{self.output} exists already; choose another file.")
+        if not self.output.parent.is_dir():
+            raise ValueError(f"{self.output.parent} is no folder; make it, or choose another.")
+        first = json.dumps(key, sort_keys=True)
+        if not self.file.exists():
+            self._append(first)
+            return
+        kept, *lines = self.file.read_text(encoding="utf-8").split("\n")
+        if kept != first:
+            raise ValueError(
+                f"{self.file} is of an evaluation with other options, files or versions; give the "
+                "same as then, remove it, or choose another output."
+            )
+        whole = lines[:-1]  # what follows the last line end was cut by a kill
+        self._write("\n".join([kept, *whole, ""]))
+        for line in whole:
+            name, number, scores = json.loads(line)
+            self.scores[name, number] = [RowScore(*score) for score in scores]
+
+    def get(self, name: str, number: int) -> list[RowScore] | None:
+        return self.scores.get((name, number))
+
+    def add(self, name: str, number: int, scores: list[RowScore]) -> None:
+        self._append(json.dumps([name, number, scores]))
+
+    def _append(self, line: str) -> None:
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def _write(self, text: str) -> None:
+        replacement = Path(f"{self.file}.new")
+        replacement.write_text(text, encoding="utf-8")
+        os.replace(replacement, self.file)
+
+    def complete(self, record: dict[str, Any]) -> None:
+        """Write the record, and remove what was kept for it."""
+        write_record(self.output, record)
+        self.file.unlink()
+        for file in self.output.parent.glob(f"{self.output.name}.answers*"):
+            file.unlink()

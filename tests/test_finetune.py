@@ -1,0 +1,356 @@
+"""Fine-tuning: each recipe learns, and its result loads; killed, spread over processes, refused."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from checkout import ENVIRONMENT
+from huggingface_hub import ModelCard
+from made import make_checkpoint, make_parameters, make_vocabulary
+
+from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
+from glm_transformers.conversion import convert_checkpoint
+from glm_transformers.training.finetune import finetune
+from glm_transformers.training.options import Finetuning
+from glm_transformers.training.run import RepeatableTrainer
+
+# Each is one token behind a space, and each answers the one before it.
+WORDS = ["Ng", "Stanford", "Beijing", "Tsinghua", "fox", "dog", "General", "Language"]
+NEXT = dict(zip(WORDS, [*WORDS[1:], WORDS[0]], strict=True))
+DROPOUTS = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
+
+ANSWERS = {"kind": "answers", "context": ["{source}", "[MASK]"], "answers": " {target}"}
+CHOICES = {
+    "kind": "choices",
+    "context": ["{source}", " It is", "[MASK]", "."],
+    "answers": [" quick", " lazy"],
+    "labels": ["quick", "lazy"],
+    "one_token": False,
+}
+
+
+def write_lines(file: Path, rows: list[dict]) -> str:
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return str(file)
+
+
+def made_rows(count: int, seed: int) -> list[dict]:
+    """A word in a sentence, the word that answers it, and of which half of the words it is."""
+    random_ = random.Random(seed)
+    rows = []
+    for word in random_.choices(WORDS, k=count):
+        other = random_.choice(WORDS)
+        label = "quick" if WORDS.index(word) < len(WORDS) / 2 else "lazy"
+        rows.append({"source": f"The {word} and {other}", "target": NEXT[word], "label": label})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A network so small that a run takes seconds, with dropout: random states matter."""
+    folder = tmp_path_factory.mktemp("base")
+    parameters = make_parameters(hidden=32, dtype=torch.float32)
+    return convert_checkpoint(
+        make_checkpoint(folder / "checkpoint", {name: w / 3 for name, w in parameters.items()}),
+        folder / "repository",
+        model="glm-2b",
+        vocab=make_vocabulary(folder / "vocabulary"),
+        num_attention_heads=4,
+        dtype="float32",
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_lines(folder / "train.jsonl", made_rows(96, seed=1))
+    write_lines(folder / "test.jsonl", made_rows(19, seed=2))
+    (folder / "answers.json").write_text(json.dumps(ANSWERS))
+    (folder / "choices.json").write_text(json.dumps(CHOICES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(base, data) -> Finetuning:
+    return Finetuning(
+        task=str(data / "answers.json"),
+        data=str(data / "train.jsonl"),
+        output="",
+        model=str(base),
+        validation=str(data / "test.jsonl"),
+        epochs=40,
+        batch_size=8,
+        learning_rate=1e-2,
+        log_every=10,
+        evaluate_every=120,
+        seed=3,
+    )
+
+
+def reached(output: Path) -> dict[str, float]:
+    results = ModelCard.load(output / "README.md").data.eval_results
+    return {result.metric_type: result.metric_value for result in results}
+
+
+RECIPES = {
+    "answers": dict(task="answers.json"),
+    "choices": dict(task="choices.json"),
+    "pooled": dict(task="choices.json", pooled=True),
+}
+
+
+@pytest.fixture(scope="module")
+def tuned(options, data, tmp_path_factory):
+    """`tuned(recipe, lora)`: what a run of it left."""
+    made = {}
+
+    def run(recipe: str, lora: bool = False) -> Path:
+        if (recipe, lora) not in made:
+            output = tmp_path_factory.mktemp("runs") / f"{recipe}{'-lora' * lora}"
+            changed = {**RECIPES[recipe], "task": str(data / RECIPES[recipe]["task"])}
+            if lora:
+                changed |= dict(lora=True, lora_rank=8, learning_rate=2e-2)
+            made[recipe, lora] = finetune(replace(options, output=str(output), **changed))
+        return made[recipe, lora]
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_learns(tuned, recipe):
+    assert min(reached(tuned(recipe)).values()) > 90
+    # Of eight words one is right by chance, of two labels one.
+    assert min(reached(tuned(recipe, lora=True)).values()) > (50 if recipe == "answers" else 90)
+
+
+def test_the_code_of_each_card_runs_in_a_fresh_process(tuned, base, tmp_path):
+    """It finds repositories and adapters by the names in the card, and answers as they learnt."""
+    shutil.copytree(base, tmp_path / base.name)
+    expected = {}
+    for recipe, answer in {"answers": "dog", "choices": " lazy", "pooled": "lazy"}.items():
+        for lora in (False, True):
+            output = tuned(recipe, lora)
+            shutil.copytree(output, tmp_path / output.name)
+            card = (output / "README.md").read_text()
+            (program,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+            assert "fox" not in card  # no text of the data
+            file = tmp_path / f"{output.name}.py"
+            file.write_text(program.replace('"..."', '"The fox and Ng"'))
+            expected[file.name] = answer
+    program = """
+import runpy, sys
+for file in sys.argv[1:]:
+    print(file)
+    runpy.run_path(file)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, *expected],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = run.stdout.splitlines()
+    assert lines[::2] == list(expected)
+    for file, said in zip(lines[::2], lines[1::2], strict=True):
+        if file != "answers-lora.py":  # which has not learnt all
+            assert said in (expected[file], f"[['{expected[file]}']]"), file
+
+
+# --- A run that is killed, or spread over processes -----------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def history(output: Path, name: str = "loss") -> list[float]:
+    states = output.with_name(f"{output.name}-checkpoints").glob("checkpoint-*/trainer_state.json")
+    state = json.loads(max(states, key=lambda file: int(file.parent.name[11:])).read_text())
+    return [entry[name] for entry in state["log_history"] if name in entry]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return GLMForConditionalGeneration.from_pretrained(output).state_dict()
+
+
+def assert_same_weights(one: Path, other: Path, **tolerance):
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], **tolerance)
+
+
+@pytest.fixture(scope="module")
+def short(options) -> Finetuning:
+    """Twelve steps; nothing fits evenly into anything."""
+    changed = dict(steps=12, evaluate_every=5, batch_size=7, accumulation=2, log_every=1)
+    return replace(options, label_smoothing=0.1, patience=2, **changed)
+
+
+@pytest.mark.parametrize("recipe", ["answers", "choices"])
+def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
+    short, data, tmp_path, monkeypatch, recipe
+):
+    task = str(data / RECIPES[recipe]["task"])
+    whole = finetune(replace(short, task=task, output=str(tmp_path / "whole")))
+    options = replace(short, task=task, output=str(tmp_path / "run"))
+    step, count = RepeatableTrainer.training_step, []
+
+    def killed(self, *args, **kwargs):
+        count.append(1)
+        if len(count) > 15:  # in the eighth step, after the checkpoint of the fifth
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RepeatableTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            finetune(options)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="--resume"):
+        finetune(options)
+    with pytest.raises(ValueError, match=r"learning_rate was 0\.01 and is 0\.1"):
+        finetune(replace(options, learning_rate=0.1, resume=True))
+    resumed = finetune(replace(options, resume=True))
+    assert len(history(whole)) == 12
+    assert history(resumed) == history(whole)
+    assert history(resumed, "eval_loss") == history(whole, "eval_loss")
+    assert_same_weights(resumed, whole, rtol=0, atol=0)
+
+
+PROGRAM = """
+import checkout
+from glm_transformers.cli import app
+app()
+"""
+
+
+def command_line(options: Finetuning) -> list[str]:
+    defaults = asdict(Finetuning("", "", ""))
+    line = ["finetune", options.task, options.data, options.output]
+    for name, value in asdict(options).items():
+        if name not in ("task", "data", "output") and value != defaults[name]:
+            line += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return line
+
+
+def without_dropout(repository: Path, folder: Path) -> Path:
+    shutil.copytree(repository, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **dict.fromkeys(DROPOUTS, 0.0)}))
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["answers", "choices"])
+def test_two_processes_train_like_one_with_twice_the_batch(short, data, base, tmp_path, recipe):
+    """Through the command, too; 19 examples to evaluate fill no batch of two processes."""
+    task = str(data / RECIPES[recipe]["task"])
+    model = str(without_dropout(base, tmp_path / "base"))
+    options = replace(short, task=task, model=model, steps=6, evaluate_every=3, batch_size=4)
+    one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
+    two = replace(options, output=str(tmp_path / "two"), accumulation=1)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    # The flag asks for one process each for several devices; without a GPU these are on the CPU.
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    run = subprocess.run(
+        [*launch, tmp_path / "program.py", *command_line(two)],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert "is complete" in run.stdout
+    for name in ("loss", "eval_exact_match" if recipe == "answers" else "eval_accuracy"):
+        # The log has 4 digits.
+        assert history(Path(two.output), name) == pytest.approx(history(one, name), rel=1e-3)
+    assert reached(Path(two.output)) == reached(one)
+    # Sums in another order; Adam makes steps of rounding errors where a gradient is zero, as for
+    # the biases of keys.
+    assert_same_weights(Path(two.output), one, rtol=1e-3, atol=1e-3)
+
+
+# --- What is kept, and what is measured -----------------------------------------------------------
+
+
+def ask(repository: Path, rows: list[dict], **others) -> list[str]:
+    """The answers by hand: one text at a time."""
+    tokenizer = GLMTokenizerFast.from_pretrained(repository)
+    model = GLMForConditionalGeneration.from_pretrained(repository).eval()
+    answers = []
+    for row in rows:
+        inputs = tokenizer(f"{row['source']}[MASK]", return_tensors="pt")
+        answers += tokenizer.decode_pieces(model.generate(**inputs, **others))[0]
+    return answers
+
+
+def test_what_is_reached_is_what_generating_by_hand_gives(tuned, data):
+    output = tuned("answers")
+    rows = list(map(json.loads, (data / "test.jsonl").read_text().splitlines()))
+    said = ask(output, rows)
+    right = [answer == row["target"] for answer, row in zip(said, rows, strict=True)]
+    assert reached(output) == {"exact_match": pytest.approx(100 * sum(right) / 19, abs=0.01)}
+
+
+def test_the_published_beam_search_answers(short, data, base, tmp_path):
+    """The settings of another task, in evaluation and in the repository that is left."""
+    others = dict(generation="xsum", steps=2, evaluate_every=2, max_target_length=12, patience=None)
+    output = finetune(replace(short, output=str(tmp_path / "beams"), **others))
+    settings = json.loads((output / "generation_config.json").read_text())
+    expected = dict(
+        num_beams=6,
+        length_penalty=1.0,
+        min_new_tokens=10,
+        no_repeat_ngram_size=3,
+        max_new_tokens=12,
+    )
+    assert expected.items() <= settings.items()
+    rows = list(map(json.loads, (data / "test.jsonl").read_text().splitlines()))
+    right = [a == row["target"] for a, row in zip(ask(output, rows), rows, strict=True)]
+    assert reached(output)["exact_match"] == pytest.approx(100 * sum(right) / 19, abs=0.01)
+
+
+def test_the_best_checkpoint_is_kept_and_the_run_stops(options, tmp_path):
+    """Trained on what it already says, a network cannot become better."""
+    others = dict(learning_rate=0.0, steps=40, evaluate_every=4, patience=3)
+    output = finetune(replace(options, output=str(tmp_path / "stopped"), **others))
+    assert len(history(output, "eval_exact_match")) == 4  # the first, and three that are no better
+    best = max(history(output, "eval_exact_match"))
+    assert reached(output)["exact_match"] == pytest.approx(best, abs=0.01)
+
+
+def test_a_network_in_half_precision_is_trained_and_written_in_float32(options, base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    half = shutil.copytree(base, tmp_path / "half")
+    tensors = load_file(half / "model.safetensors")
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, half / "model.safetensors")
+    others = dict(model=str(half), steps=1, learning_rate=1e-6, warmup=0.0, evaluate_every=None)
+    output = finetune(replace(options, output=str(tmp_path / "run"), validation=None, **others))
+    after = load_file(output / "model.safetensors")
+    moved = [(after[name] - tensor.half().float()).abs().max() for name, tensor in tensors.items()]
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert 0 < max(moved) < 1e-5  # a step that float16 could not hold
+    assert ModelCard.load(output / "README.md").data.eval_results is None

@@ -1,0 +1,158 @@
+"""Examples of a task are scored as in the original, from the raw example; SuperGLUE's files."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import needs_full_reference
+
+from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
+from glm_transformers.evaluation.predict import (
+    score_examples,
+    submission_lines,
+    write_answers,
+    write_submission,
+)
+from glm_transformers.training.task_table import TASKS
+
+
+@needs_full_reference("the scores are probabilities over every row of the vocabulary")
+@pytest.mark.parametrize("name", ["tiny-gpt2-fp16", "tiny-bert-fp16", "tiny-chinese-10b-fp16"])
+def test_scores_of_raw_examples(repository, reference, name):
+    folder = repository(name)
+    model = GLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = GLMTokenizerFast.from_pretrained(folder)
+    files = [reference / "goldens" / name / f"superglue{end}.json" for end in ("", "_truncated")]
+    cases = [case for file in files if file.exists() for case in json.loads(file.read_text())]
+    cases = [case for case in cases if "label_scores" in case]
+    assert cases
+    for case in cases:
+        example = {**case["example"], **case["example"].get("meta", {})}
+        (scores,) = score_examples(
+            model,
+            tokenizer,
+            TASKS[case["task"].lower()],
+            [example],
+            pattern=case["pattern_id"],
+            max_length=case["max_seq_length"],
+        )
+        assert scores == pytest.approx(case["label_scores"], abs=1e-4), case["task"]
+        assert scores.index(max(scores)) == case["prediction"]
+
+
+@pytest.fixture(scope="module")
+def made(made_repository):
+    model = GLMForConditionalGeneration.from_pretrained(made_repository, dtype=torch.float32)
+    return model.eval(), GLMTokenizerFast.from_pretrained(made_repository)
+
+
+COPA = [
+    {
+        "text_a": "Ng is a professor",
+        "question": "effect",
+        "choice1": "The fox jumps",
+        "choice2": "The dog is lazy over the fox",
+    },
+    {
+        "text_a": "The dog jumps over the lazy dog",
+        "question": "cause",
+        "choice1": "Ng is in Beijing",
+        "choice2": "Stanford",
+    },
+]
+
+
+def test_examples_together_are_examples_one_by_one(made):
+    together = score_examples(*made, TASKS["copa"], COPA, batch_size=3)
+    for example, scores in zip(COPA, together, strict=True):
+        (alone,) = score_examples(*made, TASKS["copa"], [example], batch_size=1)
+        assert scores == pytest.approx(alone, abs=1e-4) and len(scores) == 2
+
+
+def test_answers_that_are_written(made):
+    texts = ["The quick brown fox", "Ng is an adjunct professor at Stanford", "The dog"]
+    examples = [{"source": text, "text": text, "text_a": text} for text in texts]
+    options = dict(max_length=48, max_new_tokens=5)
+    together = write_answers(*made, TASKS["gigaword"], examples, batch_size=2, **options)
+    alone = [write_answers(*made, TASKS["gigaword"], [one], **options)[0] for one in examples]
+    assert together == alone and all(len(answers) == 1 for answers in together)
+
+
+def test_kinds_are_not_mixed(made):
+    with pytest.raises(ValueError, match="has no choices to score"):
+        score_examples(*made, TASKS["gigaword"], [])
+    with pytest.raises(ValueError, match="no answers to write"):
+        write_answers(*made, TASKS["copa"], [])
+
+
+# --- Files of the benchmark -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "task, labels",
+    [
+        ("boolq", ["false", "true"]),
+        ("cb", ["entailment", "contradiction", "neutral"]),
+        ("copa", [0, 1]),
+        ("rte", ["entailment", "not_entailment"]),
+        ("axb", ["entailment", "not_entailment"]),
+        ("axg", ["entailment", "not_entailment"]),
+        ("wic", ["false", "true"]),
+    ],
+)
+def test_labels_as_the_benchmark_spells_them(task, labels):
+    examples = [{"idx": 10 + number} for number in range(len(labels))]
+    lines = submission_lines(TASKS[task], examples, range(len(labels)))
+    assert lines == [{"idx": 10 + number, "label": label} for number, label in enumerate(labels)]
+
+
+def test_wsc_asks_for_the_first_choice():
+    lines = submission_lines(TASKS["wsc"], [{"idx": 0}, {"idx": 1}], [0, 3])
+    assert lines == [{"idx": 0, "label": "True"}, {"idx": 1, "label": "False"}]
+
+
+def test_multirc_is_gathered_by_paragraph_and_question():
+    places = [(0, 0, 0), (0, 0, 1), (0, 1, 2), (3, 7, 9)]
+    names = ("paragraph", "question", "answer")
+    examples = [{"idx": dict(zip(names, place, strict=True))} for place in places]
+    lines = submission_lines(TASKS["multirc"], examples, [1, 0, 1, 0])
+    answers = [{"idx": 0, "label": 1}, {"idx": 1, "label": 0}]
+    first = [{"idx": 0, "answers": answers}, {"idx": 1, "answers": [{"idx": 2, "label": 1}]}]
+    last = [{"idx": 7, "answers": [{"idx": 9, "label": 0}]}]
+    assert lines == [
+        {"idx": 0, "passage": {"questions": first}},
+        {"idx": 3, "passage": {"questions": last}},
+    ]
+
+
+def test_record_tells_the_text_of_the_candidate():
+    example = {
+        "idx": {"passage": 1, "query": 5},
+        "text_a": "Ng met Tang.",
+        "text_b": "@placeholder is a professor.",
+        "candidates": ["Ng", "Tang"],
+    }
+    lines = submission_lines(TASKS["record"], [example], [1])
+    assert lines == [{"idx": 5, "label": "Tang"}]
+
+
+def test_the_file_of_the_leaderboard(tmp_path):
+    file = write_submission(tmp_path, TASKS["rte"], [{"idx": 0}, {"idx": 1}], [1, 0])
+    assert file.name == "RTE.jsonl"
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"idx": 0, "label": "not_entailment"},
+        {"idx": 1, "label": "entailment"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "task, example, message",
+    [
+        ("agnews", {"idx": 0}, "SuperGLUE has no task agnews"),
+        ("rte", {}, "Example 0 has no idx"),
+    ],
+)
+def test_what_is_of_no_benchmark(task, example, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        submission_lines(TASKS[task], [example], [0])

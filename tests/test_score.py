@@ -1,0 +1,159 @@
+"""`glm score`: choices, answers and texts of a file, with the numbers of the functions."""
+
+import json
+import math
+import re
+
+import pytest
+from test_cli import invoke, words
+
+from glm_transformers.evaluation import language_modeling as lm
+from glm_transformers.evaluation import log_likelihood, score_choices
+from glm_transformers.evaluation.model import load
+from glm_transformers.evaluation.options import Scoring
+from glm_transformers.evaluation.rows import score_rows
+from glm_transformers.evaluation.score import score
+
+CHOICES = [
+    {
+        "inputs_pretokenized": "Ng is an adjunct professor at [MASK].",
+        "choices_pretokenized": [" Stanford", " Beijing", " the lazy dog"],
+        "label": 0,
+    },
+    {
+        "inputs_pretokenized": "Tsinghua University is located in [MASK]",
+        "choices_pretokenized": [" Stanford", " Beijing"],
+        "label": 1,
+    },
+]
+ANSWERS = [
+    {
+        "inputs_pretokenized": "[MASK] is located in [MASK].",
+        "targets_pretokenized": ["Tsinghua", " Beijing"],
+    },
+    {"inputs_pretokenized": "The lazy [MASK].", "targets_pretokenized": " dog"},
+]
+TEXTS = ["The quick brown fox jumps over the lazy dog.", "Ng is an adjunct professor."]
+
+
+def write(file, lines) -> str:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    file.write_text("\n".join(texts), encoding="utf-8")
+    return str(file)
+
+
+def column(lines: list[dict], name: str) -> list:
+    return [line[name] for line in lines]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(unidirectional=True),
+        dict(length_penalty=1.0, end_token=True, length=24, batch_size=1),
+    ],
+)
+def test_choices(made_repository, tmp_path, options):
+    file = write(tmp_path / "choices.jsonl", CHOICES)
+    scores = score(Scoring(file, str(made_repository), device="cpu", **options))
+    named = {"max_length" if name == "length" else name: told for name, told in options.items()}
+    expected = score_choices(
+        *load(str(made_repository), device="cpu"),
+        column(CHOICES, "inputs_pretokenized"),
+        column(CHOICES, "choices_pretokenized"),
+        **named,
+    )
+    for text, of_text in zip(scores.texts, expected, strict=True):
+        assert text["scores"] == pytest.approx(of_text, abs=1e-4)
+        assert text["prediction"] == of_text.index(max(of_text))
+        assert text["score"] == max(text["scores"])
+    right = [text["prediction"] == text["label"] for text in scores.texts]
+    (accuracy,) = scores.measures
+    assert accuracy.value == sum(right) / 2 and accuracy.count == 2
+
+
+def test_choices_without_a_label(made_repository, tmp_path):
+    unlabelled = [{**CHOICES[0], "label": None}, CHOICES[1]]
+    file = write(tmp_path / "choices.jsonl", unlabelled)
+    scores = score(Scoring(file, str(made_repository), device="cpu"))
+    assert scores.measures[0].count == 1 and scores.measures[0].error is None
+
+
+@pytest.mark.parametrize("end_token", [False, True])
+def test_answers(made_repository, tmp_path, end_token):
+    file = write(tmp_path / "answers.jsonl", ANSWERS)
+    scores = score(Scoring(file, str(made_repository), device="cpu", end_token=end_token))
+    expected = log_likelihood(
+        *load(str(made_repository), device="cpu"),
+        column(ANSWERS, "inputs_pretokenized"),
+        column(ANSWERS, "targets_pretokenized"),
+        end_token=end_token,
+    )
+    losses, tokens = 0.0, 0
+    for text, of_text in zip(scores.texts, expected, strict=True):
+        log_probs = [value for answer in of_text for value in answer.log_probs]
+        assert text["score"] == pytest.approx(sum(log_probs), abs=1e-4)
+        assert text["perplexity"] == pytest.approx(math.exp(-sum(log_probs) / len(log_probs)))
+        losses, tokens = losses - sum(log_probs), tokens + len(log_probs)
+    (measure,) = scores.measures
+    assert measure.count == tokens
+    assert measure.value == pytest.approx(math.exp(losses / tokens))
+
+
+@pytest.mark.parametrize("unidirectional", [False, True])
+def test_texts(made_repository, tmp_path, unidirectional):
+    """A text's log-probability is the sum over the windows of the perplexity."""
+    file = write(tmp_path / "texts.txt", [TEXTS[0], "", TEXTS[1]])
+    options = dict(length=16, unidirectional=unidirectional)
+    scores = score(Scoring(file, str(made_repository), device="cpu", **options))
+    model, tokenizer = load(str(made_repository), device="cpu")
+    for text, line in zip(scores.texts, TEXTS, strict=True):
+        document = lm.encode(tokenizer, line)
+        of_line = score_rows(
+            model, tokenizer, lm.windows(tokenizer, document, 16, 8, unidirectional)
+        )
+        assert text["score"] == pytest.approx(sum(one.log_prob for one in of_line), abs=1e-4)
+        loss = -text["score"] / (len(document) - 1)
+        assert text["perplexity"] == pytest.approx(math.exp(loss))
+
+
+def test_the_command(made_repository, tmp_path):
+    file = write(tmp_path / "choices.jsonl", CHOICES)
+    output = tmp_path / "scores.json"
+    told = ("score", file, "--model", made_repository, "--device", "cpu", "--output", output)
+    result = invoke(*told)
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.output and "[MASK]" in result.output
+    record = json.loads(output.read_text())
+    assert len(record["texts"]) == 2 and record["results"][0]["metric"] == "accuracy"
+    assert record["options"]["texts"] == file and file in record["sha256"]
+    again = invoke(*told)
+    assert again.exit_code == 1 and "exists already" in words(again.output)
+
+
+@pytest.mark.parametrize(
+    "lines, options, message",
+    [
+        ([], {}, "is empty"),
+        ([CHOICES[0], ANSWERS[0]], {}, "is of another kind"),
+        ([CHOICES[0], "text"], {}, "is of no kind"),
+        ([{"inputs_pretokenized": "Ng [MASK]"}], {}, "is of no kind"),
+        ([{**CHOICES[0], "label": 3}], {}, "has the label 3 and 3 choices"),
+        (ANSWERS, dict(unidirectional=True), "leave unidirectional out"),
+        (ANSWERS, dict(length_penalty=1.0), "A length penalty is of choices"),
+        (TEXTS, dict(end_token=True), "leave end_token out"),
+        (["a"], {}, "has one token"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_sentence(made_repository, tmp_path, lines, options, message):
+    file = write(tmp_path / "texts", lines)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        score(Scoring(file, str(made_repository), device="cpu", **options))
+
+
+def test_a_repository_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    file = write(tmp_path / "texts", TEXTS)
+    result = invoke("score", file, "--model", tmp_path)
+    assert result.exit_code == 1 and "pass a converted repository" in words(result.output)

@@ -1,0 +1,293 @@
+"""Fine-tuning on a task, from examples to a Hub repository or an adapter."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..configuration_glm import GLMConfig
+from ..hub_repository.config import read_config
+from ..tokenization_glm import GLMTokenizerFast
+from .cloze import Choices, Pooled
+from .examples import read_examples
+from .options import Finetuning
+from .own_tasks import read_task
+from .repository import find_repository, load_tokenizer
+from .run import Run, common_arguments
+from .seq2seq import Answers, beam_search
+from .tasks import Task
+from .templates import Example
+from .tuned import write_tuned
+
+LOWEST_RATE = 0.1  # of the highest, where the original's decay ends
+# With validation data the weights that are kept depend on when these were measured.
+CHANGEABLE = {"output", "resume", "log_every", "workers"}
+
+Recipe = Answers | Choices
+Rows = list[dict[str, Any]]
+
+
+def finetune(options: Finetuning) -> Path:
+    """Train on a task and write what was learnt.
+
+    Returns:
+        The repository, or the folder of the adapter.
+
+    Raises:
+        ValueError: one sentence on what is wrong with the options or the data; nothing is trained
+            then.
+    """
+    run = Run.of(options.output)
+    run.check(options.resume)
+    task = read_task(options.task)
+    options = with_published(options, task)
+    check_options(options, task)
+    repository = find_repository(str(options.model))
+    tokenizer = load_tokenizer(repository)
+    options = with_limits(options, task, read_config(repository))
+    recipe = make_recipe(task, options, tokenizer)
+
+    learnt = list(
+        read_examples(
+            task,
+            options.data,
+            "train",
+            options.text_column,
+            options.target_column,
+            to_learn=True,
+        )
+    )
+    examples = read_validation(task, options)
+    rows, validation = encode_each(recipe, learnt), encode_each(recipe, examples)
+    options = with_steps(options, len(rows))
+    begun = {**asdict(options), "processes": PartialState().num_processes}
+    run.check_same(begun, CHANGEABLE)
+
+    set_seed(options.seed)
+    model: Any = recipe.load(repository)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if options.lora:
+        from .adapters import add_lora
+
+        model = add_lora(model, options.lora_rank)
+    trainer = recipe.trainer(
+        rows,
+        examples,
+        model=model,
+        args=training_arguments(recipe, options, run),
+        train_dataset=rows,
+        eval_dataset=without_missing_labels(validation) or None,
+        callbacks=callbacks(options, len(rows)),
+        decay="linear",
+        decay_ratio=LOWEST_RATE,
+        decay_steps=options.steps,
+        first_step=run.first_step,
+    )
+    if trainer.is_world_process_zero():
+        run.record(begun)
+    trainer.train(resume_from_checkpoint=run.last)
+    if trainer.is_world_process_zero():
+        write_tuned(run.output, options, recipe, trainer, learnt[0])
+    trainer.accelerator.wait_for_everyone()
+    return run.output
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+
+def with_published(options: Finetuning, task: Task) -> Finetuning:
+    """With the values of the task wherever none was given."""
+    settings = task.settings
+    published: dict[str, Any] = {
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "warmup": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "label_smoothing": settings.label_smoothing,
+        "pattern": task.pattern,
+        "max_length": task.max_length,
+        "max_target_length": task.max_target_length,
+        "metric": task.metrics[0] if task.metrics else "loss",
+    }
+    missing = {name: value for name, value in published.items() if getattr(options, name) is None}
+    return replace(options, **missing)
+
+
+def check_options(options: Finetuning, task: Task) -> None:
+    """Raise a ValueError for options that do not go together."""
+    if options.model is None:
+        raise ValueError("There is no model to begin with; pass --model and a repository.")
+    if options.metric not in (*task.metrics, "loss"):
+        known = ", ".join((*task.metrics, "loss"))
+        raise ValueError(
+            f"The task {task.name} has no metric {options.metric}; choose from {known}."
+        )
+    of_validation = ("patience", "evaluate_every")
+    for name in of_validation:
+        if options.validation is None and getattr(options, name) is not None:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} needs data to evaluate on; pass --validation.")
+    if options.validation is not None and options.save_every is not None:
+        raise ValueError(
+            "With --validation a checkpoint is saved at each evaluation; pass --evaluate-every "
+            "instead of --save-every."
+        )
+    if options.lora_rank is not None and not options.lora:
+        raise ValueError("--lora-rank is of an adapter; pass --lora too.")
+    if task.kind == "choices":
+        for name in ("attend_padding", "generation"):
+            if getattr(options, name):
+                raise ValueError(
+                    f"{name} is for tasks whose answers are written, and {task.name} is none; "
+                    "leave it out."
+                )
+    elif options.pooled:
+        raise ValueError(f"The answers of {task.name} are written; leave --pooled out.")
+    else:
+        beam_search(task, options.generation)
+
+
+def with_limits(options: Finetuning, task: Task, config: GLMConfig) -> Finetuning:
+    """With the longest context that the model has positions for, where nobody chose another."""
+    longest = config.max_sequence_length
+    limits: dict[str, Any] = {"max_length": options.max_length or longest}
+    for name in ("max_length", "max_target_length"):
+        limit = limits.get(name, getattr(options, name))
+        if limit is not None and limit > longest:
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"{name} is {limit} and the model's longest position {longest}; pass --{flag} "
+                f"{longest} or less."
+            )
+    return replace(options, **limits)
+
+
+def with_steps(options: Finetuning, size: int) -> Finetuning:
+    """With epochs as steps.
+
+    Args:
+        size: how many examples are learnt.
+    """
+    assert options.batch_size is not None and options.epochs is not None  # see with_published
+    samples = options.batch_size * options.accumulation * PartialState().num_processes
+    epoch = math.ceil(size / samples)
+    steps = options.steps or max(1, math.ceil(options.epochs * size / samples))
+    every = min(steps, options.evaluate_every or epoch)
+    return replace(
+        options,
+        steps=steps,
+        evaluate_every=every,
+        save_every=every if options.validation else min(steps, options.save_every or epoch),
+    )
+
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+def make_recipe(task: Task, options: Finetuning, tokenizer: GLMTokenizerFast) -> Recipe:
+    if task.kind == "answers":
+        return Answers(task, options, tokenizer)
+    if options.pooled:
+        return Pooled(task, options, tokenizer)
+    return Choices(task, options, tokenizer)
+
+
+def read_validation(task: Task, options: Finetuning) -> list[Example]:
+    if options.validation is None:
+        return []
+    return list(
+        read_examples(
+            task,
+            options.validation,
+            "validation",
+            options.text_column,
+            options.target_column,
+        )
+    )
+
+
+def encode_each(recipe: Recipe, examples: Sequence[Example]) -> Rows:
+    """The rows of the examples; what is wrong with one is told with its number."""
+    rows = []
+    for number, example in enumerate(tqdm(examples, desc="Encoding")):
+        try:
+            row = recipe.encode(example)
+        except ValueError as error:
+            raise ValueError(f"Example {number}: {error}") from error
+        rows.append({name: compact(value) for name, value in row.items()})
+    return rows
+
+
+def compact(value: Any) -> Any:
+    """Lists of ids as arrays, which take a tenth of the memory."""
+    if not isinstance(value, list):
+        return value
+    if value and isinstance(value[0], list):
+        return [compact(entry) for entry in value]
+    return np.asarray(value, dtype=np.int32)
+
+
+def without_missing_labels(rows: Rows) -> Rows:
+    """Without a column of labels if some are missing: a collator takes all or none."""
+    if all(row.get("label", 0) is not None for row in rows):
+        return rows
+    return [{name: row[name] for name in row if name != "label"} for row in rows]
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+def training_arguments(recipe: Recipe, options: Finetuning, run: Run) -> TrainingArguments:
+    assert options.steps is not None  # see with_steps
+    keeps_best: dict[str, Any] = {}
+    if options.validation is not None:
+        keeps_best = {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{options.metric}",
+            "greater_is_better": options.metric != "loss",
+            # Or the patience of a run that is continued would begin anew.
+            "restore_callback_states_from_checkpoint": True,
+        }
+    return recipe.arguments_class(
+        **common_arguments(options, run, options.steps),
+        **keeps_best,
+        label_names=["labels"],
+        # Nothing but the choices of a task is predicted; logits would fill the memory.
+        prediction_loss_only=not recipe.task.metrics,
+    )
+
+
+class Progress(TrainerCallback):
+    """Tells epochs, which the endless order of the data hides, and evaluates the last weights."""
+
+    def __init__(self, size: int, samples_of_a_step: int):
+        self.size = size
+        self.samples_of_a_step = samples_of_a_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = state.global_step * self.samples_of_a_step / self.size
+        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
+        return control
+
+
+def callbacks(options: Finetuning, size: int) -> list[TrainerCallback]:
+    assert options.batch_size is not None  # see with_published
+    samples = options.batch_size * options.accumulation * PartialState().num_processes
+    used: list[TrainerCallback] = [Progress(size, samples)]
+    if options.patience is not None:
+        used.append(EarlyStoppingCallback(options.patience))
+    return used

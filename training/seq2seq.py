@@ -1,0 +1,190 @@
+"""Learning to write answers: summaries, questions, what fills the blanks of a text.
+
+On `Seq2SeqTrainer` and `GLMDataCollator`. Validation examples are answered by generation, with the
+beam search that was published for the task.
+
+Shapes: S tokens of the context.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+from ..collation_glm import GLMDataCollator
+from ..tokenization_glm import IGNORED, GLMTokenizerFast
+from .loss import GLMForBlankInfilling
+from .metrics import compute_metrics, first_answers
+from .options import Finetuning
+from .own_tasks import read_task
+from .run import RepeatableTrainer
+from .tasks import (
+    Encoded,
+    Settings,
+    Task,
+    choose_pattern,
+    encode,
+    prepared,
+    row_to_learn,
+    texts_of_answers,
+)
+from .templates import Example
+
+GREEDY = "greedy"
+
+
+class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
+    """
+    Args:
+        generation: arguments of `generate` in evaluation.
+        others: of `RepeatableTrainer`.
+    """
+
+    model: Any
+
+    def __init__(self, generation: dict[str, Any], **others):
+        super().__init__(**others)
+        # The loss is divided by the targets of all processes and batches of a step.
+        self.model_accepts_loss_kwargs = True
+        self.generation = generation
+        self.max_length = self.model.generation_config.max_length
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        return super().evaluate(*args, **{**self.generation, **kwargs})
+
+    def evaluation_loop(self, *args, **kwargs):
+        # The library also counts what only fills the last batch of several processes.
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, *args, **kwargs):
+        # The library's step leaves its default here, of which its next one warns.
+        self.model.generation_config.max_length = self.max_length
+        return super().prediction_step(*args, **kwargs)
+
+
+class Answers:
+    """The recipe of tasks whose answers are written.
+
+    Args:
+        options: with a value wherever the task has a published one.
+    """
+
+    architecture = "GLMForConditionalGeneration"
+    auto_class = "AutoModelForSeq2SeqLM"
+    arguments_class = Seq2SeqTrainingArguments
+
+    def __init__(self, task: Task, options: Finetuning, tokenizer: GLMTokenizerFast):
+        self.task = task
+        self.options = options
+        self.tokenizer = tokenizer
+        self.pattern = choose_pattern(task, options.pattern)
+        self.generation = beam_search(task, options.generation)
+        self.generation["max_new_tokens"] = options.max_target_length
+
+    def load(self, repository: Path) -> GLMForBlankInfilling:
+        model = GLMForBlankInfilling.from_pretrained(repository, dtype=torch.float32)
+        model.label_smoothing = self.options.label_smoothing or 0.0
+        return model
+
+    def encode(self, example: Example) -> dict[str, list[int]]:
+        """The row of one example, as `GLMDataCollator` takes it."""
+        encoded = encode(
+            self.task,
+            example,
+            self.tokenizer,
+            pattern=self.options.pattern,
+            max_length=self.options.max_length,
+            max_target_length=self.options.max_target_length,
+        )
+        if self.options.attend_padding:
+            encoded = self.with_seen_padding(encoded)
+        return row_to_learn(encoded, self.tokenizer)
+
+    def with_seen_padding(self, encoded: Encoded) -> Encoded:
+        """A context (S,) that ends with padding, which is text like any other to the model.
+
+        So the original pads the sources of these tasks on the right (FACTS section 8).
+        """
+        assert self.options.max_length is not None  # see finetune.py
+        missing = self.options.max_length - len(encoded.context)
+        padding = [self.tokenizer.pad_token_id] * missing
+        return Encoded(encoded.context + padding, encoded.answers)
+
+    def collator(self) -> GLMDataCollator:
+        return GLMDataCollator(self.tokenizer)
+
+    def trainer(self, rows: Sequence[dict], examples: Sequence[Example], **others) -> AnswerTrainer:
+        """
+        Args:
+            rows: what is learnt, which tells how long an answer is.
+            examples: those of the validation data.
+            others: of `RepeatableTrainer`.
+        """
+        others["args"].predict_with_generate = True
+        if self.options.max_target_length is None:
+            self.generation["max_new_tokens"] = max(map(count_targets, rows))
+
+        def measure(output: EvalPrediction) -> dict[str, float]:
+            return self.measure(self.tokenizer.decode_pieces(output.predictions), examples)
+
+        return AnswerTrainer(
+            self.generation,
+            data_collator=self.collator(),
+            compute_metrics=measure if self.task.metrics else None,
+            **others,
+        )
+
+    def measure(
+        self, answers: Sequence[Sequence[str]], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """The task's metrics.
+
+        Args:
+            answers: of each blank of each example.
+        """
+        given: list[str] = []
+        right: list[list[str]] = []
+        for pieces, example in zip(answers, examples, strict=True):
+            references = self.references(example)
+            given += pieces
+            right += references
+        if self.task.group is not None:
+            questions = [example[self.task.group] for example in examples]
+            right = list(dict(zip(questions, right, strict=True)).values())
+            given = list(first_answers(given, questions).values())
+        return compute_metrics(self.task.metrics, given, right)
+
+    def references(self, example: Example) -> list[list[str]]:
+        """For each blank all the texts that are right."""
+        if self.task.references in example:
+            return [list(example[self.task.references])]
+        texts = texts_of_answers(self.pattern, prepared(self.task, example))
+        return [[text.strip()] for text in texts]
+
+
+def count_targets(row: dict) -> int:
+    """How many tokens an example's answers have, with their ends."""
+    return int(np.not_equal(row["labels"], IGNORED).sum())
+
+
+def beam_search(task: Task, name: str | None) -> dict[str, Any]:
+    """Arguments of `generate` as they were published for a task.
+
+    Args:
+        name: another task whose settings are used, or "greedy".
+    """
+    if name == GREEDY:
+        return {"num_beams": 1}
+    settings: Settings = (task if name is None else read_task(name)).settings
+    options: dict[str, Any] = {"num_beams": settings.num_beams}
+    if settings.num_beams > 1:
+        options["length_penalty"] = settings.length_penalty
+    if settings.min_length:
+        options["min_new_tokens"] = settings.min_length
+    if settings.no_repeat_ngram_size:
+        options["no_repeat_ngram_size"] = settings.no_repeat_ngram_size
+    return options
