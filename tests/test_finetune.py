@@ -18,7 +18,7 @@ from made import make_checkpoint, make_parameters, make_vocabulary
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
-from glm_transformers.training.finetune import finetune
+from glm_transformers.training.finetune import encode_each, finetune
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.run import RepeatableTrainer
 
@@ -354,3 +354,41 @@ def test_a_network_in_half_precision_is_trained_and_written_in_float32(options, 
     assert {tensor.dtype for tensor in after.values()} == {torch.float32}
     assert 0 < max(moved) < 1e-5  # a step that float16 could not hold
     assert ModelCard.load(output / "README.md").data.eval_results is None
+
+
+def test_long_documents_are_learnt_in_windows(base, tmp_path, monkeypatch):
+    """SQuAD: the part of a document that holds the answer is learnt, and every part is asked."""
+    fact = "Ng is a professor."
+    document = {
+        "source": "Beijing is large. " * 20 + fact,
+        "question": "Who is?",
+        "answer": "Ng",
+        "answers": ["Ng"],
+    }
+    data = write_lines(tmp_path / "squad.jsonl", [document])
+    encoded = []
+
+    def record(recipe, examples):
+        encoded.append(examples)
+        return encode_each(recipe, examples)
+
+    monkeypatch.setattr("glm_transformers.training.finetune.encode_each", record)
+    options = Finetuning(
+        task="squad",
+        data=data,
+        validation=data,
+        output=str(tmp_path / "tuned"),
+        model=str(base),
+        max_length=60,
+        max_target_length=4,
+        epochs=1,
+        generation="greedy",
+    )
+    reached_by = reached(finetune(options))
+    learnt, asked = encoded
+    assert [example["answer"] == "Ng" for example in learnt] == [
+        fact[:5] in example["source"] for example in learnt
+    ]
+    assert len(learnt) > 3 and len(asked) == len(learnt)
+    # The parts are of one question, which is right or wrong as a whole.
+    assert reached_by["normalized_match"] in (0, 1)

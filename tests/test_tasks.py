@@ -460,6 +460,8 @@ def test_examples_that_cannot_be(tokenizer, tmp_path):
     long = read_task(written(tmp_path, {**REVIEW, "one_token": True, "answers": [" Ng", " a b"]}))
     with pytest.raises(ValueError, match="The answer ' Ng' of the task review is not one"):
         encode(long, good, tokenizer)
+    with pytest.raises(ValueError, match="A text has no choices or an empty one"):
+        encode(numbered, {"text": "a", "choices": ["x", " "], "label": 0}, tokenizer)
     two = Task("t", "answers", (Pattern("{text} [MASK] [MASK]", ["x"]),))
     with pytest.raises(ValueError, match="A text has 2 masks and 1 answers"):
         encode(two, good, tokenizer)
@@ -762,9 +764,12 @@ def test_windows_of_documents(tokenizer):
         start = 20 * number
         assert window["source"] == tokenizer.decode(ids[start : start + room])
         assert window["answer"] == ("Ng" if "Ng" in window["source"] else "N/A")
+        assert window["idx"] == 0
     assert windows[-1]["source"].endswith("Ng") and windows[0]["answer"] == "N/A"
     answered = TASKS["squad_v1"].slices([example], tokenizer, 40)
     assert answered and all(window["answer"] == "Ng" for window in answered)
+    with pytest.raises(ValueError, match=r"A question has \d+ tokens, which leaves no room"):
+        slice_documents([{**example, "question": source}], tokenizer, max_length=40)
 
 
 def test_masked_words():

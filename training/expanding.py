@@ -120,16 +120,25 @@ def slice_documents(
     Args:
         max_length: tokens of the context with the question; windows begin at each half of it.
         unanswered: keep windows that do not hold the answer; their answer is N/A.
+
+    Raises:
+        ValueError: for a question that leaves no room.
     """
     windows = []
-    for example in tqdm(examples, desc="Slicing", leave=False):
+    for number, example in enumerate(tqdm(examples, desc="Slicing", leave=False)):
+        example = {"idx": number, **example}  # which windows are of one question
         ids = tokenizer(example["source"], add_special_tokens=False).input_ids
         question = tokenizer(" " + example["question"], add_special_tokens=False).input_ids
         answer = tokenizer(example["answer"], add_special_tokens=False).input_ids
         said = tokenizer.decode(answer)
         length = max_length - 3 - len(question)  # beside [CLS], the mask and the full stop
+        if length < 1:
+            raise ValueError(
+                f"A question has {len(question)} tokens, which leaves no room for a text within "
+                f"{max_length}; raise max_length."
+            )
         for start in range(0, len(ids), max_length // 2):
-            window = ids[start : start + max(length, 0)]
+            window = ids[start : start + length]
             text = tokenizer.decode(window)
             if said in text and answer:
                 windows.append({**example, "source": text})

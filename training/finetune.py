@@ -69,6 +69,10 @@ def finetune(options: Finetuning) -> Path:
         )
     )
     examples = read_validation(task, options)
+    if task.slices is not None:
+        assert options.max_length is not None  # see with_limits
+        learnt = task.slices(learnt, tokenizer, options.max_length)
+        examples = task.slices(examples, tokenizer, options.max_length)
     rows, validation = encode_each(recipe, learnt), encode_each(recipe, examples)
     options = with_steps(options, len(rows))
     begun = {**asdict(options), "processes": PartialState().num_processes}

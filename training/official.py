@@ -136,6 +136,8 @@ def wsc(record: Record) -> list[Example]:
     target = record.get("target", record)  # the Hub's rows are flat
     text = plain_quotes(record["text"])
     words = text.split()
+    lower = text.lower().split()
+    span = near(lower, target["span1_text"].lower().split(), target["span1_index"])
     place = near(words, [target["span2_text"]], target["span2_index"])
     pronoun = target["span2_text"]
     if place < len(words) and words[place] != pronoun and words[place].startswith(pronoun):
@@ -143,12 +145,11 @@ def wsc(record: Record) -> list[Example]:
         words[place : place + 1] = [pronoun, words[place][len(pronoun) :]]
     if not 0 <= place < len(words) or words[place] != pronoun:
         raise ValueError(f"The pronoun {pronoun!r} is not word {place} of the WSC text {text!r}.")
-    lower = [word.lower() for word in words]
     example = {
         "text_a": " ".join(words),
         "span1_text": target["span1_text"],
         "span2_text": pronoun,
-        "span1_index": near(lower, target["span1_text"].lower().split(), target["span1_index"]),
+        "span1_index": span,
         "span2_index": place,
         "label": record.get("label"),
         "idx": record.get("idx"),

@@ -780,6 +780,7 @@ def question_answering(
         max_target_length=64,
         eos=False,
         references="answers",
+        group="idx",
         metrics=("token_f1", "normalized_match"),
         official=data,
         slices=slices,

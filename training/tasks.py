@@ -292,7 +292,8 @@ def encode_choices(
 ) -> list[list[int]]:
     """The ids of each choice as it is scored."""
     texts = texts_of_answers(pattern, example)
-    choices = tokenizer.encode_choices(texts)
+    # A choice of white space alone is none, as in the original, where it has no ids.
+    choices = tokenizer.encode_choices([text if text.strip() else "" for text in texts])
     if not task.one_token:
         return [[*ids, tokenizer.eop_token_id] for ids in choices]
     for text, ids in zip(texts, choices, strict=True):
