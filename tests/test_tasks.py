@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import needs_full_reference
 from datasets import Dataset
@@ -21,7 +22,7 @@ from glm_transformers.training.examples import read_examples
 from glm_transformers.training.expanding import mask_at_random, mask_words, slice_documents
 from glm_transformers.training.patterns import Segment, ids_of_sides, shorten
 from glm_transformers.training.tasks import Encoded, encode_apart, encode_pooled, row_to_learn
-from glm_transformers.training.templates import fill
+from glm_transformers.training.templates import fill, fill_each
 
 CLOZE = [
     ("tiny-gpt2-fp16", "superglue.json"),
@@ -303,6 +304,50 @@ def test_answers_are_cut_together(tokenizer):
     assert cut == [whole[0], whole[1][:1]]
     short = encode(task, example, tokenizer, max_length=1, max_target_length=99)
     assert short.answers == whole[:1]
+
+
+def test_white_space_alone_has_no_ids(tokenizer):
+    """Neither a part nor an answer, as in the original; an empty answer is its end alone."""
+    task = Task("t", "answers", (Pattern(["{a}", Cut(" {a}"), " ", MASK], [" {a}"]),))
+    encoded = encode(task, {"a": " "}, tokenizer)
+    assert len(encoded.context) == 3 and encoded.answers == [[tokenizer.eop_token_id]]
+
+
+def test_a_limit_of_all(tokenizer):
+    """Without a limit of its own an answer takes its room from the context."""
+    task = Task("t", "answers", (Pattern([Cut("{a}"), MASK], [" {b}"]),), max_length=30)
+    encoded = encode(task, LONG, tokenizer)
+    assert len(encoded.context) + len(encoded.answers[0]) == 30
+    assert encoded.answers[0][-1] == tokenizer.eop_token_id
+
+
+def test_what_labels_mean(tokenizer):
+    """A number is not a truth value; arrays hold numbers; -1 is how the Hub says nothing."""
+    labels = (("a", True), ("b", 1))
+    task = Task("t", "choices", (Pattern("{a} [MASK]", ["x", "y"]),), labels=labels)
+    for value, number in [("a", 0), (True, 0), (1, 1), (np.int64(1), 1), ("1", 1), (-1, None)]:
+        assert encode(task, {"a": "x", "label": value}, tokenizer).label == number
+    wsc = {"text_a": "Ng left", "span1_text": "Ng", "span2_text": "left", "span2_index": 1}
+    for value, number in [
+        (True, 0),
+        ("True", 0),
+        (1, 0),
+        (False, None),
+        ("False", None),
+        (0, None),
+    ]:
+        assert encode(TASKS["wsc"], {**wsc, "label": value}, tokenizer).label == number
+
+
+def test_filters():
+    example = {"a": "It’s A Dog?! ", "b": "x|y"}
+    assert fill("{a:lower_first}", example).text == "it’s A Dog?! "
+    assert fill("<{a:strip,without_end,plain_quotes}>", example).text == "<It's A Dog>"
+    assert fill("{{a}} {a:right_strip}.", example).text == "{a} It’s A Dog?!."
+    assert [one.text for one in fill_each("-{b:split}{a:strip}", example)] == [
+        "-xIt’s A Dog?!",
+        "-yIt’s A Dog?!",
+    ]
 
 
 # --- Whole texts, and the collator ----------------------------------------------------------------
