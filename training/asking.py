@@ -56,7 +56,7 @@ def loading(name: str, base: str, recipe: Answers | Choices) -> list[str]:
 def assignments(parts: Iterable[Part], recipe: Answers | Choices, example: Example) -> list[str]:
     """A line for each field that the parts name."""
     example = prepared(recipe.task, example)
-    lines = {}
+    lines: dict[str, str] = {}
     for part in parts:
         for _, field, filters in parse(text_of(part)):
             if field is None or field == "choice":

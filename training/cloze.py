@@ -15,7 +15,11 @@ import torch
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from ..collation_glm import GLMMultipleChoiceCollator, GLMPooledChoiceCollator
-from ..modeling_glm import GLMForMultipleChoice, GLMForSequenceClassification
+from ..modeling_glm import (
+    GLMForMultipleChoice,
+    GLMForSequenceClassification,
+    GLMPreTrainedModel,
+)
 from ..tokenization_glm import GLMTokenizerFast
 from .metrics import compute_metrics
 from .options import Finetuning
@@ -26,6 +30,7 @@ from .tasks import (
     choose_pattern,
     encode,
     encode_pooled,
+    groups_of,
     number_of_choice,
     prepared,
     texts_of_answers,
@@ -65,7 +70,7 @@ class Choices:
         self.tokenizer = tokenizer
         self.pattern: Pattern = choose_pattern(task, options.pattern)
 
-    def load(self, repository: Path) -> GLMForMultipleChoice:
+    def load(self, repository: Path) -> GLMPreTrainedModel:
         return GLMForMultipleChoice.from_pretrained(repository, dtype=torch.float32)
 
     def encode(self, example: Example) -> dict[str, Any]:
@@ -124,10 +129,11 @@ class Choices:
             else:
                 given.append(number)
                 right.append(label)
-        groups = None
-        if self.task.group is not None:
-            groups = [example[self.task.group] for example in examples]
-        return compute_metrics(self.task.metrics, given, right, groups)
+        return compute_metrics(self.task.metrics, given, right, groups_of(self.task, examples))
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise a ValueError, before any training, if these examples could not be measured."""
+        self.measure([0] * len(examples), examples)
 
     def choices(self, example: Example) -> list[str]:
         return texts_of_answers(self.pattern, prepared(self.task, example))
@@ -141,19 +147,21 @@ class Pooled(Choices):
 
     def __init__(self, task: Task, options: Finetuning, tokenizer: GLMTokenizerFast):
         super().__init__(task, options, tokenizer)
-        if task.pooled is None and not task.labels:
+        if task.pooled is not None:
+            self.pattern = task.pooled
+        elif task.labels:  # the classes are known, and the context says all the rest
+            self.pattern = replace(self.pattern, answers=())
+            self.task = replace(task, pooled=self.pattern)
+        else:
             raise ValueError(
                 f"The task {task.name} has no pattern for the pooled classifier; leave --pooled "
                 "out."
             )
-        if task.pooled is None:  # the classes are known, and the context says all the rest
-            self.task = replace(task, pooled=replace(self.pattern, answers=()))
-        self.pattern = self.task.pooled
         self.has_classes = not self.pattern.answers
         self.num_labels = len(task.labels) if self.has_classes else 1
 
-    def load(self, repository: Path) -> GLMForSequenceClassification:
-        named = {}
+    def load(self, repository: Path) -> GLMPreTrainedModel:
+        named: dict[str, Any] = {}
         if self.has_classes:
             names = self.class_names
             named["id2label"] = dict(enumerate(names))

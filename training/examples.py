@@ -158,9 +158,7 @@ def read_pairs(source: Path) -> list[dict[str, str]]:
         raise ValueError(
             f"{source} has {len(texts)} lines and {target} {len(answers)}; give each its answer."
         )
-    return [
-        {"source": text, "target": answer} for text, answer in zip(texts, answers, strict=True)
-    ]
+    return [{"source": text, "target": answer} for text, answer in zip(texts, answers, strict=True)]
 
 
 def read_hub(name: str, split: str) -> Iterable[dict[str, Any]]:
