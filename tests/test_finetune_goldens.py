@@ -8,6 +8,7 @@ from conftest import needs_full_reference
 from safetensors.torch import load_file
 
 from glm_transformers import GLMTokenizerFast
+from glm_transformers.training.cloze import Choices
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.own_tasks import read_task
 from glm_transformers.training.seq2seq import Answers
@@ -119,3 +120,35 @@ def test_prompts_are_the_originals(reference, repository, checkpoint):
         padding = [tokenizer.pad_token_id] * (case["src_seq_length"] - len(context))
         assert context + padding + [tokenizer.sop_token_id] == case["text"], case["id"]
     assert cases
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_choices_are_learnt_by_the_originals_scores(reference, repository, checkpoint):
+    """The loss is the cross entropy of the scores, and the best score is the prediction."""
+    folder = repository(checkpoint)
+    tokenizer = GLMTokenizerFast.from_pretrained(folder)
+    file = reference / "goldens" / checkpoint / "superglue.json"
+    cases = [case for case in json.loads(file.read_text()) if "label_scores" in case]
+    assert len(cases) > 2
+    model = None
+    for case in cases:
+        options = Finetuning(
+            case["task"].lower(),
+            "data",
+            "output",
+            pattern=case["pattern_id"],
+            max_length=case["max_seq_length"],
+        )
+        recipe = Choices(read_task(options.task), options, tokenizer)
+        row = recipe.encode({**case["example"], **case["example"].get("meta", {})})
+        model = model or recipe.load(folder).eval()
+        label = case["sample"]["label"]
+        output = model(**recipe.collator()([{**row, "label": label}]))
+        golden = torch.tensor(case["label_scores"])[None]
+        loss = torch.nn.functional.cross_entropy(golden, torch.tensor([label])).item()
+        assert output.loss.item() == pytest.approx(loss, abs=1e-4), case["task"]
+        assert output.logits.argmax().item() == case["prediction"]
+        # But for WSC, which is learnt from positive examples alone, and ReCoRD, from each answer.
+        if recipe.task.expand is None:
+            assert row["label"] == label, case["task"]

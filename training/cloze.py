@@ -15,7 +15,11 @@ import torch
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from ..collation_glm import GLMMultipleChoiceCollator, GLMPooledChoiceCollator
-from ..modeling_glm import GLMForMultipleChoice, GLMForSequenceClassification, GLMPreTrainedModel
+from ..modeling_glm import (
+    GLMForMultipleChoice,
+    GLMForSequenceClassification,
+    GLMPreTrainedModel,
+)
 from ..tokenization_glm import GLMTokenizerFast
 from .metrics import compute_metrics
 from .options import Finetuning
@@ -26,6 +30,7 @@ from .tasks import (
     choose_pattern,
     encode,
     encode_pooled,
+    groups_of,
     number_of_choice,
     prepared,
     texts_of_answers,
@@ -124,10 +129,11 @@ class Choices:
             else:
                 given.append(number)
                 right.append(label)
-        groups = None
-        if self.task.group is not None:
-            groups = [example[self.task.group] for example in examples]
-        return compute_metrics(self.task.metrics, given, right, groups)
+        return compute_metrics(self.task.metrics, given, right, groups_of(self.task, examples))
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise a ValueError, before any training, if these examples could not be measured."""
+        self.measure([0] * len(examples), examples)
 
     def choices(self, example: Example) -> list[str]:
         return texts_of_answers(self.pattern, prepared(self.task, example))
@@ -141,15 +147,16 @@ class Pooled(Choices):
 
     def __init__(self, task: Task, options: Finetuning, tokenizer: GLMTokenizerFast):
         super().__init__(task, options, tokenizer)
-        if task.pooled is None and not task.labels:
+        if task.pooled is not None:
+            self.pattern = task.pooled
+        elif task.labels:  # the classes are known, and the context says all the rest
+            self.pattern = replace(self.pattern, answers=())
+            self.task = replace(task, pooled=self.pattern)
+        else:
             raise ValueError(
                 f"The task {task.name} has no pattern for the pooled classifier; leave --pooled "
                 "out."
             )
-        if task.pooled is None:  # the classes are known, and the context says all the rest
-            self.task = replace(task, pooled=replace(self.pattern, answers=()))
-        assert self.task.pooled is not None
-        self.pattern = self.task.pooled
         self.has_classes = not self.pattern.answers
         self.num_labels = len(task.labels) if self.has_classes else 1
 

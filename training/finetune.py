@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import (
@@ -73,23 +74,18 @@ def finetune(options: Finetuning) -> Path:
         assert options.max_length is not None  # see with_limits
         learnt = task.slices(learnt, tokenizer, options.max_length)
         examples = task.slices(examples, tokenizer, options.max_length)
-    rows, validation = encode_each(recipe, learnt), encode_each(recipe, examples)
+    rows = encode_each(recipe, learnt)
+    validation = encode_each(recipe, examples)
+    if examples:
+        recipe.check(examples)
     options = with_steps(options, len(rows))
     begun = {**asdict(options), "processes": PartialState().num_processes}
     run.check_same(begun, CHANGEABLE)
 
-    set_seed(options.seed)
-    model: Any = recipe.load(repository)
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if options.lora:
-        from .adapters import add_lora
-
-        model = add_lora(model, options.lora_rank)
     trainer = recipe.trainer(
         rows,
         examples,
-        model=model,
+        model=load_model(recipe, options, repository),
         args=training_arguments(recipe, options, run),
         train_dataset=rows,
         eval_dataset=without_missing_labels(validation) or None,
@@ -126,7 +122,9 @@ def with_published(options: Finetuning, task: Task) -> Finetuning:
         "max_target_length": task.max_target_length,
         "metric": task.metrics[0] if task.metrics else "loss",
     }
-    missing = {name: value for name, value in published.items() if getattr(options, name) is None}
+    missing: dict[str, Any] = {
+        name: value for name, value in published.items() if getattr(options, name) is None
+    }
     return replace(options, **missing)
 
 
@@ -185,8 +183,8 @@ def with_steps(options: Finetuning, size: int) -> Finetuning:
     Args:
         size: how many examples are learnt.
     """
-    assert options.batch_size is not None and options.epochs is not None  # see with_published
-    samples = options.batch_size * options.accumulation * PartialState().num_processes
+    assert options.epochs is not None  # see with_published
+    samples = samples_of_a_step(options)
     epoch = math.ceil(size / samples)
     steps = options.steps or max(1, math.ceil(options.epochs * size / samples))
     every = min(steps, options.evaluate_every or epoch)
@@ -196,6 +194,11 @@ def with_steps(options: Finetuning, size: int) -> Finetuning:
         evaluate_every=every,
         save_every=every if options.validation else min(steps, options.save_every or epoch),
     )
+
+
+def samples_of_a_step(options: Finetuning) -> int:
+    assert options.batch_size is not None  # see with_published
+    return options.batch_size * options.accumulation * PartialState().num_processes
 
 
 # --- Data -----------------------------------------------------------------------------------------
@@ -254,6 +257,19 @@ def without_missing_labels(rows: Rows) -> Rows:
 # --- Training -------------------------------------------------------------------------------------
 
 
+def load_model(recipe: Recipe, options: Finetuning, repository: Path) -> torch.nn.Module:
+    """The network, in float32 whatever the repository holds; with an adapter if there is one."""
+    set_seed(options.seed)
+    model = recipe.load(repository)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if not options.lora:
+        return model
+    from .adapters import add_lora
+
+    return add_lora(model, options.lora_rank)
+
+
 def training_arguments(recipe: Recipe, options: Finetuning, run: Run) -> TrainingArguments:
     assert options.steps is not None  # see with_steps
     keeps_best: dict[str, Any] = {}
@@ -289,9 +305,7 @@ class Progress(TrainerCallback):
 
 
 def callbacks(options: Finetuning, size: int) -> list[TrainerCallback]:
-    assert options.batch_size is not None  # see with_published
-    samples = options.batch_size * options.accumulation * PartialState().num_processes
-    used: list[TrainerCallback] = [Progress(size, samples)]
+    used: list[TrainerCallback] = [Progress(size, samples_of_a_step(options))]
     if options.patience is not None:
         used.append(EarlyStoppingCallback(options.patience))
     return used

@@ -116,6 +116,7 @@ def last_checkpoint(checkpoints: Path) -> str | None:
 
 def common_arguments(options: Pretraining | Finetuning, run: Run, steps: int) -> dict[str, Any]:
     """The `TrainingArguments` of every run."""
+    assert options.warmup is not None  # fine-tuning has filled in its recipe's
     return dict(
         output_dir=str(run.checkpoints),
         max_steps=steps,
@@ -194,8 +195,8 @@ class RepeatableTrainer(Trainer):
         super().__init__(**kwargs)
         self._loss_shifts_labels = False
         # A tied weight is in no checkpoint, and the library need not warn of it.
-        tied = getattr(self.model, "_tied_weights_keys", None)
-        self.model._keys_to_ignore_on_save = set(tied or ())
+        network: Any = self.model
+        network._keys_to_ignore_on_save = set(getattr(network, "_tied_weights_keys", None) or ())
         self.decay = decay
         self.decay_ratio = decay_ratio
         self.decay_steps = decay_steps

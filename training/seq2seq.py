@@ -27,6 +27,7 @@ from .tasks import (
     Task,
     choose_pattern,
     encode,
+    groups_of,
     prepared,
     row_to_learn,
     texts_of_answers,
@@ -37,13 +38,14 @@ GREEDY = "greedy"
 
 
 class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
-    """
+    """Answers the validation examples by generation.
+
     Args:
         generation: arguments of `generate` in evaluation.
         others: of `RepeatableTrainer`.
     """
 
-    model: Any
+    model: Any  # with what generation needs, also in an adapter
 
     def __init__(self, generation: dict[str, Any], **others):
         super().__init__(**others)
@@ -152,11 +154,15 @@ class Answers:
             references = self.references(example)
             given += pieces
             right += references
-        if self.task.group is not None:
-            questions = [example[self.task.group] for example in examples]
+        questions = groups_of(self.task, examples)
+        if questions is not None:
             right = list(dict(zip(questions, right, strict=True)).values())
             given = list(first_answers(given, questions).values())
         return compute_metrics(self.task.metrics, given, right)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise a ValueError, before any training, if these examples could not be measured."""
+        self.measure([[""] * len(self.references(example)) for example in examples], examples)
 
     def references(self, example: Example) -> list[list[str]]:
         """For each blank all the texts that are right."""

@@ -7,7 +7,7 @@ is a flat dictionary, whose values the fields of the patterns name.
 Shapes: S tokens of the context, T of a row.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, get_args
@@ -278,6 +278,18 @@ def prepared(task: Task, example: Example) -> Example:
 
 
 # --- Answers --------------------------------------------------------------------------------------
+
+
+def groups_of(task: Task, examples: Sequence[Example]) -> list[Any] | None:
+    """Of which question each example is, for a task that asks it."""
+    if task.group is None:
+        return None
+    if any(example.get(task.group) is None for example in examples):
+        raise ValueError(
+            f"The metrics of {task.name} need the column {task.group}, which tells the examples of "
+            "one question."
+        )
+    return [example[task.group] for example in examples]
 
 
 def texts_of_answers(pattern: Pattern, example: Example) -> list[str]:
