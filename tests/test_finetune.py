@@ -332,13 +332,27 @@ def test_the_published_beam_search_answers(short, data, base, tmp_path):
     assert reached(output)["exact_match"] == pytest.approx(100 * sum(right) / 19, abs=0.01)
 
 
-def test_the_best_checkpoint_is_kept_and_the_run_stops(options, tmp_path):
-    """Trained on what it already says, a network cannot become better."""
-    others = dict(learning_rate=0.0, steps=40, evaluate_every=4, patience=3)
-    output = finetune(replace(options, output=str(tmp_path / "stopped"), **others))
-    assert len(history(output, "eval_exact_match")) == 4  # the first, and three that are no better
-    best = max(history(output, "eval_exact_match"))
-    assert reached(output)["exact_match"] == pytest.approx(best, abs=0.01)
+def test_the_best_checkpoint_is_kept_and_the_run_stops(options, tuned, data, tmp_path):
+    """Wrong answers are learnt by a network that knows the right ones: it only becomes worse."""
+    wrong = [{**row, "target": row["source"].split()[1]} for row in made_rows(64, seed=5)]
+    others = dict(
+        model=str(tuned("answers")),
+        data=write_lines(tmp_path / "wrong.jsonl", wrong),
+        output=str(tmp_path / "stopped"),
+        steps=90,
+        evaluate_every=5,
+        patience=3,
+        learning_rate=2e-3,
+    )
+    output = finetune(replace(options, **others))
+    values = history(output, "eval_exact_match")
+    first = values.index(max(values))
+    assert len(values) == first + 1 + 3  # the best, and three that are no better
+    assert values[-1] < values[first]
+    assert reached(output)["exact_match"] == pytest.approx(values[first], abs=0.01)
+    rows = list(map(json.loads, (data / "test.jsonl").read_text().splitlines()))
+    right = [a == row["target"] for a, row in zip(ask(output, rows), rows, strict=True)]
+    assert values[first] == pytest.approx(100 * sum(right) / 19, abs=0.01)
 
 
 def test_a_network_in_half_precision_is_trained_and_written_in_float32(options, base, tmp_path):
