@@ -355,6 +355,26 @@ def test_the_best_checkpoint_is_kept_and_the_run_stops(options, tuned, data, tmp
     assert values[first] == pytest.approx(100 * sum(right) / 19, abs=0.01)
 
 
+def test_patience_is_not_new_in_a_run_that_is_resumed(options, tmp_path, monkeypatch):
+    """What does not learn stops after four evaluations, killed after the third or not."""
+    others = dict(learning_rate=0.0, steps=40, evaluate_every=2, patience=3)
+    options = replace(options, output=str(tmp_path / "run"), **others)
+    evaluate, count = RepeatableTrainer.evaluate, []
+
+    def killed(self, *args, **kwargs):
+        count.append(1)
+        if len(count) == 4:
+            raise Killed
+        return evaluate(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RepeatableTrainer, "evaluate", killed)
+        with pytest.raises(Killed):
+            finetune(options)
+    resumed = finetune(replace(options, resume=True))
+    assert len(history(resumed, "eval_exact_match")) == 4
+
+
 def test_a_network_in_half_precision_is_trained_and_written_in_float32(options, base, tmp_path):
     from safetensors.torch import load_file, save_file
 
