@@ -21,6 +21,7 @@ from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.training.finetune import encode_each, finetune
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.run import RepeatableTrainer
+from glm_transformers.training.seq2seq import AnswerTrainer
 
 # Each is one token behind a space, and each answers the one before it.
 WORDS = ["Ng", "Stanford", "Beijing", "Tsinghua", "fox", "dog", "General", "Language"]
@@ -359,7 +360,7 @@ def test_patience_is_not_new_in_a_run_that_is_resumed(options, tmp_path, monkeyp
     """What does not learn stops after four evaluations, killed after the third or not."""
     others = dict(learning_rate=0.0, steps=40, evaluate_every=2, patience=3)
     options = replace(options, output=str(tmp_path / "run"), **others)
-    evaluate, count = RepeatableTrainer.evaluate, []
+    evaluate, count = AnswerTrainer.evaluate, []
 
     def killed(self, *args, **kwargs):
         count.append(1)
@@ -368,7 +369,7 @@ def test_patience_is_not_new_in_a_run_that_is_resumed(options, tmp_path, monkeyp
         return evaluate(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RepeatableTrainer, "evaluate", killed)
+        patch.setattr(AnswerTrainer, "evaluate", killed)
         with pytest.raises(Killed):
             finetune(options)
     resumed = finetune(replace(options, resume=True))
