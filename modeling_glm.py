@@ -661,6 +661,13 @@ def flatten_choices(tensors: dict[str, torch.Tensor | None]) -> dict[str, torch.
     return {name: tensor.flatten(0, 1) for name, tensor in given.items()}
 
 
+def without_missing(scores: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """(R,) -> (R,): minus infinity for rows that are all padding, which hold no choice."""
+    if rank_of(attention_mask) != 2:
+        return scores
+    return scores.masked_fill(~attention_mask.bool().any(-1), -torch.inf)
+
+
 def stack_choices(rows: list[list[torch.Tensor]], padding: int) -> torch.Tensor:
     """A tensor for each row and choice -> (B, C, G)."""
     pad = nn.utils.rnn.pad_sequence
@@ -1080,12 +1087,19 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         if labels is not None:
             self._warn_of_untrained_head()
         shape = (inputs_embeds[..., 0] if input_ids is None else input_ids).shape
-        if len(shape) == 3:
-            return self._score_choices(flatten_choices(texts), shape[0], labels, **kwargs)
+        has_choices = len(shape) == 3
+        if has_choices:
+            self._check_one_score()
+            texts = flatten_choices(texts)
         pooled, outputs = self._pool(**texts, **kwargs)
-        logits = self.multichoice_head(pooled)  # (B, num_labels)
+        logits = self.multichoice_head(pooled)  # (B, num_labels), or (B * C, 1)
+        if has_choices:
+            logits = without_missing(logits[:, 0], texts.get("attention_mask"))
+            logits = logits.view(shape[0], -1)  # (B * C,) -> (B, C)
         loss = None
-        if labels is not None:
+        if labels is not None and has_choices:
+            loss = F.cross_entropy(logits.float(), labels)
+        elif labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(
             loss=loss,
@@ -1094,31 +1108,12 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _score_choices(
-        self,
-        texts: dict[str, torch.Tensor],
-        batch: int,
-        labels: torch.Tensor | None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        """The output for B batch texts of C choices, given as B * C rows."""
+    def _check_one_score(self):
         if self.num_labels != 1:
             raise ValueError(
                 f"Choices in rows of their own get a score each, but num_labels is "
                 f"{self.num_labels}; load the model with num_labels=1."
             )
-        pooled, outputs = self._pool(**texts, **kwargs)
-        scores = self.multichoice_head(pooled)[:, 0]  # (B * C,)
-        mask = texts.get("attention_mask")
-        if rank_of(mask) == 2:
-            scores = scores.masked_fill(~mask.bool().any(-1), -torch.inf)
-        logits = scores.view(batch, -1)  # (B, C)
-        return SequenceClassifierOutput(
-            loss=None if labels is None else F.cross_entropy(logits.float(), labels),
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
 
     def _pool(
         self,
