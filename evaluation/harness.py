@@ -29,7 +29,8 @@ from tqdm.auto import tqdm
 
 from .language_modeling import WIKITEXT_STRIDE, windows
 from .model import load
-from .rows import Row, continuation_mask, encode, score_as_they_come, score_rows
+from .rows import Row, encode, score_as_they_come, score_rows
+from .scoring import continuation_mask
 
 # Tokens that are generated where a task does not say it; the harness's own default.
 GENERATED = 256

@@ -17,11 +17,11 @@ from .rows import (
     Finished,
     Row,
     RowScore,
-    continuation_mask_id,
     encode,
     score_rows,
     standard_error,
 )
+from .scoring import continuation_mask_id
 
 # What the original's scripts set.
 LAMBADA_LENGTH = 512

@@ -10,12 +10,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
-from ..training.tasks import Task, encode, encode_apart, prepared, texts_of_answers
+from ..training.tasks import (
+    Task,
+    choose_pattern,
+    encode,
+    encode_apart,
+    prepared,
+    texts_of_answers,
+)
 from ..training.templates import Example
 from .scoring import evaluating, score_packed
 
@@ -112,19 +118,14 @@ def write_answers(
     with evaluating(model):
         for start in tqdm(range(0, len(order), batch_size), desc="Writing"):
             numbers = order[start : start + batch_size]
-            batch = pad_left([contexts[number] for number in numbers], tokenizer.pad_token_id)
-            inputs: dict[str, Any] = {name: one.to(model.device) for name, one in batch.items()}
+            inputs: Any = tokenizer.pad(
+                {"input_ids": [contexts[number] for number in numbers]},
+                padding_side="left",
+                return_tensors="pt",
+            ).to(model.device)
             written = tokenizer.decode_pieces(model.generate(**inputs, **generation))
             answers |= zip(numbers, written, strict=True)
     return [answers[number] for number in range(len(contexts))]
-
-
-def pad_left(contexts: Sequence[list[int]], padding: int) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask, each (B, S)."""
-    width = max(map(len, contexts))
-    ids = [[padding] * (width - len(context)) + context for context in contexts]
-    real = [[0] * (width - len(context)) + [1] * len(context) for context in contexts]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(real)}
 
 
 # --- Files of the benchmark -----------------------------------------------------------------------
@@ -161,8 +162,7 @@ def submission_lines(
     lines = []
     for example, choice in pairs:
         if task.name == "record":
-            written = task.patterns[task.pattern if pattern is None else pattern]
-            texts = texts_of_answers(written, prepared(task, example))
+            texts = texts_of_answers(choose_pattern(task, pattern), prepared(task, example))
             lines.append({"idx": example["idx"]["query"], "label": texts[choice].strip()})
         elif task.name == "wsc":  # the first choice is the span that is asked for
             lines.append({"idx": example["idx"], "label": str(choice == 0)})

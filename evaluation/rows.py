@@ -64,15 +64,6 @@ class Finished:
         pass
 
 
-def continuation_mask(tokenizer: GLMTokenizerFast) -> str:
-    """The mask whose answer continues a text: [gMASK] if the model knows it (FACTS section 9)."""
-    return "[gMASK]" if "[gMASK]" in tokenizer.masks else "[MASK]"
-
-
-def continuation_mask_id(tokenizer: GLMTokenizerFast) -> int:
-    return tokenizer.mask_token_ids[tokenizer.masks.index(continuation_mask(tokenizer))]
-
-
 def encode(tokenizer: GLMTokenizerFast, text: str) -> list[int]:
     """The ids of a text without special tokens, however long it is."""
     return tokenizer(text, add_special_tokens=False, verbose=False).input_ids

@@ -214,13 +214,21 @@ def unidirectional_feature(
     """`[CLS]` and the mask that is continued, then the text, then the choices."""
     ids = encode(tokenizer, text)
     kept = ids[max(len(ids) - room_for(answers, max_length), 0) :]
-    mask = "[gMASK]" if "[gMASK]" in tokenizer.masks else "[MASK]"
     return {
-        "context": [tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids(mask)],
+        "context": [tokenizer.cls_token_id, continuation_mask_id(tokenizer)],
         "begun": kept,
         "answers": answers,
         "cut": len(kept) < len(ids),
     }
+
+
+def continuation_mask(tokenizer: GLMTokenizerFast) -> str:
+    """The mask whose answer continues a text: [gMASK] if the model knows it (FACTS section 9)."""
+    return "[gMASK]" if "[gMASK]" in tokenizer.masks else "[MASK]"
+
+
+def continuation_mask_id(tokenizer: GLMTokenizerFast) -> int:
+    return tokenizer.mask_token_ids[tokenizer.masks.index(continuation_mask(tokenizer))]
 
 
 def room_for(answers: list[list[int]], max_length: int) -> int:
