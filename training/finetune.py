@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,17 +59,10 @@ def finetune(options: Finetuning) -> Path:
     options = with_limits(options, task, read_config(repository))
     recipe = make_recipe(task, options, tokenizer)
 
-    learnt = list(
-        read_examples(
-            task,
-            options.data,
-            "train",
-            options.text_column,
-            options.target_column,
-            to_learn=True,
-        )
-    )
-    examples = read_validation(task, options)
+    learnt = read(task, options, options.data, "train")
+    examples = []
+    if options.validation is not None:
+        examples = read(task, options, options.validation, "validation")
     if task.slices is not None:
         assert options.max_length is not None  # see with_limits
         learnt = task.slices(learnt, tokenizer, options.max_length)
@@ -212,16 +205,20 @@ def make_recipe(task: Task, options: Finetuning, tokenizer: GLMTokenizerFast) ->
     return Choices(task, options, tokenizer)
 
 
-def read_validation(task: Task, options: Finetuning) -> list[Example]:
-    if options.validation is None:
-        return []
+def read(
+    task: Task,
+    options: Finetuning,
+    source: str,
+    split: Literal["train", "validation"],
+) -> list[Example]:
     return list(
         read_examples(
             task,
-            options.validation,
-            "validation",
+            source,
+            split,
             options.text_column,
             options.target_column,
+            to_learn=split == "train",
         )
     )
 

@@ -130,7 +130,7 @@ def common_arguments(options: Pretraining | Finetuning, run: Run, steps: int) ->
         adam_beta2=0.95,
         adam_epsilon=1e-8,
         max_grad_norm=options.max_grad_norm,
-        warmup_steps=math.ceil((options.warmup or 0) * steps),
+        warmup_steps=math.ceil(options.warmup * steps),
         # Or processes on a CPU would not find each other.
         use_cpu=not torch.accelerator.is_available(),
         bf16=options.precision == "bf16",
