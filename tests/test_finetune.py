@@ -7,14 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from checkout import ENVIRONMENT
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters, make_vocabulary
+from processes import flags, run_in_two_processes
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
@@ -229,20 +229,9 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
     assert_same_weights(resumed, whole, rtol=0, atol=0)
 
 
-PROGRAM = """
-import checkout
-from glm_transformers.cli import app
-app()
-"""
-
-
 def command_line(options: Finetuning) -> list[str]:
-    defaults = asdict(Finetuning("", "", ""))
-    line = ["finetune", options.task, options.data, options.output]
-    for name, value in asdict(options).items():
-        if name not in ("task", "data", "output") and value != defaults[name]:
-            line += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return line
+    arguments = ["finetune", options.task, options.data, options.output]
+    return [*arguments, *flags(options, ("task", "data", "output"))]
 
 
 def without_dropout(repository: Path, folder: Path) -> Path:
@@ -260,28 +249,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(short, data, base, tm
     options = replace(short, task=task, model=model, steps=6, evaluate_every=3, batch_size=4)
     one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    # The flag asks for one process each for several devices; without a GPU these are on the CPU.
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    run = subprocess.run(
-        [*launch, tmp_path / "program.py", *command_line(two)],
-        capture_output=True,
-        text=True,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-    )
+    run = run_in_two_processes(tmp_path, command_line(two))
     assert run.returncode == 0, run.stderr[-4000:]
     assert "is complete" in run.stdout
     for name in ("loss", "eval_exact_match" if recipe == "answers" else "eval_accuracy"):

@@ -5,15 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkout import ENVIRONMENT
 from datasets import load_dataset
 from made import SENTENCES, make_checkpoint, make_parameters, make_vocabulary
+from processes import flags, run_in_two_processes
 from safetensors.torch import load_file
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
@@ -360,19 +360,9 @@ def test_validation_texts_that_cannot_be_masked_do_not_count(scratch, tmp_path):
     assert history(output, "eval_loss_token") and not history(output, "eval_loss_sentence")
 
 
-PROGRAM = """
-import checkout
-from glm_transformers.cli import app
-app()
-"""
-
-
 def command_line(options: Pretraining) -> list[str]:
-    defaults, line = asdict(Pretraining("", "")), ["pretrain", options.data, options.output]
-    for name, value in asdict(options).items():
-        if name not in ("data", "output") and value != defaults[name]:
-            line += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return line
+    arguments = ["pretrain", options.data, options.output]
+    return [*arguments, *flags(options, ("data", "output"))]
 
 
 def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
@@ -384,28 +374,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     options = replace(scratch, config=str(tmp_path / "config.json"), accumulation=2)
     one = pretrain(replace(options, output=str(tmp_path / "one")))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    # The flag asks for one process each for several devices; without a GPU these are on the CPU.
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    run = subprocess.run(
-        [*launch, tmp_path / "program.py", *command_line(two)],
-        capture_output=True,
-        text=True,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-    )
+    run = run_in_two_processes(tmp_path, command_line(two))
     assert run.returncode == 0, run.stderr[-4000:]
     assert "is complete" in run.stdout
     for name in ("loss", "eval_loss_token", "eval_loss_sentence", "eval_loss_document"):
