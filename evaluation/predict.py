@@ -38,6 +38,7 @@ SUBMISSIONS = {
     "wic": "WiC",
     "wsc": "WSC",
 }
+PLACES_OF_ANSWERS = ("passage_idx", "question_idx", "answer_idx")  # of MultiRC, in its examples
 
 
 def score_examples(
@@ -143,19 +144,23 @@ def submission_lines(
     the best candidate.
 
     Args:
-        examples: with the field `idx`, as the Hub's data has it.
+        examples: as `read_examples` makes them of the benchmark's files or the Hub's rows.
         chosen: the number of the choice of each example.
         pattern: number of the pattern with which they were chosen.
 
     Raises:
-        ValueError: for a task that SuperGLUE has not, and for examples without `idx`.
+        ValueError: for a task that SuperGLUE has not, and for examples without their place in it.
     """
     if task.name not in SUBMISSIONS:
         names = ", ".join(SUBMISSIONS)
         raise ValueError(f"SuperGLUE has no task {task.name}; choose one of {names}.")
+    needed = PLACES_OF_ANSWERS if task.name == "multirc" else ("idx",)
     for number, example in enumerate(examples):
-        if "idx" not in example:
-            raise ValueError(f"Example {number} has no idx, by which the benchmark finds it.")
+        missing = [name for name in needed if example.get(name) is None]
+        if missing:
+            raise ValueError(
+                f"Example {number} has no {missing[0]}, by which the benchmark finds it."
+            )
     pairs = list(zip(examples, chosen, strict=True))
     if task.name == "multirc":
         return multirc_lines(pairs)
@@ -163,7 +168,7 @@ def submission_lines(
     for example, choice in pairs:
         if task.name == "record":
             texts = texts_of_answers(choose_pattern(task, pattern), prepared(task, example))
-            lines.append({"idx": example["idx"]["query"], "label": texts[choice].strip()})
+            lines.append({"idx": example["idx"], "label": texts[choice].strip()})
         elif task.name == "wsc":  # the first choice is the span that is asked for
             lines.append({"idx": example["idx"], "label": str(choice == 0)})
         else:
@@ -175,10 +180,10 @@ def multirc_lines(pairs: Iterable[tuple[Example, int]]) -> list[dict[str, Any]]:
     """A line for each paragraph, with its questions and the label of each of their answers."""
     paragraphs: dict[int, dict[int, list[dict[str, int]]]] = {}
     for example, choice in pairs:
-        place = example["idx"]
-        questions = paragraphs.setdefault(place["paragraph"], {})
-        answers = questions.setdefault(place["question"], [])
-        answers.append({"idx": place["answer"], "label": choice})
+        paragraph, question, answer = (example[name] for name in PLACES_OF_ANSWERS)
+        questions = paragraphs.setdefault(paragraph, {})
+        answers = questions.setdefault(question, [])
+        answers.append({"idx": answer, "label": choice})
     return [
         {
             "idx": paragraph,
