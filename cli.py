@@ -41,7 +41,7 @@ app = typer.Typer(
 LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ModuleNotFoundError,
-        r"datasets|matplotlib|tensorboard",
+        r"datasets|matplotlib|peft|tensorboard",
         '{} Install what training needs with pip install ".[train]".',
     ),
     (
@@ -432,8 +432,8 @@ def preview(options: Preview) -> None:
 def evaluate(options: Evaluation) -> None:
     """Measure a model.
 
-    LAMBADA, WikiText and texts of one's own as the original does it, and tasks of
-    lm-evaluation-harness.
+    LAMBADA, WikiText and texts of one's own as the original does it, the tasks of fine-tuning, and
+    those of lm-evaluation-harness.
     """
     from rich.console import Console
 
@@ -441,9 +441,11 @@ def evaluate(options: Evaluation) -> None:
     from .evaluation.evaluate import make_published_table, make_table
 
     measures = run(options)
-    if not measures:  # another process shows them
-        return
     console = Console()
+    if options.predictions is not None:
+        console.print(f"{options.predictions} has the predictions.", style="green", markup=False)
+    if not measures:  # another process shows them, or nobody knows what is right
+        return
     console.print(make_table(measures))
     if options.lambada is not None or options.wikitext is not None:
         console.print(make_published_table())

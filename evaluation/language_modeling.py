@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
+from .batches import Finished
 from .rows import (
-    Finished,
     Row,
     RowScore,
     encode,

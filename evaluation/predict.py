@@ -10,20 +10,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from ..modeling_glm import GLMForConditionalGeneration
+from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
 from ..tokenization_glm import GLMTokenizerFast
 from ..training.tasks import (
     Task,
     choose_pattern,
     encode,
     encode_apart,
+    encode_pooled,
     prepared,
     texts_of_answers,
 )
 from ..training.templates import Example
-from .scoring import evaluating, score_packed
+from .batches import Finished, in_batches
+from .scoring import score_packed
 
 # Files of the leaderboard, by the names of the tasks.
 SUBMISSIONS = {
@@ -50,6 +50,7 @@ def score_examples(
     pattern: int | None = None,
     max_length: int | None = None,
     batch_size: int = 16,
+    finished: Finished | None = None,
 ) -> list[list[float]]:
     """The score of each choice of each example; the best is the prediction.
 
@@ -57,30 +58,59 @@ def score_examples(
         task: of the kind "choices".
         pattern, max_length: of `encode`; by default the task's.
         batch_size: contexts of a forward pass.
+        finished: of `in_batches`.
 
     Raises:
         ValueError: for a task of another kind, and for examples that cannot be encoded.
     """
     if task.kind != "choices":
         raise ValueError(f"The task {task.name} has no choices to score; write its answers.")
+    settings: Any = {"batch_size": batch_size, "name": task.name, "finished": finished}
     if task.one_token:
         together = [encode(task, one, tokenizer, pattern, max_length) for one in examples]
         features = [{"context": one.context, "answers": one.answers} for one in together]
-        return score_packed(
-            model,
-            tokenizer,
-            features,
-            normalised=False,
-            batch_size=batch_size,
-        )
+        return score_packed(model, tokenizer, features, normalised=False, **settings)
     apart = [encode_apart(task, one, tokenizer, pattern, max_length) for one in examples]
     features = [
         {"context": choice.context, "answers": choice.answers}
         for choices in apart
         for choice in choices
     ]
-    scores = iter(score_packed(model, tokenizer, features, batch_size=batch_size))
+    scores = iter(score_packed(model, tokenizer, features, **settings))
     return [[next(scores)[0] for _ in choices] for choices in apart]
+
+
+def classify_examples(
+    model: GLMForSequenceClassification,
+    tokenizer: GLMTokenizerFast,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    max_length: int | None = None,
+    batch_size: int = 16,
+    finished: Finished | None = None,
+) -> list[list[float]]:
+    """What the pooled classifier gives each class, or each choice, of each example.
+
+    Args:
+        task: with a pattern for the pooled classifier.
+        max_length: of `encode_pooled`; by default the task's.
+        batch_size: rows of a forward pass; each choice has its own.
+        finished: of `in_batches`.
+
+    Raises:
+        ValueError: for a task without such a pattern, and for examples that cannot be encoded.
+    """
+    rows_of = [encode_pooled(task, one, tokenizer, max_length) for one in examples]
+    contexts = [row.context for rows in rows_of for row in rows]
+
+    def run(part: list[list[int]]) -> list[list[float]]:
+        inputs: Any = tokenizer.pad({"input_ids": part}, return_tensors="pt").to(model.device)
+        return model(**inputs).logits.tolist()  # (B, classes), or (B, 1) of choices
+
+    lengths = [len(context) for context in contexts]
+    logits = iter(in_batches(model, run, contexts, lengths, batch_size, task.name, finished))
+    return [[score for _ in rows for score in next(logits)] for rows in rows_of]
 
 
 def write_answers(
@@ -114,19 +144,35 @@ def write_answers(
         encode(task, one, tokenizer, pattern, max_length, with_answers=False).context
         for one in examples
     ]
-    order = sorted(range(len(contexts)), key=lambda number: -len(contexts[number]))
-    answers: dict[int, list[str]] = {}
-    with evaluating(model):
-        for start in tqdm(range(0, len(order), batch_size), desc="Writing"):
-            numbers = order[start : start + batch_size]
-            inputs: Any = tokenizer.pad(
-                {"input_ids": [contexts[number] for number in numbers]},
-                padding_side="left",
-                return_tensors="pt",
-            ).to(model.device)
-            written = tokenizer.decode_pieces(model.generate(**inputs, **generation))
-            answers |= zip(numbers, written, strict=True)
-    return [answers[number] for number in range(len(contexts))]
+    return answer_contexts(model, tokenizer, contexts, batch_size, **generation)
+
+
+def answer_contexts(
+    model: GLMForConditionalGeneration,
+    tokenizer: GLMTokenizerFast,
+    contexts: Sequence[list[int]],
+    batch_size: int = 16,
+    name: str = "Writing",
+    finished: Finished | None = None,
+    **generation: Any,
+) -> list[list[str]]:
+    """The answers to the blanks of contexts that are ids already.
+
+    Args:
+        batch_size, name, finished: of `in_batches`.
+        generation: of `generate`.
+    """
+
+    def run(part: list[list[int]]) -> list[list[str]]:
+        inputs: Any = tokenizer.pad(
+            {"input_ids": part},
+            padding_side="left",
+            return_tensors="pt",
+        ).to(model.device)
+        return tokenizer.decode_pieces(model.generate(**inputs, **generation))
+
+    lengths = [len(context) for context in contexts]
+    return in_batches(model, run, contexts, lengths, batch_size, name, finished)
 
 
 # --- Files of the benchmark -----------------------------------------------------------------------

@@ -20,11 +20,10 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..training.repository import find_repository
 from .language_modeling import Accuracy, windows
-from .model import Loaded, load
+from .model import Loaded, find, load
 from .options import Scoring
-from .record import Measure, digests, versions, write_record
+from .record import Measure, check_new, digests, versions, write_record
 from .rows import encode, score_rows, standard_error
 from .scoring import AnswerScore, log_likelihood, score_choices
 
@@ -64,8 +63,8 @@ def score(options: Scoring) -> Scores:
         raise ValueError("A length penalty is of choices; leave it out.")
     if kind == "answers" and options.unidirectional:
         raise ValueError("Answers to blanks are read with both sides; leave unidirectional out.")
-    if options.output is not None and Path(options.output).exists():
-        raise ValueError(f"{options.output} exists already; choose another file.")
+    if options.output is not None:
+        check_new(options.output)
     loaded = load(options.model, options.dtype, options.device)
     scores = RUNS[kind](loaded, lines, options)
     if options.output is not None:
@@ -76,7 +75,7 @@ def score(options: Scoring) -> Scores:
             "texts": scores.texts,
             "options": told,
             "versions": versions(),
-            "sha256": digests(find_repository(options.model), [options.texts]),
+            "sha256": digests(find(options.model).folders, [options.texts]),
         }
         write_record(options.output, record)
     return scores

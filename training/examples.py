@@ -50,7 +50,7 @@ def read_examples(
     path = Path(source)
     rows: Iterable[Record]
     if path.exists():
-        files = find_files(task, path, split) if path.is_dir() else [path]
+        files = find_files(task, path, split)
         rows = chain.from_iterable(read_file(file, task.official) for file in files)
     else:
         rows = read_hub(task, str(source), split)
@@ -102,7 +102,9 @@ def official_examples(official: Official, row: Record) -> list[Example]:
 
 
 def find_files(task: Task, folder: Path, split: str) -> list[Path]:
-    """The files of a split: as the task's data is published, or of one's own."""
+    """The files of a split: as the task's data is published, or of one's own; or this one file."""
+    if not folder.is_dir():
+        return [folder]
     pattern = task.official.files.get(split) if task.official is not None else None
     published = sorted(folder.glob(pattern)) if pattern is not None else []
     if published:
