@@ -95,11 +95,12 @@ def check(options: Evaluation) -> None:
     if options.wikitext is not None and options.limit is not None:
         raise ValueError("WikiText is one text, of which limit takes no part; leave it out.")
     for name in (*OF_TASK, "predictions"):
-        if options.task is None and getattr(options, name):
+        value = getattr(options, name)
+        if options.task is None and value is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')} is of a task's examples; pass --task.")
     for name in ("unidirectional", "stride"):
         if options.task is not None and getattr(options, name):
-            raise ValueError(f"A task's examples have no {name}; leave --{name} out.")
+            raise ValueError(f"--{name} is of language modelling; leave it out with --task.")
     if (files or options.task is not None) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("Only tasks of the harness run on several processes; start one.")
 

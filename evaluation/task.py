@@ -103,7 +103,7 @@ def prepare(options: Evaluation) -> Exam:
         found,
         recipe,
         examples,
-        check_answers(recipe, examples, options),
+        check_answers(recipe, examples),
         read_files(task, options),
     )
     check_examples(exam, options)
@@ -120,7 +120,7 @@ def as_finetuned(options: Evaluation, task: Task, found: Found) -> Finetuning:
             "less."
         )
     told: dict[str, Any] = {name: getattr(options, name) for name in OF_TASK}
-    asked = Finetuning(
+    finetuning = Finetuning(
         task=str(options.task),
         data=str(options.data),
         output="",
@@ -129,8 +129,9 @@ def as_finetuned(options: Evaluation, task: Task, found: Found) -> Finetuning:
         max_length=length,
         **told,
     )
+    asked = with_published(finetuning, task)
     check_options(asked, task)
-    return with_published(asked, task)
+    return asked
 
 
 def read_files(task: Task, options: Evaluation) -> list[Path]:
@@ -159,11 +160,11 @@ def check_classes(recipe: Pooled, found: Found) -> None:
         )
 
 
-def check_answers(recipe: Recipe, examples: Sequence[Example], options: Evaluation) -> bool:
+def check_answers(recipe: Recipe, examples: Sequence[Example]) -> bool:
     """Whether all examples have answers.
 
     Raises:
-        ValueError: if only some have, or if none has and nothing is to be written either.
+        ValueError: if only some have.
     """
     known = [has_answer(recipe, example) for example in examples]
     if all(known):
@@ -172,11 +173,6 @@ def check_answers(recipe: Recipe, examples: Sequence[Example], options: Evaluati
         raise ValueError(
             f"Example {known.index(False)} has no answer to measure by, and others have; give all "
             "of them one, or none."
-        )
-    if options.predictions is None:
-        raise ValueError(
-            f"{options.data} has no answers to measure by; pass --predictions FILE to write what "
-            "the model answers."
         )
     return False
 
@@ -206,6 +202,11 @@ def check_examples(exam: Exam, options: Evaluation) -> None:
                 raise ValueError(f"it has no column {error}.") from error
     if exam.is_answered:
         exam.recipe.check(exam.examples)
+    elif options.predictions is None:
+        raise ValueError(
+            f"{options.data} has no answers to measure by; pass --predictions FILE to write what "
+            "the model answers."
+        )
     if options.predictions is not None:
         nothing: list[Any] = [0] * len(exam.examples)
         if isinstance(exam.recipe, Answers):
