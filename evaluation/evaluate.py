@@ -76,13 +76,13 @@ def data_files(options: Evaluation) -> list[str]:
 def check(options: Evaluation) -> None:
     """Raise a ValueError, before any work, for what cannot be measured."""
     files = data_files(options)
+    if (options.task is None) != (options.data is None):
+        raise ValueError("A task is measured on examples; pass both --task and --data.")
     if not files and options.tasks is None and options.task is None:
         raise ValueError(
             "There is nothing to measure; pass --lambada, --wikitext, --documents, --task or "
             "--tasks."
         )
-    if (options.task is None) != (options.data is None):
-        raise ValueError("A task is measured on examples; pass both --task and --data.")
     if options.output is not None:
         check_new(options.output)
     for file in files:
