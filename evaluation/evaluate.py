@@ -25,7 +25,7 @@ from .language_modeling import (
     read_lambada,
     read_wikitext,
 )
-from .model import Loaded, find, load
+from .model import find, fitting, load
 from .options import OF_TASK, Evaluation
 from .record import FinishedParts, Measure, check_new, digests, versions
 
@@ -98,6 +98,8 @@ def check(options: Evaluation) -> None:
         value = getattr(options, name)
         if options.task is None and value is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')} is of a task's examples; pass --task.")
+    if options.tasks is None and (options.shots is not None or options.task_folder is not None):
+        raise ValueError("--shots and --task-folder are of the harness's tasks; pass --tasks.")
     for name in ("unidirectional", "stride"):
         if options.task is not None and getattr(options, name):
             raise ValueError(f"--{name} is of language modelling; leave it out with --task.")
@@ -161,14 +163,6 @@ def language_modeling(options: Evaluation, finished: Finished) -> Iterator[Measu
             "documents",
             evaluate_documents(*loaded, documents, length=length, stride=stride, **settings),
         )
-
-
-def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:
-    """The length of rows: what is asked for, or the usual one if the model takes it."""
-    longest = loaded.model.config.max_sequence_length
-    if asked is not None and asked > longest:
-        raise ValueError(f"length is {asked}; this model takes {longest} tokens.")
-    return asked or min(usual, longest)
 
 
 def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:

@@ -138,6 +138,14 @@ def load_network(
     return model.eval().to(device)
 
 
+def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:
+    """The length of rows: what is asked for, or the usual one if the model takes it."""
+    longest = loaded.model.config.max_sequence_length
+    if asked is not None and asked > longest:
+        raise ValueError(f"length is {asked}; this model takes {longest} tokens.")
+    return asked or min(usual, longest)
+
+
 def check_device(device: str | torch.device | None) -> str | torch.device:
     """The device, by default the GPU, if there is one.
 

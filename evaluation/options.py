@@ -128,7 +128,8 @@ class Scoring(Options):
         default=False, metadata=about("Read the text from left to right, too.")
     )
     length_penalty: float = field(
-        default=0.0, metadata=about("Power of a choice's length that divides its score.")
+        default=0.0,
+        metadata=about("Power of a choice's length that divides its score.", least=0),
     )
     end_token: bool = field(default=False, metadata=about("Score the end of each answer, too."))
     length: int | None = field(default=None, metadata=about("Longest row in tokens.", least=8))

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, load_dataset
 from tqdm import tqdm
 
+from ..hub_repository.files import read_text
 from .official import Official, Record
 from .tasks import Task
 from .templates import Example
@@ -135,7 +136,7 @@ def read_file(file: Path, official: Official | None) -> Iterable[Record]:
 
 def read_lines(file: Path) -> list[str]:
     # Not splitlines, which finds ends of lines inside of texts, too.
-    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return read_text(file, largest=None).removesuffix("\n").split("\n")
 
 
 def read_pair(file: Path) -> list[Record]:
