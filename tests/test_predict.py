@@ -9,12 +9,15 @@ from conftest import needs_full_reference
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.evaluation.predict import (
+    answer_contexts,
     score_examples,
     submission_lines,
     write_answers,
     write_submission,
 )
 from glm_transformers.training.examples import read_examples
+from glm_transformers.training.options import Finetuning
+from glm_transformers.training.seq2seq import Answers
 from glm_transformers.training.task_table import TASKS
 
 
@@ -40,6 +43,50 @@ def test_scores_of_raw_examples(repository, reference, name):
         )
         assert scores == pytest.approx(case["label_scores"], abs=1e-4), case["task"]
         assert scores.index(max(scores)) == case["prediction"]
+
+
+@needs_full_reference("a beam search goes over every row of the vocabulary")
+def test_beam_search_from_raw_examples(repository, reference):
+    """Ids as in the original; scores too, but for a piece with an end, which counts in its length
+    here (docs/compatibility.md)."""
+    name = "tiny-gpt2-fp16"
+    folder = repository(name)
+    model = GLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = GLMTokenizerFast.from_pretrained(folder)
+    cases = json.loads((reference / "goldens" / name / "beam_search.json").read_text())
+    for case in cases:
+        limits = dict(max_length=case["src_seq_length"], max_target_length=case["tgt_seq_length"])
+        told = Finetuning(case["task"], "", "", attend_padding=not case["mask_pad_token"], **limits)
+        recipe = Answers(TASKS[case["task"]], told, tokenizer)
+        contexts = [recipe.encoded(one, with_answers=False).context for one in case["examples"]]
+        for context, text in zip(contexts, case["text"], strict=True):
+            assert context == text[: len(context)]
+        generation = {
+            "num_beams": case["num_beams"],
+            "length_penalty": case["length_penalty"],
+            "min_new_tokens": case["min_tgt_length"],
+            "no_repeat_ngram_size": case["no_repeat_ngram_size"],
+            "max_new_tokens": case["tgt_seq_length"],
+            "eos_token_id": tokenizer.eop_token_id,
+        }
+        written = answer_contexts(model, tokenizer, contexts, **generation)
+        assert written == [[text.strip()] for text in case["predictions"]]
+        for context, ids, score in zip(
+            contexts, case["final_token_ids"], case["final_scores"], strict=True
+        ):
+            output = model.generate(
+                torch.tensor([context]),
+                output_scores=True,
+                return_dict_in_generate=True,
+                **generation,
+            )
+            said = output.sequences[0, len(context) + 1 :].tolist()
+            assert said == ids[: len(said)]
+            if case["num_beams"] > 1:
+                length = len(said)
+                counted = length - (said[-1] == tokenizer.eop_token_id)
+                total = output.sequences_scores.item() * length ** case["length_penalty"]
+                assert total / counted ** case["length_penalty"] == pytest.approx(score, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
