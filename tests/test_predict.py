@@ -9,12 +9,12 @@ from conftest import needs_full_reference
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.evaluation.predict import (
+    answer_contexts,
     score_examples,
     submission_lines,
     write_answers,
     write_submission,
 )
-from glm_transformers.evaluation.scoring import score_packed
 from glm_transformers.training.examples import read_examples
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.seq2seq import Answers
@@ -47,8 +47,7 @@ def test_scores_of_raw_examples(repository, reference, name):
 
 @needs_full_reference("a beam search goes over every row of the vocabulary")
 def test_beam_search_from_raw_examples(repository, reference):
-    """Of what the beams find, the best by the original's score, which does not count a piece's end
-    in its length as the library does (docs/compatibility.md), has its ids and its score."""
+    """Ids, and scores, in whose length the end of a piece does not count."""
     name = "tiny-gpt2-fp16"
     folder = repository(name)
     model = GLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
@@ -63,42 +62,24 @@ def test_beam_search_from_raw_examples(repository, reference):
             assert context == text[: len(context)]
         generation = {
             "num_beams": case["num_beams"],
-            "length_penalty": case["length_penalty"],
+            "length_penalty": case["length_penalty"] if case["num_beams"] > 1 else None,
             "min_new_tokens": case["min_tgt_length"],
             "no_repeat_ngram_size": case["no_repeat_ngram_size"],
             "max_new_tokens": case["tgt_seq_length"],
             "eos_token_id": tokenizer.eop_token_id,
         }
-        for context, ids, score in zip(
-            contexts, case["final_token_ids"], case["final_scores"], strict=True
-        ):
-            sequences = model.generate(
-                torch.tensor([context]),
-                num_return_sequences=case["num_beams"],
+        written = answer_contexts(model, tokenizer, contexts, **generation)
+        assert written == [[text.strip()] for text in case["predictions"]]
+        if case["num_beams"] > 1:
+            output = model.generate(
+                **tokenizer.pad({"input_ids": contexts}, padding_side="left", return_tensors="pt"),
+                output_scores=True,
+                return_dict_in_generate=True,
                 **generation,
             )
-            found = [said_in(row, len(context) + 1, tokenizer) for row in sequences]
-            totals = totals_of(model, tokenizer, context, found)
-            lengths = [len(said) - (said[-1] == tokenizer.eop_token_id) for said in found]
-            scores = [
-                total / length ** case["length_penalty"]
-                for total, length in zip(totals, lengths, strict=True)
-            ]
-            best = max(range(len(scores)), key=scores.__getitem__)
-            assert found[best] == ids[: len(found[best])]
-            assert scores[best] == pytest.approx(score, abs=1e-4)
-
-
-def said_in(row: torch.Tensor, first: int, tokenizer) -> list[int]:
-    """The tokens of a piece behind its start, with its end if it has one."""
-    said = row[first:].tolist()
-    end = tokenizer.eop_token_id
-    return said[: said.index(end) + 1] if end in said else said
-
-
-def totals_of(model, tokenizer, context: list[int], found: list[list[int]]) -> list[float]:
-    (totals,) = score_packed(model, tokenizer, [{"context": context, "answers": found}])
-    return totals
+            assert output.sequences_scores.tolist() == pytest.approx(case["final_scores"], abs=1e-4)
+            said = output.sequences[:, max(map(len, contexts)) + 1 :]
+            assert said.tolist() == case["final_token_ids"]
 
 
 @pytest.fixture(scope="module")
