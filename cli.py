@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from . import __version__
+from .apps.options import Filling
 from .conversion.released import RELEASED
 from .evaluation.options import Evaluation, Scoring
 from .training.options import Finetuning, Options, Pretraining, Preview
@@ -119,7 +120,7 @@ def takes(options: type[OptionsKind]) -> Callable[[Callable[[OptionsKind], None]
 
 
 def parameter(field: Field, kind: Any) -> Parameter:
-    """An argument if the field must be given, else an option, or a switch if it is a bool."""
+    """An argument if the field must be given or says so, else an option, a switch for a bool."""
     about = dict(
         help=field.metadata["help"],
         min=field.metadata["least"],
@@ -127,6 +128,8 @@ def parameter(field: Field, kind: Any) -> Parameter:
     )
     if field.default is MISSING:
         given, default = typer.Argument(**about), Parameter.empty
+    elif field.metadata["argument"]:
+        given, default = typer.Argument(**about), field.default
     else:
         names = [f"--{field.name.replace('_', '-')}"]
         given, default = typer.Option(*names, **about), field.default
@@ -349,6 +352,18 @@ def demo(
         from .demo import run_demo
 
         run_demo(output)
+
+
+@app.command()
+@takes(Filling)
+def fill(options: Filling) -> None:
+    """Fill the blanks of texts.
+
+    Of those on the command line, or on standard input; in a terminal it asks for them.
+    """
+    from .apps.fill import fill as run
+
+    run(options)
 
 
 @app.command()

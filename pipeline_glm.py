@@ -1,6 +1,7 @@
 """The `text2text-generation` pipeline of GLM: text with blanks in, filled blanks out."""
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
 TASK = "text2text-generation"
+# What people write for a mask, in any case: those of GLM, of BERT and of RoBERTa.
+MASK_OF_OTHERS = re.compile(r"\[\w?MASK\]|<mask>", re.IGNORECASE)
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # which Python makes of bytes that are no UTF-8
 
 # --- Where versions of Transformers differ --------------------------------------------------------
 # 5 removed the task: it refuses the name before it looks for a class.
@@ -113,16 +117,42 @@ class GLMText2TextGenerationPipeline(Pipeline):
                     "leave it out."
                 )
 
+    def check_readable(self, text: str):
+        """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
+
+        More than a call refuses: what looks like a mask and is none of this model's.
+        """
+        if not text.strip():
+            raise ValueError("There is no text; write one with a [MASK] where words are missing.")
+        if HALF_CHARACTER.search(text):
+            raise ValueError("The text holds bytes that are no UTF-8; save it as UTF-8.")
+        self._check_text(text)
+        masks = self.tokenizer.masks
+        for wrong in MASK_OF_OTHERS.findall(text):
+            if wrong not in masks:
+                raise ValueError(f"This model has no {wrong}; its masks are {', '.join(masks)}.")
+        tokens = len(self.tokenizer(self.prompt(text), verbose=False).input_ids)
+        longest = self.model.config.max_sequence_length
+        if tokens > longest:
+            raise ValueError(
+                f"The text has {tokens} tokens and this model reads {longest}; shorten it."
+            )
+
     def preprocess(self, text: str, truncation=None) -> dict:
         self._check_text(text)
         tokenizer = self.tokenizer
-        prompt = text
-        if not any(mask in text for mask in tokenizer.masks):
-            prompt = f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
+        prompt = self.prompt(text)
+        if prompt != text:
             tokenizer = copy.copy(tokenizer)
             tokenizer.truncation_side = "left"  # what stands at the mask matters most
         encoded = tokenizer(prompt, truncation=truncation, return_tensors="pt")
         return {"text": prompt if text.strip() else "", **encoded}
+
+    def prompt(self, text: str) -> str:
+        """The text; one without a mask ends with the one that continues it."""
+        if any(mask in text for mask in self.tokenizer.masks):
+            return text
+        return f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
 
     def _continuation_mask(self) -> str:
         return "[gMASK]" if "[gMASK]" in self.tokenizer.masks else "[MASK]"

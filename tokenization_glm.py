@@ -707,6 +707,15 @@ class GLMTokenizerFast(VersionedTokenizer):
             end = blank.end()
         return _join(filled, text[end:], own_space=True)
 
+    def answer_spans(self, text: str, pieces: list[str]) -> list[tuple[int, int]]:
+        """Start and end of each piece in `fill(text, pieces)`, to show them in colour."""
+        blanks = re.finditer("|".join(map(re.escape, self.masks)), text)
+        spans = []
+        for number, (blank, piece) in enumerate(zip(blanks, pieces, strict=False), start=1):
+            end = len(self.fill(text[: blank.end()], pieces[:number]))
+            spans.append((end - len(piece.strip()), end))
+        return spans
+
 
 def _prefix_mask(real: torch.Tensor, length: int) -> torch.Tensor:
     """(B, S), 1 where the context is real -> what is visible to it and to `length` tokens behind.

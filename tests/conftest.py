@@ -149,6 +149,15 @@ def made_repository(tmp_path_factory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def demo_repository(tmp_path_factory) -> Path:
+    """What `glm demo` converts, for a model that knows something."""
+    from glm_transformers.conversion import convert_checkpoint
+    from glm_transformers.demo import CHECKPOINT, OPTIONS
+
+    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "glm-demo", **OPTIONS)
+
+
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory):
     """`shell(commands)`: what they print, all in one folder, with a terminal of 100 columns."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from glm_transformers.cli import app
 from glm_transformers.conversion import convert_checkpoint, export_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 
+SAYS = "The capital of Spain is Madrid.\n"
 # Of the checkout: an installed package has only what `glm demo` needs.
 EXAMPLES = ROOT / "examples"
 
@@ -24,16 +26,11 @@ def examples():
     sys.path.remove(str(EXAMPLES))
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "repository", **OPTIONS)
-
-
-def test_accuracy(repository):
+def test_accuracy(demo_repository):
     """As examples/README.md says, with the bounds that the demo must reach."""
     from evaluate_demo import ask
 
-    answers = ask(repository)
+    answers = ask(demo_repository)
     shares = {
         mask: sum(right) / len(right)
         for mask in ("[MASK]", "[sMASK]", "[gMASK]")
@@ -45,25 +42,25 @@ def test_accuracy(repository):
     assert all(answers.agree.values())
 
 
-def test_the_numbers_of_the_card(repository):
+def test_the_numbers_of_the_card(demo_repository):
     """They are what examples/evaluate_demo.py measures, and the Hub can read them."""
     from evaluate_demo import measure
     from huggingface_hub import ModelCard
 
     stored = json.loads(OPTIONS["results"].read_text())["results"]
-    entries = ModelCard.load(repository / "README.md").data.eval_results
-    for measured, one, entry in zip(measure(repository), stored, entries, strict=True):
+    entries = ModelCard.load(demo_repository / "README.md").data.eval_results
+    for measured, one, entry in zip(measure(demo_repository), stored, entries, strict=True):
         assert (measured.task, measured.metric) == (one["task"], one["metric"])
         assert measured.value == pytest.approx(one["value"], abs=1e-4)
         assert entry.metric_value == round(one["value"], 4)
         assert entry.dataset_name == one["task"] and entry.metric_type == one["metric"]
 
 
-def test_same_weights_after_export_and_conversion(repository, tmp_path):
-    export_checkpoint(repository, tmp_path / "checkpoint", model_parallel_size=2)
+def test_same_weights_after_export_and_conversion(demo_repository, tmp_path):
+    export_checkpoint(demo_repository, tmp_path / "checkpoint", model_parallel_size=2)
     again = convert_checkpoint(tmp_path / "checkpoint", tmp_path / "again", **OPTIONS)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        assert (again / name).read_bytes() == (repository / name).read_bytes(), name
+        assert (again / name).read_bytes() == (demo_repository / name).read_bytes(), name
 
 
 def test_no_question_was_in_the_training_text():
@@ -103,6 +100,11 @@ def test_command(tmp_path):
             "A spider has eight legs.",
         ):
             assert filled in shown
+        assert "nothing else" in shown
+    # The command that it ends with answers as it is shown, with these words and quotes.
+    command = result.output.splitlines()[-1].strip()
+    program, *arguments = shlex.split(command)
+    assert program == "glm" and CliRunner().invoke(app, arguments).stdout == SAYS
 
 
 def test_something_else_in_its_place(tmp_path):

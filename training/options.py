@@ -14,9 +14,17 @@ LARGEST_SEED = 2**32 - 1  # that numpy takes
 RECIPE_HELP = f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}."
 
 
-def about(help: str, least: float | None = None, most: float | None = None) -> dict[str, Any]:
-    """What a command needs to know of a field besides its name, type and default."""
-    return {"help": help, "least": least, "most": most}
+def about(
+    help: str,
+    least: float | None = None,
+    most: float | None = None,
+    argument: bool = False,
+) -> dict[str, Any]:
+    """What a command needs to know of a field besides its name, type and default.
+
+    argument: it is given without its name, though it has a default.
+    """
+    return {"help": help, "least": least, "most": most, "argument": argument}
 
 
 @dataclass

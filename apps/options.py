@@ -1,0 +1,49 @@
+"""What the commands of this folder are told; imports no library, so that `--help` is quick."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..training.options import LARGEST_SEED, Options, about
+
+
+@dataclass
+class Filling(Options):
+    """What `glm fill` is told.
+
+    repository: a converted repository, a folder or a name on the Hub.
+    texts: with blanks; else a text on each line of standard input, or asked for in a terminal.
+    sample, seed: draw the words, and which draw.
+    json: a JSON object a line, with `text`, `blanks` and `filled_text`.
+    max_new_tokens: of all blanks of a text; as generation_config.json has it by default.
+    max_piece_length: of one blank.
+    """
+
+    repository: str = field(metadata=about("A converted repository."))
+    texts: list[str] | None = field(
+        default=None,
+        metadata=about(
+            "Texts with blanks; without one, those on standard input, a text a line.",
+            argument=True,
+        ),
+    )
+    sample: bool = field(
+        default=False, metadata=about("Draw the words, instead of taking the likeliest.")
+    )
+    seed: int | None = field(
+        default=None,
+        metadata=about("For the same draw again, with --sample.", least=0, most=LARGEST_SEED),
+    )
+    json: bool = field(default=False, metadata=about("Write a JSON object a line."))
+    max_new_tokens: int | None = field(
+        default=None, metadata=about("Tokens for all blanks of a text, at most.", least=1)
+    )
+    max_piece_length: int | None = field(
+        default=None, metadata=about("Tokens of one blank, at most.", least=1)
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = field(
+        default="float32", metadata=about("Type of the arithmetic.")
+    )
+    device: str | None = field(
+        default=None,
+        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )
