@@ -130,7 +130,7 @@ FILLED = [
 REFUSED = {
     "": "no text",
     " \t ": "no text",
-    "word " * 2000 + "[MASK]": "2004 tokens and this model reads 64; shorten it",
+    "word " * 2000 + "[MASK]": r"\d{4} tokens and this model reads 64; shorten it",
     "a <|startofpiece|> [MASK]": "holds <|startofpiece|>",
     "a <|endofpiece|>": "holds <|endofpiece|>",
     "<|endoftext|>": "holds <|endoftext|>",
@@ -148,7 +148,7 @@ def test_texts_of_all_kinds_are_filled(run):
     assert not re.search(r"\[[gs]?MASK\]", result.stdout)
 
 
-@pytest.mark.parametrize("text", REFUSED, ids=ascii)
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: ascii(text[:20]))
 def test_texts_that_cannot_be_filled_are_told_in_a_sentence(run, text):
     assert re.search(REFUSED[text], sentence(run("--", text)))
 
@@ -165,8 +165,11 @@ def test_a_mask_that_the_model_was_not_trained_with(repository):
     assert "has no [sMASK]; its masks are [MASK]." in sentence(result)
 
 
-def test_no_text_and_no_repository(run, tmp_path):
+def test_no_text(run):
     assert "no text" in sentence(run(lines="\n \n"))
+
+
+def test_no_repository(tmp_path):
     result = CliRunner().invoke(app, ["fill", str(tmp_path), SPAIN])
     assert "pass a converted repository" in sentence(result)
 
@@ -207,6 +210,6 @@ def test_a_conversation_in_a_terminal(demo_repository):
         [str(demo_repository), "--device", "cpu"],
         [f"{SPAIN}\r", "\r", "[mask]\r", f"{up}{up}\r", end],
     )
-    assert "[MASK], [gMASK], [sMASK]" in shown.partition(">")[0]
+    assert "[MASK] or [gMASK] or [sMASK]" in shown.partition(">")[0]
     assert shown.count("Spain is \x1b[1;32mMadrid") == 2  # the second from the history
     assert shown.count("no [mask]") == 1
