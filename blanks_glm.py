@@ -156,7 +156,7 @@ class BlankLayout:
         return limit.repeat_interleave(copies, dim=0).gather(1, piece)
 
     def room(self, max_piece_length: int | torch.Tensor) -> torch.Tensor:
-        """(B, N): what each mask reserves for its piece, 0 elsewhere; the limit is int or (B, M)."""
+        """(B, N): what each mask reserves for its piece, 0 elsewhere; a limit is int or (B, M)."""
         if isinstance(max_piece_length, int):
             return self.is_mask * max_piece_length
         number = (count(self.is_mask) - 1).clamp(0, max_piece_length.shape[1] - 1)  # (B, N)

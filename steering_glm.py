@@ -9,6 +9,7 @@ the returned sequences), N tokens so far, V vocabulary rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import LogitsProcessor
@@ -117,6 +118,17 @@ class Steering:
                         longest = min(longest, config.max_sequence_length - 1)
                     check_answers(answers, shortest, longest, where, config)
 
+    def check_bad_words(self, bad_words_ids: Sequence[Sequence[int]] | None):
+        """Raise a ValueError for an allowed answer that holds a word which must not occur."""
+        for word in map(list, bad_words_ids or []):
+            for row in self.allowed:
+                for answer in chain.from_iterable(filter(None, row)):
+                    if holds(list(answer), word):
+                        raise ValueError(
+                            f"The allowed answer with the ids {list(answer)} holds the bad word "
+                            f"{word}; leave one of them out."
+                        )
+
     @property
     def has_allowed(self) -> bool:
         return any(answers is not None for row in self.allowed for answers in row)
@@ -182,6 +194,12 @@ def check_answers(answers, shortest: int, longest: int, where: str, config):
                 f"{shortest} to {longest} there; leave it out, or change min_piece_length or "
                 "max_piece_length."
             )
+
+
+def holds(answer: list[int], word: list[int]) -> bool:
+    """Whether the ids of a word stand side by side in an answer."""
+    starts = range(len(answer) - len(word) + 1)
+    return any(answer[start : start + len(word)] == word for start in starts)
 
 
 def as_limit(table: Table, device: torch.device) -> int | torch.Tensor:
