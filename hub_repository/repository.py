@@ -39,6 +39,7 @@ SHIPPED_FILES = (
     "configuration_glm.py",
     "parallel_glm.py",
     "blanks_glm.py",
+    "steering_glm.py",
     "modeling_glm.py",
     "generation_glm.py",
     "tokenization_glm.py",
