@@ -145,6 +145,30 @@ class GLMText2TextGenerationPipeline(Pipeline):
             return [result[0] for result in results]
         return results
 
+    def check_readable(self, text: str, **steering):
+        """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
+
+        More than a call refuses: what looks like a mask and is none of this model's.
+
+        Args:
+            steering: options of a call that may have an entry for each blank.
+        """
+        if not text.strip():
+            raise ValueError("There is no text; write one with a [MASK] where words are missing.")
+        if HALF_CHARACTER.search(text):
+            raise ValueError("The text holds bytes that are no UTF-8; save it as UTF-8.")
+        self._check_text(text, **steering)
+        masks = self.tokenizer.masks
+        for wrong in MASK_OF_OTHERS.findall(text):
+            if wrong not in masks:
+                raise ValueError(f"This model has no {wrong}; its masks are {', '.join(masks)}.")
+        tokens = len(self.tokenizer(self.prompt(text), verbose=False).input_ids)
+        longest = self.model.config.max_sequence_length
+        if tokens > longest:
+            raise ValueError(
+                f"The text has {tokens} tokens and this model reads {longest}; shorten it."
+            )
+
     def _check_text(self, text, **steering):
         if not isinstance(text, str):
             raise ValueError(f"A prompt must be a text, not {text!r}.")
@@ -161,7 +185,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         """Raise a ValueError for a list without one entry for each blank of a text."""
         if value is None or (name != "allowed_answers" and isinstance(value, int)):
             return
-        blanks = self._count_blanks(text)
+        blanks = self.count_blanks(text)
         if not isinstance(value, (list, tuple)) or (blanks and len(value) != blanks):
             given = f"{len(value)} entries" if isinstance(value, (list, tuple)) else repr(value)
             raise ValueError(
@@ -169,31 +193,10 @@ class GLMText2TextGenerationPipeline(Pipeline):
                 "with one entry for each blank."
             )
 
-    def _count_blanks(self, text: str) -> int:
+    def count_blanks(self, text: str) -> int:
         """The blanks of a text, of which one that is continued has one, and an empty one none."""
         masks = re.findall("|".join(map(re.escape, self.tokenizer.masks)), text)
         return len(masks) or bool(text.strip())
-
-    def check_readable(self, text: str):
-        """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
-
-        More than a call refuses: what looks like a mask and is none of this model's.
-        """
-        if not text.strip():
-            raise ValueError("There is no text; write one with a [MASK] where words are missing.")
-        if HALF_CHARACTER.search(text):
-            raise ValueError("The text holds bytes that are no UTF-8; save it as UTF-8.")
-        self._check_text(text)
-        masks = self.tokenizer.masks
-        for wrong in MASK_OF_OTHERS.findall(text):
-            if wrong not in masks:
-                raise ValueError(f"This model has no {wrong}; its masks are {', '.join(masks)}.")
-        tokens = len(self.tokenizer(self.prompt(text), verbose=False).input_ids)
-        longest = self.model.config.max_sequence_length
-        if tokens > longest:
-            raise ValueError(
-                f"The text has {tokens} tokens and this model reads {longest}; shorten it."
-            )
 
     def preprocess(self, text: str, truncation=None, **steering) -> dict:
         self._check_text(text, **steering)
@@ -206,7 +209,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         is_text = bool(text.strip())
         return {
             "text": prompt if is_text else "",
-            "steering": self._steer(encoded, self._count_blanks(prompt), is_text, **steering),
+            "steering": self._steer(encoded, self.count_blanks(prompt), is_text, **steering),
             **encoded,
         }
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 from transformers import set_seed
 
@@ -13,6 +14,8 @@ from .options import Filling
 from .pipeline import open_pipeline
 
 MASK_STYLE, ANSWER_STYLE = "yellow", "bold green"
+# What is handed on to the pipeline as it is.
+OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
 # A terminal would obey what is shown as a picture here; each character stays one character.
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 
@@ -23,6 +26,8 @@ def fill(options: Filling) -> None:
     Raises:
         ValueError: one sentence on what is wrong with the options or a text, before any is filled.
     """
+    if options.sample and options.all is not None:
+        raise ValueError("--all shows the likeliest answers, which are not drawn; drop --sample.")
     texts = read_texts(options)
     pipeline = open_pipeline(options.repository, options.dtype, options.device)
     if options.seed is not None:
@@ -59,7 +64,7 @@ def check_texts(texts: list[str], filler: "Filler") -> None:
         if filler.options.texts is None and not text.strip():
             continue  # an empty line stays one, so that lines can be told by their number
         try:
-            filler.pipeline.check_readable(text)
+            filler.check(text)
         except ValueError as error:
             raise ValueError(f"Text {number}: {error}" if len(texts) > 1 else str(error)) from None
 
@@ -81,7 +86,7 @@ def converse(filler: "Filler") -> None:
         if not text.strip():
             continue
         try:
-            filler.pipeline.check_readable(text)
+            filler.check(text)
             filler.show(text)
         except ValueError as error:
             filler.console.print(Text(str(error), style="red"))
@@ -98,6 +103,10 @@ class Filler:
     options: Filling
     console: Console
 
+    def check(self, text: str) -> None:
+        """Raise a ValueError if the text cannot be filled as the options say."""
+        self.pipeline.check_readable(text, **self._allowed(text))
+
     def show(self, text: str) -> None:
         result = self._fill(text)
         if self.options.json:
@@ -107,6 +116,8 @@ class Filler:
         else:
             prompt, pieces = self.pipeline.prompt(text), result["blanks"]
             self.console.print(filled(prompt, pieces, self.pipeline.tokenizer))
+        if self.options.all is not None and not self.options.json:
+            self.console.print(table_of(result["alternatives"]))
         if not result["finished"]:
             self._remark("The answers end in the middle; give them more --max-new-tokens.")
         elif "" in result["blanks"]:
@@ -118,17 +129,46 @@ class Filler:
 
     def _fill(self, text: str) -> dict:
         """What the pipeline says of the text, and whether it came to the end of each blank."""
-        lengths = {
-            name: getattr(self.options, name)
-            for name in ("max_new_tokens", "max_piece_length")
-            if getattr(self.options, name) is not None
-        }
+        given = {name: getattr(self.options, name) for name in OF_THE_PIPELINE}
         (result,) = self.pipeline(
-            [text], do_sample=self.options.sample, return_tensors=True, **lengths
+            [text],
+            do_sample=self.options.sample,
+            alternatives=self.options.all,
+            return_tensors=True,
+            **{name: value for name, value in given.items() if value is not None},
+            **self._allowed(text),
         )
         ends = {self.pipeline.tokenizer.eop_token_id, self.pipeline.tokenizer.eos_token_id}
         ended = sum(id in ends for id in result.pop("generated_token_ids").tolist())
         return {**result, "finished": ended >= len(result["blanks"])}
+
+    def _allowed(self, text: str) -> dict[str, list[list[str]]]:
+        """The pipeline's option for a text: a list for each blank, if answers are prescribed."""
+        if self.options.allowed_answers is None:
+            return {}
+        answers = [of_blank.split("|") for of_blank in self.options.allowed_answers]
+        if len(answers) == 1:
+            answers *= self.pipeline.count_blanks(text)
+        return {"allowed_answers": answers}
+
+
+def table_of(alternatives: list[list[dict]]) -> Table:
+    """For each blank, by its number, the answers with their probabilities."""
+    table = Table(
+        Column(justify="right"),
+        Column(overflow="fold"),
+        Column(justify="right"),
+        box=None,
+        show_header=False,
+    )
+    for number, of_blank in enumerate(alternatives, start=1):
+        for place, entry in enumerate(of_blank):
+            table.add_row(
+                "" if place else str(number),
+                printable(entry["answer"]),
+                f"{entry['probability']:.1%}",
+            )
+    return table
 
 
 def masked(text: str, tokenizer) -> Text:

@@ -12,10 +12,15 @@ class Filling(Options):
 
     repository: a converted repository, a folder or a name on the Hub.
     texts: with blanks; else a text on each line of standard input, or asked for in a terminal.
+    all: so many alternatives for each blank; `alternatives` of the pipeline.
     sample, seed: draw the words, and which draw.
     json: a JSON object a line, with `text`, `blanks` and `filled_text`.
-    max_new_tokens: of all blanks of a text; as generation_config.json has it by default.
-    max_piece_length: of one blank.
+    max_new_tokens: of all blanks of a text; as generation_config.json has it by default. With
+        `all` of each blank.
+    min_piece_length, max_piece_length: of one blank.
+    allowed_answers: the answers that a blank may have, with | between them; one such list for all
+        blanks, or one for each.
+    bad_words: that no answer holds.
     """
 
     repository: str = field(metadata=about("A converted repository."))
@@ -25,6 +30,10 @@ class Filling(Options):
             "Texts with blanks; without one, those on standard input, a text a line.",
             argument=True,
         ),
+    )
+    all: int | None = field(
+        default=None,
+        metadata=about("Show so many answers for each blank, with their probabilities.", least=1),
     )
     sample: bool = field(
         default=False, metadata=about("Draw the words, instead of taking the likeliest.")
@@ -37,8 +46,20 @@ class Filling(Options):
     max_new_tokens: int | None = field(
         default=None, metadata=about("Tokens for all blanks of a text, at most.", least=1)
     )
+    min_piece_length: int | None = field(
+        default=None, metadata=about("Tokens of one blank, at least.", least=0)
+    )
     max_piece_length: int | None = field(
         default=None, metadata=about("Tokens of one blank, at most.", least=1)
+    )
+    allowed_answers: list[str] | None = field(
+        default=None,
+        metadata=about(
+            "Answers that a blank may have, as 'two|four'; once for all blanks, or for each."
+        ),
+    )
+    bad_words: list[str] | None = field(
+        default=None, metadata=about("A word that no answer holds; as often as there are such.")
     )
     dtype: Literal["float32", "float16", "bfloat16"] = field(
         default="float32", metadata=about("Type of the arithmetic.")

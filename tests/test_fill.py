@@ -98,6 +98,35 @@ def test_answers_that_are_cut_off_or_empty_are_told_of(run):
 
 def test_lengths(run):
     assert len(run("[sMASK]", "--max-piece-length", 2).stdout.split()) <= 2
+    longer = run("A dog has [MASK] legs.", "--min-piece-length", 3).stdout
+    assert len(longer) > len("A dog has four legs.\n")
+
+
+def test_alternatives(run):
+    text = "Rome is the capital of [MASK] and a dog has [MASK] legs."
+    result = json.loads(run(text, "--all", 3, "--json").stdout)
+    best = [answers[0]["answer"] for answers in result["alternatives"]]
+    assert best == result["blanks"] == ["Italy", "four"]
+    first, *rows = run(text, "--all", 3).stdout.splitlines()
+    assert first == result["filled_text"]
+    shown = [row.split() for row in rows]
+    assert [row[0] for row in shown if len(row) == 3] == ["1", "2"]
+    assert [row[-2:] for row in shown] == [
+        [entry["answer"], f"{entry['probability']:.1%}"]
+        for answers in result["alternatives"]
+        for entry in answers
+    ]
+    assert "drop --sample" in sentence(run(text, "--all", 3, "--sample"))
+
+
+def test_allowed_answers_and_bad_words(run):
+    allowed = ["--allowed-answers", "two|six"]
+    two = "A dog has [MASK] legs and a cat has [MASK] legs."
+    assert set(re.findall("two|four|six", run(two, *allowed).stdout)) <= {"two", "six"}
+    each = [*allowed, "--allowed-answers", "seven"]
+    assert "a cat has seven legs" in run(two, *each).stdout
+    assert "Text 2: " in sentence(run(two, SPAIN, *each))
+    assert "Madrid" not in run(SPAIN, "--bad-words", "Madrid", "--bad-words", "Paris").stdout
 
 
 # --- What people type -----------------------------------------------------------------------------
