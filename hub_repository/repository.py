@@ -44,6 +44,7 @@ SHIPPED_FILES = (
     "generation_glm.py",
     "tokenization_glm.py",
     "collation_glm.py",
+    "streaming_glm.py",
     "pipeline_glm.py",
 )
 HANDLER = Path(__file__).with_name("handler.py")
