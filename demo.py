@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
-from .apps.fill import filled, masked
+from .apps.fill import filled
 from .conversion import ConversionError, convert_checkpoint, verify_repository
 
 EXAMPLES = Path(__file__).with_name("examples")
@@ -109,5 +109,5 @@ def fill_with_the_pipeline(console: Console, output: Path) -> None:
 
 def show(console: Console, kind: str, text: str, pieces: list[str], tokenizer) -> None:
     """The text with its masks, and with its pieces, in colour."""
-    console.print(f"  {kind:<15}", masked(text, tokenizer))
+    console.print(f"  {kind:<15}", filled(text, [], tokenizer))
     console.print(f"  {'':<15}", filled(text, pieces, tokenizer))

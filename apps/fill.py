@@ -5,11 +5,13 @@ import sys
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 from transformers import set_seed
 
 from ..pipeline_glm import GLMText2TextGenerationPipeline
+from ..streaming_glm import PieceChunk, PieceStreamer
 from .options import Filling
 from .pipeline import open_pipeline
 
@@ -108,14 +110,14 @@ class Filler:
         self.pipeline.check_readable(text, **self._allowed(text))
 
     def show(self, text: str) -> None:
-        result = self._fill(text)
         if self.options.json:
+            result = self._fill(text)
             print(json.dumps({"text": text, **result}, ensure_ascii=False), flush=True)
-        elif not self.console.is_terminal:
-            print(result["filled_text"], flush=True)
+        elif self.console.is_terminal:
+            result = self._fill_live(text)
         else:
-            prompt, pieces = self.pipeline.prompt(text), result["blanks"]
-            self.console.print(filled(prompt, pieces, self.pipeline.tokenizer))
+            result = self._fill(text)
+            print(result["filled_text"], flush=True)
         if self.options.all is not None and not self.options.json:
             self.console.print(table_of(result["alternatives"]))
         if not result["finished"]:
@@ -123,11 +125,33 @@ class Filler:
         elif "" in result["blanks"]:
             self._remark("The model leaves a blank empty.")
 
+    def _fill_live(self, text: str) -> dict:
+        """Show the blanks being filled; what the pipeline says of the text."""
+        prompt, tokenizer = self.pipeline.prompt(text), self.pipeline.tokenizer
+        pieces: list[str] = []
+
+        def take(chunk: PieceChunk) -> None:
+            pieces.extend([""] * (chunk.blank + 1 - len(pieces)))
+            pieces[chunk.blank] += chunk.text
+            live.update(filled(prompt, pieces, tokenizer), refresh=True)
+
+        with Live(
+            filled(prompt, [], tokenizer),
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+        ) as live:
+            # Alternatives come from a search, which writes no answer from its start to its end.
+            streamer = PieceStreamer(tokenizer, take) if self.options.all is None else None
+            result = self._fill(text, streamer)
+        self.console.print(filled(prompt, result["blanks"], tokenizer))
+        return result
+
     def _remark(self, sentence: str) -> None:
         """Beside the answers, which may be data of another program."""
         print(sentence, file=sys.stderr)
 
-    def _fill(self, text: str) -> dict:
+    def _fill(self, text: str, streamer: PieceStreamer | None = None) -> dict:
         """What the pipeline says of the text, and whether it came to the end of each blank."""
         given = {name: getattr(self.options, name) for name in OF_THE_PIPELINE}
         (result,) = self.pipeline(
@@ -135,6 +159,7 @@ class Filler:
             do_sample=self.options.sample,
             alternatives=self.options.all,
             return_tensors=True,
+            streamer=streamer,
             **{name: value for name, value in given.items() if value is not None},
             **self._allowed(text),
         )
@@ -171,16 +196,10 @@ def table_of(alternatives: list[list[dict]]) -> Table:
     return table
 
 
-def masked(text: str, tokenizer) -> Text:
-    """The text with its masks in colour."""
-    shown = printable(text)
-    shown.highlight_words(tokenizer.masks, MASK_STYLE)
-    return shown
-
-
 def filled(text: str, pieces: list[str], tokenizer) -> Text:
-    """The text with its blanks filled, and the answers in colour."""
+    """The text with its first blanks filled; these answers, and the masks left, in colour."""
     shown = printable(tokenizer.fill(text, pieces))
+    shown.highlight_words(tokenizer.masks, MASK_STYLE)
     for start, end in tokenizer.answer_spans(text, pieces):
         shown.stylize(ANSWER_STYLE, start, end)
     return shown

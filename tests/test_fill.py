@@ -4,18 +4,17 @@ import json
 import os
 import pty
 import re
-import subprocess
 import sys
 
 import pytest
-from checkout import ENVIRONMENT
+import torch
 from typer.testing import CliRunner
 
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.cli import app
 
 SPAIN = "The capital of Spain is [MASK]."
-IN_TERMINAL = "import checkout; from glm_transformers.cli import main; main()"
+SHOWN_LIVE = "\x1b[?25h"  # shows the cursor again, after what is replaced
 
 
 @pytest.fixture(scope="module")
@@ -207,38 +206,49 @@ def test_no_repository(tmp_path):
 
 
 def in_terminal(arguments: list[str], typed: list[str]) -> str:
-    """What a terminal shows, where each line is typed when the command asks for it."""
-    ours, its = pty.openpty()
-    environment = {**ENVIRONMENT, "TERM": "xterm-256color", "COLUMNS": "200"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_TERMINAL, "fill", *arguments],
-        stdin=its,
-        stdout=its,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    os.close(its)
+    """What a terminal shows, where each line is typed when the command asks for it.
+
+    The command runs in a fork of this process, which has the libraries.
+    """
+    process, terminal = pty.fork()
+    if process == 0:
+        sys.stdin, sys.stdout = open(0), open(1, "w")  # in place of those of pytest
+        os.environ.update(TERM="xterm-256color", COLUMNS="200")
+        torch.set_num_threads(1)  # the others are not in the fork
+        try:
+            app(["fill", *arguments], standalone_mode=False)
+        finally:
+            os._exit(0)
     shown = ""
     while True:
         try:
-            shown += os.read(ours, 4096).decode(errors="replace")
+            shown += os.read(terminal, 4096).decode(errors="replace")
         except OSError:  # it has ended
             break
         if typed and shown.endswith("> "):
-            line = typed.pop(0)
-            os.write(ours, line.encode())
+            os.write(terminal, typed.pop(0).encode())
             shown += "\n"
-    os.close(ours)
-    assert process.wait() == 0
+    os.close(terminal)
+    os.waitpid(process, 0)
     return shown
 
 
-def test_a_conversation_in_a_terminal(demo_repository):
+def test_a_conversation_in_a_terminal(run):
     up, end = "\x1b[A", "\x04"
-    shown = in_terminal(
-        [str(demo_repository), "--device", "cpu"],
-        [f"{SPAIN}\r", "\r", "[mask]\r", f"{up}{up}\r", end],
-    )
+    shown = in_terminal(["demo"], [f"{SPAIN}\r", "\r", "[mask]\r", f"{up}{up}\r", end])
     assert "[MASK] or [gMASK] or [sMASK]" in shown.partition(">")[0]
-    assert shown.count("Spain is \x1b[1;32mMadrid") == 2  # the second from the history
+    kept = shown.split(SHOWN_LIVE)[1:]
+    assert len(kept) == 2  # one from the history
+    assert all("Spain is \x1b[1;32mMadrid\x1b[0m.\r\n> " in text for text in kept)
     assert shown.count("no [mask]") == 1
+
+
+def test_blanks_are_filled_one_after_the_other_in_a_terminal(run):
+    shown = in_terminal(["demo", "Rome is the capital of [MASK] and a dog has [MASK] legs."], [])
+    states = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line) for line in re.split("[\r\n]+", shown)]
+    texts = [state for state in states if state.startswith("Rome")]
+    assert texts[0] == "Rome is the capital of [MASK] and a dog has [MASK] legs."
+    assert "Rome is the capital of Italy and a dog has [MASK] legs." in texts
+    assert texts[-1] == "Rome is the capital of Italy and a dog has four legs."
+    kept = shown.split(SHOWN_LIVE)[1]
+    assert "\x1b[1;32mItaly\x1b[0m and a dog has \x1b[1;32mfour\x1b[0m legs.\r\n" in kept
