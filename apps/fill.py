@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -73,10 +74,8 @@ def check_texts(texts: list[str], filler: "Filler") -> None:
 
 def converse(filler: "Filler") -> None:
     """Ask for texts until the input ends."""
-    try:
-        import readline  # noqa: F401  # gives `input` a history and arrow keys
-    except ModuleNotFoundError:  # on Windows, whose terminals have both
-        pass
+    with suppress(ModuleNotFoundError):  # on Windows, whose terminals have history and arrow keys
+        import readline  # noqa: F401  # gives them to `input`
     masks = " or ".join(filler.pipeline.tokenizer.masks)
     filler.console.print(Text(f"Write {masks} where words are missing; Ctrl-D ends."))
     while True:

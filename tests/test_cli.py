@@ -44,7 +44,8 @@ main()
 
 
 @pytest.mark.parametrize(
-    "question", ["--help", "--version", "models", "pretrain --help", "evaluate --help", "fill --help"]
+    "question",
+    ["--help", "--version", "models", "pretrain --help", "evaluate --help", "fill --help"],
 )
 def test_asking_loads_no_slow_library(question):
     run = subprocess.run(
@@ -127,7 +128,7 @@ def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, opti
         name = field.name if is_argument else f"--{field.name.replace('_', '-')}"
         about = re.escape(field.metadata["help"])
         # Between the name and the help is the type, which each version of typer writes in its way.
-        line = rf"(?<![\w-]){name}(?![\w-])[^.]{{0,60}}? {about}( \[[^\]]*\])?"
+        line = rf"(?<![\w-]){name}(?![\w-])(?:\.{{3}})?[^.]{{0,60}}? {about}( \[[^\]]*\])?"
         found = re.search(line, shown, re.IGNORECASE)
         assert found, name
         if required:

@@ -102,7 +102,7 @@ def test_command(tmp_path):
             assert filled in shown
         assert "nothing else" in shown
     # The command that it ends with answers as it is shown, with these words and quotes.
-    command = result.output.splitlines()[-1].strip()
+    command = result.stdout.splitlines()[-1].strip()
     program, *arguments = shlex.split(command)
     assert program == "glm" and CliRunner().invoke(app, arguments).stdout == SAYS
 

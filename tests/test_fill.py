@@ -212,7 +212,7 @@ def in_terminal(arguments: list[str], typed: list[str]) -> str:
     """
     process, terminal = pty.fork()
     if process == 0:
-        sys.stdin, sys.stdout = open(0), open(1, "w")  # in place of those of pytest
+        sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")  # in place of those of pytest
         os.environ.update(TERM="xterm-256color", COLUMNS="200")
         torch.set_num_threads(1)  # the others are not in the fork
         try:
