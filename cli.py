@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from . import __version__
-from .apps.options import Filling
+from .apps.options import Filling, Showing
 from .conversion.released import RELEASED
 from .evaluation.options import Evaluation, Scoring
 from .training.options import Finetuning, Options, Pretraining, Preview
@@ -49,6 +49,11 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         ModuleNotFoundError,
         r"lm_eval",
         '{} Install what the harness needs with pip install ".[eval]".',
+    ),
+    (
+        ModuleNotFoundError,
+        r"gradio",
+        '{} Install what the page needs with pip install ".[app]".',
     ),
     (KeyError, r"not a registered task", "lm-evaluation-harness has no such task: {}."),
     (
@@ -364,6 +369,19 @@ def fill(options: Filling) -> None:
     from .apps.fill import fill as run
 
     run(options)
+
+
+@app.command("app")
+@takes(Showing)
+def show_page(options: Showing) -> None:
+    """Show a page on which people fill blanks, in a browser."""
+    from .apps.page import build, launch
+    from .apps.pipeline import open_pipeline
+
+    pipeline = open_pipeline(options.repository, options.dtype, options.device)
+    page = build(pipeline, Path(options.repository).resolve().name)
+    typer.echo(f"The page is at {launch(page, options.host, options.port)}. Ctrl-C ends it.")
+    page.block_thread()
 
 
 @app.command()

@@ -68,3 +68,26 @@ class Filling(Options):
         default=None,
         metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
     )
+
+
+@dataclass
+class Showing(Options):
+    """What `glm app` is told.
+
+    repository: a converted repository, a folder or a name on the Hub.
+    host, port: where the page is.
+    """
+
+    repository: str = field(metadata=about("A converted repository."))
+    host: str = field(
+        default="127.0.0.1",
+        metadata=about("Where the page is; 0.0.0.0 for other machines, too."),
+    )
+    port: int = field(default=7860, metadata=about("Port of the page.", least=1, most=65535))
+    dtype: Literal["float32", "float16", "bfloat16"] = field(
+        default="float32", metadata=about("Type of the arithmetic.")
+    )
+    device: str | None = field(
+        default=None,
+        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )

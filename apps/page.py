@@ -52,12 +52,15 @@ COLORS = ["#9aa5b1", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56
 CSS = """
 .glm-answers { width: 100%; border-collapse: collapse; margin-bottom: 1em; }
 .glm-answers caption { text-align: left; font-weight: 600; border-bottom: 2px solid; }
+.glm-answers tr, .glm-answers td { border: 0 !important; }
 .glm-answers td { padding: 0.15em 0.4em; vertical-align: middle; }
 .glm-answers td:first-child { width: 50%; white-space: pre-wrap; overflow-wrap: anywhere; }
 .glm-answers td:last-child { width: 4.5em; text-align: right; white-space: nowrap; }
 .glm-answers .bar { height: 0.8em; min-width: 1px; border-radius: 2px; }
 .glm-reading { overflow-x: auto; }
 .glm-reading svg { font: 12px ui-monospace, monospace; fill: currentColor; }
+.glm-reading path { stroke: var(--block-background-fill, white); }
+.glm-problem { padding: 0.6em 0.8em; border-left: 4px solid #d55e00; }
 """
 READING = """
 Each row is a token that GLM reads. **position** is its place in the text; the tokens of an answer
@@ -102,6 +105,16 @@ def answers_table(alternatives: list[list[dict]]) -> str:
     return "".join(tables)
 
 
+def empty_ones(answers: list[str]) -> str:
+    """HTML that says which blanks have no answer, which cannot be seen in the text."""
+    empty = [f"blank {blank}" for blank, answer in enumerate(answers, start=1) if not answer]
+    return note(f"The model writes nothing for {', '.join(empty)}.") if empty else ""
+
+
+def note(sentence: str) -> str:
+    return f'<p class="glm-problem" role="alert">{html.escape(sentence)}</p>'
+
+
 @dataclass
 class Reading:
     """How the network reads a text and its answers.
@@ -139,7 +152,10 @@ class Reading:
         read = [tokenizer.token_text(id) for id in layout.read(ids, config)[0].tolist()]
         return cls(
             tokens=read[:-1],
-            written=["" if inside else text for inside, text in zip(in_context, texts[1:])],
+            written=[
+                "" if inside else text
+                for inside, text in zip(in_context[:-1].tolist(), texts[1:], strict=True)
+            ],
             positions={
                 name: row.tolist()
                 for name, row in zip(names, positions.view(-1, length)[:, :-1], strict=True)
@@ -149,56 +165,60 @@ class Reading:
         )
 
 
+# The picture, in pixels: of a cell, a column of tokens, one of numbers, the tokens on top.
+CELL, TOKENS, NUMBERS, TOP = 18, 130, 78, 130
+
+
 def picture(reading: Reading) -> str:
     """HTML with a row for each token: its positions, whom it sees, what it writes."""
     size = len(reading.tokens)
     if size > MOST_DRAWN:
-        return f"<p>The text has {size} tokens; up to {MOST_DRAWN} are drawn.</p>"
-    cell, token_width, number_width, top = 18, 130, 70, 120  # pixels
-    left = token_width + number_width * len(reading.positions)
-
-    def text(x: float, y: float, content: object, place: str = "") -> str:
-        return f'<text x="{x}" y="{y}" {place}>{html.escape(str(content))}</text>'
-
-    end, middle = 'text-anchor="end"', '="middle"'
-    drawn = [text(token_width - 8, top - 8, "reads", end)]
-    for column, name in enumerate(reading.positions, start=1):
-        drawn.append(text(token_width + number_width * column - 8, top - 8, name, end))
-    drawn.append(text(left + cell * size + 8, top - 8, "writes"))
-    for row, (token, seen) in enumerate(zip(reading.tokens, reading.sees, strict=True)):
-        y = top + cell * row
-        base = y + cell - 5
-        drawn.append(text(token_width - 8, base, shortened(token), end))
-        for column, values in enumerate(reading.positions.values(), start=1):
-            drawn.append(text(token_width + number_width * column - 8, base, values[row], end))
-        drawn += cells(left, y, cell, seen, reading.blanks)
-        drawn.append(text(left + cell * size + 8, base, shortened(reading.written[row])))
-        x = left + cell * row + cell / 2 + 4
-        turned = f'transform="rotate(-90 {x} {top - 6})"'
-        drawn.append(text(x, top - 6, shortened(token), turned))
-    width, height = left + cell * size + token_width, top + cell * size
+        return f"<p>GLM reads {size} tokens here; up to {MOST_DRAWN} are drawn.</p>"
+    left = TOKENS + NUMBERS * len(reading.positions)
+    right = left + CELL * size
+    columns = {TOKENS: ("reads", reading.tokens)}
+    for number, (name, values) in enumerate(reading.positions.items(), start=1):
+        columns[TOKENS + NUMBERS * number] = (name, [*map(str, values)])
+    drawn = []
+    for x, (name, texts) in columns.items():
+        for row, text in enumerate([name, *texts]):
+            drawn.append(svg_text(x - 8, TOP + CELL * row - 5, text, 'text-anchor="end"'))
+    for row, text in enumerate(["writes", *reading.written]):
+        drawn.append(svg_text(right + 8, TOP + CELL * row - 5, text))
+    for column, token in enumerate(reading.tokens):
+        x = left + CELL * column + CELL / 2 + 4
+        drawn.append(svg_text(x, TOP - 6, token, f'transform="rotate(-90 {x} {TOP - 6})"'))
+    side = CELL * size
+    drawn.append(f'<rect x="{left}" y="{TOP}" width="{side}" height="{side}" opacity="0.06"/>')
+    for row, seen in enumerate(reading.sees):
+        drawn += filled_cells(left, TOP + CELL * row, seen, reading.blanks)
+    lines = range(0, side + 1, CELL)
+    down = "".join(f"M{left + line} {TOP}v{side}" for line in lines)
+    across = "".join(f"M{left} {TOP + line}h{side}" for line in lines)
     return (
-        f'<div class="glm-reading"><svg role="img" width="{width}" height="{height}">'
-        f"<title>Who sees whom</title>{''.join(drawn)}</svg></div>"
+        f'<div class="glm-reading"><svg role="img" width="{right + TOKENS}" height="{TOP + side}">'
+        f'<title>Who sees whom</title>{"".join(drawn)}<path d="{down}{across}"/></svg></div>'
     )
 
 
-def cells(left: int, y: int, cell: int, seen: list[bool], blanks: list[int]) -> list[str]:
+def svg_text(x: float, y: float, text: str, how: str = "") -> str:
+    return f'<text x="{x}" y="{y}" {how}>{html.escape(shortened(text))}</text>'
+
+
+def filled_cells(left: int, y: int, seen: list[bool], blanks: list[int]) -> list[str]:
     """A row of the picture: a rectangle for neighbours of one colour."""
-    drawn = []
-    column = 0
-    for fill, run in groupby(color(blank) if sees else None for sees, blank in zip(seen, blanks)):
-        length = len(list(run))
+    fills = [color(blank) if sees else None for sees, blank in zip(seen, blanks, strict=True)]
+    drawn, column = [], 0
+    for fill, run in groupby(fills):
+        length = len([*run])
         if fill is not None:
-            drawn.append(
-                f'<rect x="{left + cell * column}" y="{y}" width="{cell * length - 1}" '
-                f'height="{cell - 1}" fill="{fill}"/>'
-            )
+            place = f'x="{left + CELL * column}" y="{y}" width="{CELL * length}" height="{CELL}"'
+            drawn.append(f'<rect {place} fill="{fill}"/>')
         column += length
     return drawn
 
 
-def shortened(token: str, most: int = 15) -> str:
+def shortened(token: str, most: int = 16) -> str:
     return token if len(token) <= most else f"{token[: most - 1]}…"
 
 
@@ -246,7 +266,7 @@ def fill(
     ids = torch.cat([context, result["generated_token_ids"].cpu()[None]], dim=1)  # (1, N)
     return (
         highlighted(result["filled_text"], tokenizer.answer_spans(prompt, result["blanks"])),
-        answers_table(result.get("alternatives", [])),
+        answers_table(result.get("alternatives", [])) + empty_ones(result["blanks"]),
         picture(Reading.of(ids, tokenizer, pipeline.model.config, longest)),
     )
 
@@ -261,7 +281,11 @@ def examples(tokenizer) -> list[str]:
     """Some for each mask that the model knows, in its language."""
     is_chinese = isinstance(tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.Metaspace)
     of_masks = EXAMPLES["zh" if is_chinese else "en"]
-    return [text for mask in tokenizer.masks for text in of_masks[mask]]
+    return [text for mask in known_masks(tokenizer) for text in of_masks[mask]]
+
+
+def known_masks(tokenizer) -> list[str]:
+    return [mask for mask in MASKS if mask in tokenizer.masks]
 
 
 def build(pipeline, name: str) -> gr.Blocks:
@@ -269,15 +293,15 @@ def build(pipeline, name: str) -> gr.Blocks:
 
     def show(*values):
         try:
-            parts, table, drawing = fill(pipeline, *values)
+            return fill(pipeline, *values)
         except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return parts, table, drawing
+            return [], note(str(error)), ""
 
-    masks = [f"`{mask}` for {MASKS[mask]}" for mask in pipeline.tokenizer.masks]
+    known = known_masks(pipeline.tokenizer)
+    masks = ", ".join(f"`{mask}` for {MASKS[mask]}" for mask in known)
     room = pipeline.model.config.max_sequence_length
     with gr.Blocks(title=name, analytics_enabled=False) as page:
-        gr.Markdown(f"# {name}\n\nWrite a text and leave out what is to be found: {', '.join(masks)}.")
+        gr.Markdown(f"# {name}\n\nWrite a text and leave out what is to be found: {masks}.")
         with gr.Row():
             with gr.Column():
                 text = gr.Textbox(

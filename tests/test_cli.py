@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import glm_transformers
 from glm_transformers import cli
-from glm_transformers.apps.options import Filling
+from glm_transformers.apps.options import Filling, Showing
 from glm_transformers.conversion.tokenizers import BUILDERS
 from glm_transformers.evaluation.options import Evaluation, Scoring
 from glm_transformers.hub_repository.config import DTYPES
@@ -114,6 +114,7 @@ def test_names_of_tables_are_the_choices():
     "command, options",
     [
         ("fill", Filling),
+        ("app", Showing),
         ("pretrain", Pretraining),
         ("preview", Preview),
         ("evaluate", Evaluation),
