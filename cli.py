@@ -214,6 +214,10 @@ def convert(
         Path | None,
         typer.Option(help="Record of glm evaluate or glm score, for the model card."),
     ] = None,
+    space: Annotated[
+        bool,
+        typer.Option("--space", help="Add the page that the Hub shows for a Space."),
+    ] = False,
 ) -> None:
     """Convert a checkpoint to a complete Hub repository.
 
@@ -238,6 +242,7 @@ def convert(
             overwrite=overwrite,
             push_to_hub=push_to_hub,
             results=results,
+            space=space,
         )
     typer.secho(f"{repository} is complete and verified.", fg=typer.colors.GREEN)
     if (repository / PROMPT_WEIGHTS).exists():

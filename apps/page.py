@@ -50,7 +50,7 @@ EXAMPLES = {
 # Of the context, then of the blanks in turn: the palette of Okabe and Ito, as in `glm preview`.
 COLORS = ["#9aa5b1", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"]
 CSS = """
-.glm-answers { width: 100%; border-collapse: collapse; margin-bottom: 1em; }
+.glm-answers { border: 0 !important; width: 100%; border-collapse: collapse; margin-bottom: 1em; }
 .glm-answers caption { text-align: left; font-weight: 600; border-bottom: 2px solid; }
 .glm-answers tr, .glm-answers td { border: 0 !important; }
 .glm-answers td { padding: 0.15em 0.4em; vertical-align: middle; }
@@ -64,14 +64,14 @@ CSS = """
 """
 READING = """
 Each row is a token that GLM reads. **position** is its place in the text; the tokens of an answer
-all have that of their blank. **in answer** counts the tokens of an answer, and is 0 in the text. The
-filled cells of a row are the tokens that it sees: all see the whole text, what is before them and
-what is behind, and an answer also what was written before. **writes** is what GLM writes when it
-has read that far.
+all have that of their blank. **in answer** counts the tokens of an answer, and is 0 in the text.
+The filled cells of a row are the tokens that it sees: all see the whole text, what is before them
+and what is behind, and an answer also what was written before. **writes** is what GLM writes when
+it has read that far.
 """
 
 
-# --- What is shown ---------------------------------------------------------------------------------
+# --- What is shown --------------------------------------------------------------------------------
 
 
 def color(blank: int) -> str:
@@ -339,7 +339,7 @@ def build(pipeline, name: str) -> gr.Blocks:
 
 
 def setting_fields(room: int) -> list[gr.components.Component]:
-    """The arguments of `fill` behind the text; `room` is how many tokens the model has place for."""
+    """The arguments of `fill` behind the text; `room`: for how many tokens the model has place."""
     way = gr.Radio([LIKELIEST, DRAWN], value=LIKELIEST, label="Answers")
     alternatives = gr.Slider(1, 10, value=5, step=1, label="Answers for each blank")
     temperature = gr.Slider(

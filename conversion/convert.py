@@ -49,6 +49,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     push_to_hub: str | None = None,
     results: str | Path | None = None,
+    space: bool = False,
 ) -> Path:
     """Convert a checkpoint to a Hub repository, which loads with `trust_remote_code=True`.
 
@@ -70,6 +71,7 @@ def convert_checkpoint(
         overwrite: replace a repository that this program wrote.
         push_to_hub: name on the Hub to upload the repository to.
         results: a record of `glm evaluate` or `glm score`, whose numbers the model card shows.
+        space: add `app.py`, the page that the Hub shows where the repository is a Space.
 
     Returns:
         The path of the repository.
@@ -145,6 +147,7 @@ def convert_checkpoint(
         released=model if is_released else None,
         language={"chinese": "zh", "none": None}.get(family, "en"),
         results=measured,
+        space=space,
     )
     if push_to_hub is not None:
         upload.push_to_hub(output, push_to_hub)

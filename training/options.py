@@ -181,6 +181,7 @@ class Finetuning(Options):
     patience: stop after so many evaluations without a better metric.
     evaluate_every, save_every: steps; once an epoch by default.
     resume: continue from the last checkpoint, with the same options.
+    space: write `app.py`, too, the page that the Hub shows where the repository is a Space.
     """
 
     task: str = field(metadata=about("Name of a task, or file with one of your own."))
@@ -270,6 +271,9 @@ class Finetuning(Options):
     )
     resume: bool = field(
         default=False, metadata=about("Continue the run in OUTPUT, with the same options.")
+    )
+    space: bool = field(
+        default=False, metadata=about("Add the page that the Hub shows for a Space.")
     )
 
 

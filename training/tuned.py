@@ -67,6 +67,7 @@ def write_tuned(
         recipe.tokenizer,
         generation=recipe.generation,
         tuning=tuning,
+        space=options.space,
     )
 
 
