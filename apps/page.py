@@ -97,12 +97,17 @@ def answers_table(alternatives: list[list[dict]]) -> str:
         rows = [
             f'<tr><td dir="auto">{html.escape(entry["answer"]) or "<i>nothing</i>"}</td>'
             f'<td><div class="bar" style="width: {entry["probability"]:.1%}; '
-            f'background: {color(blank)}"></div></td><td>{entry["probability"]:.1%}</td></tr>'
+            f'background: {color(blank)}"></div></td><td>{percent(entry["probability"])}</td></tr>'
             for entry in of_blank
         ]
         caption = f'<caption style="border-color: {color(blank)}">Blank {blank}</caption>'
         tables.append(f'<table class="glm-answers">{caption}{"".join(rows)}</table>')
     return "".join(tables)
+
+
+def percent(probability: float) -> str:
+    """Of a long answer, whose words are many, each is small."""
+    return f"{probability:.1%}" if probability >= 0.001 else "&lt; 0.1%"
 
 
 def empty_ones(answers: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""A repository that the Hub can run, too, as a Space: its page, and what the Hub must know of it."""
+"""A repository that the Hub can run, too, as a Space: its page, and what the Hub must know."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from .errors import RepositoryError
 
 PAGE = Path(__file__).resolve().parents[1] / "apps" / "page.py"
 APP = "app.py"
-# The version is one that the page is tested with; it goes with the Transformers of requirements.txt.
+# A version that the page is tested with, and that goes with the Transformers of requirements.txt.
 SETTINGS_OF_A_SPACE = {"sdk": "gradio", "sdk_version": "6.31.0", "app_file": APP}
 
 

@@ -144,7 +144,7 @@ def check_options(options: Finetuning, task: Task) -> None:
         raise ValueError("--lora-rank is of an adapter; pass --lora too.")
     if options.space and (options.lora or options.pooled):
         raise ValueError(
-            "An adapter, or a classifier, has no page on which blanks are filled; leave --space out."
+            "A page is for a model that fills blanks, and no adapter; leave --space out."
         )
     if task.kind == "choices":
         for name in ("attend_padding", "generation"):
