@@ -25,6 +25,7 @@ from glm_transformers.demo import CHECKPOINT, OPTIONS  # noqa: E402
 
 ROME = "Rome is the capital of [MASK] and a dog has [MASK] legs."
 SPAIN = "The capital of Spain is [MASK]."
+SECONDS = 20  # until an answer must be there, on a machine that has much to do
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
@@ -228,12 +229,12 @@ class Visitor:
         self.page.get_by_role("button", name="Fill", exact=True).click()
 
     def reads(self, text: str):
-        """Wait until the filled text is there."""
+        """Wait until the filled text is there; behind its label, with more spaces."""
+        from playwright.sync_api import expect
+
+        characters = r"\s*".join(map(re.escape, text.replace(" ", "")))
         filled = self.page.get_by_test_id("highlighted-text")
-        self.page.wait_for_function(
-            "([node, text]) => node.textContent.replace(/\\s+/g, '') === text",
-            arg=[filled.element_handle(), text.replace(" ", "")],
-        )
+        expect(filled).to_have_text(re.compile(rf"Filled\s*{characters}\s*$"), timeout=SECONDS * 1000)
 
     def is_told(self, words: str):
         self.page.get_by_role("alert").filter(has_text=words).wait_for()
