@@ -80,7 +80,7 @@ def train(data: Path, repository: Path, recipe: Recipe, seed: int, steps: int):
                 steps=steps,
                 batch_size=64,
                 learning_rate=3e-3,
-                save_every=500,
+                save_every=200,
                 log_every=100,
                 seed=seed,
                 resume=place.last is not None,
@@ -165,7 +165,7 @@ def cell(name: str, values: list[float]) -> str:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="For the corpus, the models and the results.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 1200,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each variant.")] = 3,
     table: Annotated[
         bool,
