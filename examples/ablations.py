@@ -181,8 +181,9 @@ def main(
                 f"{file} is of runs with --steps {results['steps']}; give the same, or another "
                 "folder."
             )
-        if not (folder / "corpus" / "tokenizer").exists():  # it is written last
-            corpus.main(folder / "corpus")
+        if not (folder / "corpus").exists():
+            corpus.main(folder / "corpus.new")
+            (folder / "corpus.new").rename(folder / "corpus")
         finished = [(entry["variant"], entry["seed"]) for entry in results["runs"]]
         wanted = [(variant, seed) for seed in range(1, seeds + 1) for variant in VARIANTS]
         missing = [one for one in wanted if one not in finished]
