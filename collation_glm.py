@@ -300,7 +300,7 @@ class GLMDataCollator(TextCollator):
 class GLMPackingCollator(GLMDataCollator):
     """Makes batches to learn answers from, with several short texts in each row.
 
-        [CLS] It is [MASK] <|endoftext|> <|startofpiece|> wet   [CLS] So [MASK] it <|endoftext|> ...
+        [CLS] It is [MASK] <|endoftext|> <|startofpiece|> wet   [CLS] So [MASK] it ...
 
     A token sees its own text alone and has the positions that it has there, so the loss is that of
     `GLMDataCollator` on the same features, in fewer rows and with less padding.

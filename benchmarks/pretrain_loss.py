@@ -29,15 +29,17 @@ from glm_transformers import (
     GLMForConditionalGeneration,
     GLMPackingCollator,
 )
+from glm_transformers.conversion.tokenizers import build_tokenizer, find_vocabulary
+from glm_transformers.demo import OPTIONS
 from glm_transformers.training import BlankInfillingCollator
 
 LENGTH, BATCH = 512, 8
 BASE = {"vocab_size": 30592, "hidden_size": 768, "num_layers": 12, "num_attention_heads": 12}
-SHORT_TEXTS, SHORTEST, LONGEST = 64, 8, 128  # rows, and tokens of a context
+SHORT_TEXTS, FEWEST, MOST = 32, 4, 80  # texts, and words of a text
 
 
-def pretraining_step(kind: str) -> tuple[dict, dict]:
-    """A small batch and the measured one, of the mode of pretraining that `kind` names."""
+def pretraining_step(kind: str) -> tuple[dict, dict, dict]:
+    """Special ids, a small batch and the measured one, of the mode that `kind` names."""
     mode, where = kind.split()
     texts = torch.randint(200, BASE["vocab_size"], (BATCH, LENGTH)).numpy()
     texts[:, 0], texts[:, -1] = SPECIAL["[CLS]"], SPECIAL["[PAD]"]
@@ -45,29 +47,34 @@ def pretraining_step(kind: str) -> tuple[dict, dict]:
     small = collator.collate([{"input_ids": text[:64].copy()} for text in texts[:1]], 0, mode)
     batch = collator.collate([{"input_ids": text} for text in texts], 1, mode)
     skip = {"skip_logits": where == "targets"}
-    return {**small, **skip}, {**batch, **skip}
+    return {}, {**small, **skip}, {**batch, **skip}  # these batches tell positions and contexts
 
 
-def packing_step(kind: str) -> tuple[dict, dict]:
-    """A small batch and the measured one, of short texts with answers."""
+def packing_step(kind: str) -> tuple[dict, dict, dict]:
+    """Special ids, a small batch and the measured one, of short texts with answers."""
+    family = OPTIONS["tokenizer"]
+    tokenizer = build_tokenizer(family, find_vocabulary(family, OPTIONS["vocab"]), task_mask=True)
     drawn = random.Random(0)
     texts = []
     for _ in range(SHORT_TEXTS):
-        length = drawn.randint(SHORTEST, LONGEST)
-        context = [drawn.randrange(200, BASE["vocab_size"]) for _ in range(length)]
-        context[length // 2] = SPECIAL["[MASK]"]
-        answer = [drawn.randrange(200, BASE["vocab_size"]) for _ in range(4)]
-        texts.append({"input_ids": context, "labels": answer})
+        words = ["word"] * drawn.randint(FEWEST, MOST)
+        texts.append({"text": " ".join([*words, "[MASK]"]), "target": "an answer"})
     collator_class = GLMPackingCollator if kind == "packed" else GLMDataCollator
-    collate = collator_class(Vocabulary())
-    return collate(texts[:1]), collate(texts)
+    collate = collator_class(tokenizer)
+    ids = {
+        "sop_token_id": tokenizer.sop_token_id,
+        "eop_token_id": tokenizer.eop_token_id,
+        "mask_token_ids": tokenizer.mask_token_ids,
+    }
+    return ids, collate(texts[:1]), collate(texts)
 
 
 def measure(make_step, kind: str, kernel: str) -> dict:
     """Seconds and MB of one pass, after one on another batch."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = GLMConfig(**BASE, attn_implementation=kernel)
+    ids, small, batch = make_step(kind)
+    config = GLMConfig(**BASE, **ids, attn_implementation=kernel)
     model = GLMForConditionalGeneration(config).to(device).train()
 
     def step(batch: dict):
@@ -84,7 +91,6 @@ def measure(make_step, kind: str, kernel: str) -> dict:
             return torch.cuda.max_memory_allocated() / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
-    small, batch = make_step(kind)
     step(small)  # gradients exist and libraries are loaded
     before, start = peak(), time.perf_counter()
     step(batch)
