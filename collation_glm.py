@@ -8,7 +8,8 @@ A row is a context, padded on the left, then its pieces, padded on the right:
 So the pieces of all rows start in one column, where `generate` can cut the batch, and the model
 reads the positions from ids and padding.
 
-Shapes: B batch, R rows of packed texts, C choices, S tokens of the contexts, G tokens of the pieces, T = S + G.
+Shapes: B batch, R rows of packed texts, C choices, S tokens of the contexts, G tokens of the
+pieces, T = S + G.
 """
 
 from collections.abc import Callable, Sequence
