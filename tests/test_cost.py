@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from glm_transformers.conversion.released import Released
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import cost  # noqa: E402
+import cost
 
 CONTEXT = 24
 TINY = Released(3, 32, 4, 64, 99, "gpt2")
