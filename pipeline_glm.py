@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
@@ -228,7 +228,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         self,
         model_inputs: dict,
         alternatives: int,
-        tables: dict[str, list],
+        tables: dict[str, Any],
         generate_kwargs: dict,
     ) -> BestAnswers:
         for name, value in generate_kwargs.items():
@@ -285,7 +285,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         """The texts of answers, best first, each once, with their probabilities."""
         probabilities: dict[str, float] = {}
         for answer in answers:
-            text = self.tokenizer.decode(answer.ids, **options).strip()
+            text = cast(str, self.tokenizer.decode(answer.ids, **options)).strip()
             probabilities.setdefault(text, math.exp(answer.log_prob))
         return [
             {"answer": text, "probability": probability}
