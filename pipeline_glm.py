@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .generation_glm import LEAST_BEAMS, BestAnswer, BestAnswers, GLMGenerationMixin
+from .answers_glm import LEAST_BEAMS, BestAnswer, BestAnswers, BestAnswersMixin
 
 TASK = "text2text-generation"
 # What is one for every blank of a text, or a list with one for each.
@@ -241,7 +241,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         config = given.get("generation_config")
         # Different ids can be the same text, so more are looked for.
         k = max(2 * alternatives, LEAST_BEAMS)
-        return GLMGenerationMixin.best_answers(
+        return BestAnswersMixin.best_answers(
             self.model,
             **model_inputs,
             **tables,

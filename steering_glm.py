@@ -78,6 +78,7 @@ class Steering:
         min_piece_length=None,
         max_piece_length=None,
         allowed_answers=None,
+        bad_words_ids=None,
     ) -> "Steering":
         """Read and check the options of `generate`.
 
@@ -101,6 +102,7 @@ class Steering:
             raise ValueError("A model without block positions needs max_piece_length.")
         steering = cls([[least or 0 for least in row] for row in shortest], longest, allowed)
         steering.check(config)
+        steering.check_bad_words(bad_words_ids or [])
         return steering
 
     def check(self, config):
@@ -118,9 +120,9 @@ class Steering:
                         longest = min(longest, config.max_sequence_length - 1)
                     check_answers(answers, shortest, longest, where, config)
 
-    def check_bad_words(self, bad_words_ids: Sequence[Sequence[int]] | None):
+    def check_bad_words(self, bad_words_ids: Sequence[Sequence[int]]):
         """Raise a ValueError for an allowed answer that holds a word which must not occur."""
-        words = {tuple(word) for word in bad_words_ids or []}
+        words = {tuple(word) for word in bad_words_ids}
         for row in self.allowed:
             for answer in chain.from_iterable(filter(None, row)):
                 for word in words.intersection(stretches(answer, {len(word) for word in words})):
