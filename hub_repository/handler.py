@@ -88,22 +88,24 @@ def read_request(data) -> tuple[str | list[str], dict]:
                 "heed in parameters."
             )
     inputs: Any = data.get("inputs")
-    check_inputs(inputs)
+    check_texts("inputs", inputs)
     parameters: Any = data.get("parameters")
     parameters = {} if parameters is None else parameters
     check_parameters(parameters)
     return inputs, parameters
 
 
-def check_inputs(inputs):
-    if isinstance(inputs, str):
-        return check_text("inputs", inputs)
-    if not isinstance(inputs, list) or not inputs:
-        raise ValueError('inputs must be texts; send {"inputs": "a text with a [MASK]"} or a list.')
-    if len(inputs) > MOST_TEXTS:
-        raise ValueError(f"inputs has {len(inputs)} texts; send at most {MOST_TEXTS} at once.")
-    for number, text in enumerate(inputs):
-        check_text(f"inputs[{number}]", text)
+def check_texts(name: str, texts):
+    if isinstance(texts, str):
+        return check_text(name, texts)
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(
+            f'{name} must be texts; send {{"{name}": "a text with a [MASK]"}} or a list.'
+        )
+    if len(texts) > MOST_TEXTS:
+        raise ValueError(f"{name} has {len(texts)} texts; send at most {MOST_TEXTS} at once.")
+    for number, text in enumerate(texts):
+        check_text(f"{name}[{number}]", text)
 
 
 def check_text(name: str, text):
@@ -122,14 +124,7 @@ def check_parameters(parameters):
         raise ValueError(
             'parameters must be an object; send them like {"parameters": {"max_new_tokens": 32}}.'
         )
-    for name, value in parameters.items():
-        if name not in PARAMETERS:
-            raise ValueError(
-                f"parameters.{shown(name)} is not known; send any of {', '.join(PARAMETERS)}."
-            )
-        wrong = PARAMETERS[name](value)
-        if wrong is not None:
-            raise ValueError(f"parameters.{name} {wrong}; send such a one, not {shown(value)}.")
+    check_values("parameters.", parameters, PARAMETERS)
     sequences = parameters.get("num_return_sequences", 1)
     beams = parameters.get("num_beams", 1)
     if sequences > beams and not parameters.get("do_sample"):
@@ -137,6 +132,15 @@ def check_parameters(parameters):
             f"parameters.num_return_sequences is {sequences} and num_beams {beams}; send as many "
             "beams, or do_sample."
         )
+
+
+def check_values(prefix: str, values: dict, known: dict[str, Callable[[Any], str | None]]):
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{prefix}{shown(name)} is not known; send any of {', '.join(known)}.")
+        wrong = known[name](value)
+        if wrong is not None:
+            raise ValueError(f"{prefix}{name} {wrong}; send such a one, not {shown(value)}.")
 
 
 def shown(value) -> str:
