@@ -7,9 +7,9 @@ from typing import Any
 
 from ..hub_repository.handler import (
     PARAMETERS,
+    Number,
     check_texts,
     check_values,
-    one_of,
     shown,
     true_or_false,
 )
@@ -28,10 +28,10 @@ def a_text(value) -> str | None:
 FIELDS = {
     "model": a_text,
     "max_tokens": PARAMETERS["max_new_tokens"],
-    "temperature": one_of(float, 0, 100),
+    "temperature": Number(float, 0, 100),
     "top_p": PARAMETERS["top_p"],
     "n": PARAMETERS["num_return_sequences"],
-    "seed": one_of(int, 0, LARGEST_SEED),
+    "seed": Number(int, 0, LARGEST_SEED),
     "stream": true_or_false,
 }
 
@@ -79,8 +79,8 @@ def read_completion(data: Any, model: str) -> Completion:
     if given.get("temperature", 0) >= LOWEST_TEMPERATURE:
         parameters |= {
             "do_sample": True,
-            "temperature": given["temperature"],
-            "top_p": given.get("top_p", 1),
+            "temperature": float(given["temperature"]),  # 2 is refused where 2.0 is expected
+            "top_p": float(given.get("top_p", 1)),
             "top_k": 0,  # all tokens: the library's 50 is none of OpenAI's parameters
             "num_return_sequences": sequences,
         }

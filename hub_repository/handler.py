@@ -5,6 +5,7 @@ is listed here, each with its limits: it comes from strangers.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import pipeline
@@ -15,19 +16,22 @@ MOST_TEXTS = 32
 MOST_CHARACTERS = 20_000  # of one text: more than the longest context of any model holds
 
 
-def one_of(kind: type, lowest: float, highest: float) -> Callable[[Any], str | None]:
+@dataclass(frozen=True)
+class Number:
     """A check of a number: what it must be, if it is not."""
-    what = "an integer" if kind is int else "a number"
-    allowed = (int,) if kind is int else (int, float)
 
-    def check(value) -> str | None:
+    kind: type
+    lowest: float
+    highest: float
+
+    def __call__(self, value) -> str | None:
+        allowed = (int,) if self.kind is int else (int, float)
         # In Python true is an integer.
         is_number = isinstance(value, allowed) and not isinstance(value, bool)
-        if is_number and lowest <= value <= highest:
+        if is_number and self.lowest <= value <= self.highest:
             return None
-        return f"must be {what} from {lowest} to {highest}"
-
-    return check
+        what = "an integer" if self.kind is int else "a number"
+        return f"must be {what} from {self.lowest} to {self.highest}"
 
 
 def true_or_false(value) -> str | None:
@@ -35,20 +39,20 @@ def true_or_false(value) -> str | None:
 
 
 PARAMETERS = {
-    "max_new_tokens": one_of(int, 1, 1024),
-    "min_new_tokens": one_of(int, 0, 1024),
-    "max_piece_length": one_of(int, 1, 1024),
+    "max_new_tokens": Number(int, 1, 1024),
+    "min_new_tokens": Number(int, 0, 1024),
+    "max_piece_length": Number(int, 1, 1024),
     "do_sample": true_or_false,
-    "temperature": one_of(float, 0.01, 100),
-    "top_k": one_of(int, 0, 1000),
-    "top_p": one_of(float, 0.01, 1),
-    "typical_p": one_of(float, 0.01, 1),
-    "repetition_penalty": one_of(float, 0.01, 10),
-    "no_repeat_ngram_size": one_of(int, 0, 100),
-    "num_beams": one_of(int, 1, 8),
+    "temperature": Number(float, 0.01, 100),
+    "top_k": Number(int, 0, 1000),
+    "top_p": Number(float, 0.01, 1),
+    "typical_p": Number(float, 0.01, 1),
+    "repetition_penalty": Number(float, 0.01, 10),
+    "no_repeat_ngram_size": Number(int, 0, 100),
+    "num_beams": Number(int, 1, 8),
     "early_stopping": true_or_false,
-    "length_penalty": one_of(float, -10, 10),
-    "num_return_sequences": one_of(int, 1, 8),
+    "length_penalty": Number(float, -10, 10),
+    "num_return_sequences": Number(int, 1, 8),
     "truncation": true_or_false,
 }
 
@@ -92,7 +96,7 @@ def read_request(data) -> tuple[str | list[str], dict]:
     parameters: Any = data.get("parameters")
     parameters = {} if parameters is None else parameters
     check_parameters(parameters)
-    return inputs, parameters
+    return inputs, {name: as_generate_takes(name, value) for name, value in parameters.items()}
 
 
 def check_texts(name: str, texts):
@@ -132,6 +136,12 @@ def check_parameters(parameters):
             f"parameters.num_return_sequences is {sequences} and num_beams {beams}; send as many "
             "beams, or do_sample."
         )
+
+
+def as_generate_takes(name: str, value):
+    """The library refuses 2 where it expects 2.0."""
+    check = PARAMETERS[name]
+    return float(value) if isinstance(check, Number) and check.kind is float else value
 
 
 def check_values(prefix: str, values: dict, known: dict[str, Callable[[Any], str | None]]):

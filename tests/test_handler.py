@@ -152,3 +152,6 @@ def test_every_parameter_is_one_that_the_pipeline_takes(made_repository):
     }
     parameters = {name: values.get(name, 1) for name in PARAMETERS}
     assert len(endpoint({"inputs": TEXT, "parameters": parameters})) == 2
+    whole = ("temperature", "repetition_penalty", "length_penalty", "top_p", "typical_p")
+    parameters |= dict.fromkeys(whole, 1) | {"temperature": 2, "repetition_penalty": 2}
+    assert len(endpoint({"inputs": TEXT, "parameters": parameters})) == 2

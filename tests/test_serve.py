@@ -1,0 +1,437 @@
+"""The server: answers as the pipeline's, batches, limits, clients that leave, and its end."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+import pytest
+from checkout import ENVIRONMENT
+from typer.testing import CliRunner
+
+from glm_transformers import cli
+from glm_transformers.apps.batching import Batches, Question
+from glm_transformers.apps.pipeline import open_pipeline
+from glm_transformers.apps.server import MOST_BYTES, Server, bind, make_app
+from glm_transformers.conversion import convert_checkpoint
+from glm_transformers.demo import CHECKPOINT, OPTIONS
+from glm_transformers.hub_repository.handler import PARAMETERS
+
+TEXTS = [
+    "Paris is the capital of [MASK].",
+    "[MASK] is the capital of Italy and the river [MASK] flows through it.",
+    "What is a young cow called? [sMASK]",
+    "The opposite of hot is",
+    "A spider has [MASK] legs.",
+]
+LONG = {"max_new_tokens": 60, "min_new_tokens": 60}  # nearly all that the demo has room for
+NAME = "glm-demo"
+
+
+class Client:
+    """Sends requests to a port; each on a connection of its own."""
+
+    def __init__(self, port: int):
+        self.port = port
+
+    def send(self, path: str, body=None, method=None, **headers):
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **headers}
+        connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, text
+
+    def ask(self, path: str, body=None):
+        status, text = self.send(path, body)
+        assert status == 200, text
+        return json.loads(text)
+
+    def fill(self, inputs, **parameters):
+        return self.ask("/fill", {"inputs": inputs, "parameters": parameters})
+
+    def complete(self, prompt, **fields):
+        return self.ask("/v1/completions", {"prompt": prompt, **fields})
+
+    def error(self, status: int, *request, **headers) -> str:
+        """What is said of a request that fails with this status."""
+        answered, text = self.send(*request, **headers)
+        assert answered == status, text
+        error = json.loads(text)["error"]
+        assert set(error) == {"code", "message"} and error["code"] == status
+        assert "\n" not in error["message"] and error["message"].endswith(".")
+        return error["message"]
+
+
+@contextmanager
+def listening(batches: Batches, timeout: float = 60):
+    """A client of an application that runs in a thread."""
+    listener = bind("127.0.0.1", 0)
+    listener.listen()
+    server = Server(make_app(batches, NAME, timeout), batches, timeout)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    yield Client(listener.getsockname()[1])
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("serve") / NAME, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def fill(repository):
+    return open_pipeline(str(repository), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def single(fill):
+    """What the pipeline says of each text by itself, before the server has it."""
+    return {text: fill(text) for text in TEXTS}
+
+
+@pytest.fixture(scope="module")
+def batches(fill, single):
+    batches = Batches(fill, batch_size=16, queue=64)
+    yield batches
+    batches.close()
+    batches.thread.join()
+
+
+@pytest.fixture(scope="module")
+def client(batches):
+    with listening(batches) as client:
+        yield client
+
+
+@pytest.fixture
+def held(batches, client, monkeypatch):
+    """`held(waiting)` in a `with`: the model is busy while requests come, until so many wait."""
+
+    @contextmanager
+    def hold(waiting: int):
+        busy, release = threading.Event(), threading.Event()
+        filling = batches._fill
+
+        def wait(batch):
+            busy.set()
+            assert release.wait(30)
+            return filling(batch)
+
+        monkeypatch.setattr(batches, "_fill", wait)
+        with ThreadPoolExecutor(1) as first:
+            first.submit(client.fill, "It is [MASK].")
+            assert busy.wait(30)
+            yield
+            until(lambda: len(batches.waiting) == waiting)
+            monkeypatch.undo()
+            release.set()
+
+    return hold
+
+
+def until(is_so, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+# --- Answers --------------------------------------------------------------------------------------
+
+
+def test_answers_are_those_of_the_pipeline(client, batches, single):
+    """From many clients at once, one text or several; and they were filled in batches."""
+    before = batches.batches, batches.texts
+    with ThreadPoolExecutor(8) as clients:
+        alone = list(clients.map(client.fill, TEXTS * 5))
+    assert alone == [single[text] for text in TEXTS * 5]
+    assert client.fill(TEXTS) == [answer for text in TEXTS for answer in single[text]]
+    assert batches.texts - before[1] == 6 * len(TEXTS)
+    assert batches.batches - before[0] < 5 * len(TEXTS)
+
+
+def test_several_sequences_are_lists_as_in_the_pipeline(client):
+    asked = {"num_beams": 3, "num_return_sequences": 2}
+    several = client.fill(TEXTS[:3], **asked)
+    assert several == [client.fill(text, **asked) for text in TEXTS[:3]]
+    assert [len(sequences) for sequences in several] == [2, 2, 2]
+
+
+def test_what_waits_at_the_same_time_with_the_same_parameters_is_a_batch(
+    client, batches, held, single
+):
+    before = batches.batches
+    others = {"max_new_tokens": 3}
+    with ThreadPoolExecutor(9) as clients:
+        with held(waiting=9):
+            same = [clients.submit(client.fill, text) for text in TEXTS]
+            short = [clients.submit(client.fill, text, **others) for text in TEXTS[:2]]
+            # The padding of a batch would count as repeated.
+            penalised = [
+                clients.submit(client.fill, text, repetition_penalty=1.5) for text in TEXTS[:2]
+            ]
+        assert [one.result() for one in same] == [single[text] for text in TEXTS]
+    assert [one.result() for one in short] == [client.fill(text, **others) for text in TEXTS[:2]]
+    assert [one.result() for one in penalised] == [
+        client.fill(text, repetition_penalty=1.5) for text in TEXTS[:2]
+    ]
+    # What held, the same, the short, two alone; and the four single calls after them.
+    assert batches.batches - before == 5 + 4
+
+
+def test_a_batch_has_so_many_texts_at_most(client, batches, held, single, monkeypatch):
+    before = batches.batches
+    with ThreadPoolExecutor(1) as clients:
+        with held(waiting=5):
+            batches.batch_size, size = 2, batches.batch_size
+            answers = clients.submit(client.fill, TEXTS)
+        assert answers.result() == [single[text][0] for text in TEXTS]
+    batches.batch_size = size
+    assert batches.batches - before == 1 + 3
+
+
+def test_a_text_at_fault_meets_only_who_sent_it(client, held, single):
+    with ThreadPoolExecutor(3) as clients:
+        with held(waiting=3):
+            good = [clients.submit(client.fill, text) for text in TEXTS[:2]]
+            bad = clients.submit(client.error, 400, "/fill", {"inputs": "word " * 500})
+        assert "shorten it" in bad.result()
+        assert [one.result() for one in good] == [single[text] for text in TEXTS[:2]]
+
+
+def test_a_seed_says_what_comes_whoever_else_asks(client, held):
+    asked = {"prompt": "It is", "temperature": 5, "seed": 7, "n": 3}
+    alone = client.complete(**asked)["choices"]
+    assert len({choice["text"] for choice in alone}) == 3
+    with ThreadPoolExecutor(4) as clients:
+        with held(waiting=4):
+            others = [
+                clients.submit(client.complete, text, temperature=5, n=3) for text in TEXTS[:3]
+            ]
+            again = clients.submit(client.complete, **asked)
+        assert again.result()["choices"] == alone
+        free = [others[0].result(), client.complete(TEXTS[0], temperature=5, n=3)]
+    assert free[0]["choices"] != free[1]["choices"]
+
+
+# --- OpenAI's form --------------------------------------------------------------------------------
+
+
+def test_a_completion(client, fill, single):
+    text, masked = TEXTS[3], TEXTS[1]
+    answer = client.complete([text, masked], model=NAME, max_tokens=30, stream=None)
+    assert answer["object"] == "text_completion" and answer["model"] == NAME
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    for choice, (said,) in zip(answer["choices"], (single[text], single[masked]), strict=True):
+        assert choice["text"] == said["generated_text"]
+        assert choice["blanks"] == said["blanks"]
+        assert choice["filled_text"] == said["filled_text"]
+        assert choice["finish_reason"] == "stop"
+    usage = answer["usage"]
+    prompts = [f"{text} [gMASK]", masked]
+    assert usage["prompt_tokens"] == sum(len(ids) for ids in fill.tokenizer(prompts).input_ids)
+    # Alone there is no padding: <|startofpiece|>, then what was written.
+    ids = [fill(prompt, return_tensors=True)[0]["generated_token_ids"] for prompt in prompts]
+    written = sum(len(row) - 1 for row in ids)
+    assert usage["completion_tokens"] == written
+    assert usage["total_tokens"] == usage["prompt_tokens"] + written
+
+
+def test_a_completion_that_is_cut_off_says_so(client):
+    answer = client.complete(TEXTS[1], max_tokens=2)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 2
+    assert answer["choices"][0]["blanks"][1] == ""
+
+
+@pytest.mark.parametrize(
+    "fields, named",
+    [
+        ({"prompt": ""}, "prompt must"),
+        ({"prompt": ["a", 4]}, r"prompt\[1\] must"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens must"),
+        ({"prompt": "a", "temperature": -1}, "temperature must"),
+        ({"prompt": "a", "seed": 1.5}, "seed must"),
+        ({"prompt": "a", "model": "gpt"}, "model 'gpt' is not here"),
+        ({"prompt": "a", "logit_bias": {}}, "'logit_bias' is not known"),
+        ({"prompt": "a", "n": 2}, "n is 2"),
+        ({"prompt": ["a", "b"], "stream": True}, "stream gives one"),
+        ([], "A request must"),
+    ],
+    ids=str,
+)
+def test_a_wrong_completion(client, fields, named):
+    assert re.match(f"{named}.*send", client.error(400, "/v1/completions", fields))
+
+
+def test_what_there_is(client, batches):
+    assert [model["id"] for model in client.ask("/v1/models")["data"]] == [NAME]
+    health = client.ask("/health")
+    assert health["status"] == "ready" and health["texts"] == batches.texts
+    paths = client.ask("/openapi.json")["paths"]
+    assert set(paths) == {"/fill", "/v1/completions", "/health", "/v1/models"}
+    body = paths["/fill"]["post"]["requestBody"]["content"]["application/json"]
+    assert set(body["schema"]["properties"]["parameters"]["properties"]) == set(PARAMETERS)
+    assert client.ask("/fill", body["example"])
+    assert client.send("/docs")[0] == 200
+
+
+# --- Limits ---------------------------------------------------------------------------------------
+
+
+def test_wrong_requests(client, batches):
+    before = batches.texts
+    assert "no JSON" in client.error(400, "/fill", b"{")
+    assert "no JSON" in client.error(400, "/fill", b"[" * 100_000)
+    assert "no JSON" in client.error(400, "/fill", b"\xff")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert "Content-Type" in client.error(400, "/fill", {"inputs": "a"}, **form)
+    known = {"inputs": "a", "parameters": {"custom_generate": "hub/repository"}}
+    assert "'custom_generate' is not known" in client.error(400, "/fill", known)
+    assert "33 texts" in client.error(400, "/fill", {"inputs": ["a"] * 33})
+    assert "<|endofpiece|>" in client.error(400, "/fill", {"inputs": "a <|endofpiece|>"})
+    assert batches.texts == before
+    for status, request in {404: ("/",), 405: ("/fill",)}.items():
+        answered, text = client.send(*request)
+        assert answered == status and json.loads(text)["error"]["code"] == status
+
+
+def test_the_longest_body_and_one_byte_more(client):
+    body = json.dumps({"inputs": "\U0001f600" * 20_000, "parameters": {"truncation": True}})
+    assert len(body) * 32 < MOST_BYTES  # the longest that is no error fits
+    body = b'{"inputs": "a [MASK]"}'
+    assert client.send("/fill", body.ljust(MOST_BYTES))[0] == 200
+    assert f"{MOST_BYTES + 1} bytes" in client.error(413, "/fill", body.ljust(MOST_BYTES + 1))
+
+
+def test_too_many_wait(client, batches, held):
+    with ThreadPoolExecutor(1) as clients, held(waiting=2):
+        batches.queue, queue = 2, batches.queue
+        waiting = clients.submit(client.fill, TEXTS[:2])
+        until(lambda: len(batches.waiting) == 2)
+        assert client.error(429, "/fill", {"inputs": "a"}).startswith("2 texts wait")
+        batches.queue = queue
+    assert len(waiting.result()) == 2
+
+
+def test_an_answer_that_takes_too_long(batches, held):
+    before = batches.texts
+    with listening(batches, timeout=0.1) as hurried, held(waiting=1):
+        assert "0.1 seconds" in hurried.error(504, "/fill", {"inputs": TEXTS[0]})
+    until(lambda: not batches.waiting)
+    assert batches.texts == before + 1  # what held: nobody waited for the other
+
+
+def test_a_server_that_stops_takes_nothing(client, batches, monkeypatch):
+    monkeypatch.setattr(batches, "is_open", False)
+    assert "stopping" in client.error(503, "/fill", {"inputs": "a"})
+    status, text = client.send("/health")
+    assert status == 503 and json.loads(text)["status"] == "stopping"
+
+
+# --- Clients that leave ---------------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_is_not_waited_for(client, batches, held, single):
+    before = batches.texts
+    body = json.dumps({"inputs": ["a [MASK]"] * 8}).encode()
+    head = (
+        "POST /fill HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with ThreadPoolExecutor(1) as clients:
+        with held(waiting=9):
+            leaving = socket.create_connection(("127.0.0.1", client.port))
+            leaving.sendall(head.encode() + body)
+            until(lambda: len(batches.waiting) == 8)
+            left = batches.waiting[:8]
+            leaving.close()
+            until(lambda: all(question.is_left for question in left))
+            staying = clients.submit(client.fill, TEXTS[0])
+        assert staying.result() == single[TEXTS[0]]
+    assert batches.texts == before + 2  # what held, and who stayed
+
+
+class LeavesAfter:
+    """A streamer whose reader leaves after some tokens."""
+
+    def __init__(self, tokens: int):
+        self.tokens = tokens
+        self.seen = 0
+
+    def put(self, value) -> None:
+        self.seen += 1
+        if self.seen > self.tokens:  # the first that is seen is the prompt
+            self.question.leave()
+
+    def end(self) -> None:
+        self.ended = self.seen
+
+
+def test_a_generation_for_nobody_ends(batches):
+    streamer = LeavesAfter(5)
+    streamer.question = Question("a [MASK]", LONG, streamer=streamer)
+    batches.ask([streamer.question])
+    until(lambda: hasattr(streamer, "ended"))
+    assert streamer.ended <= 7
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+PROGRAM = "import checkout; from glm_transformers.cli import main; main()"
+
+
+def test_a_signal_ends_the_command_when_what_runs_is_answered(repository, single):
+    command = [sys.executable, "-c", PROGRAM, "serve", str(repository)]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--batch-size", "1", "--device", "cpu"],
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        greeting = process.stdout.readline() + process.stdout.readline()
+        client = Client(int(re.search(r"http://127\.0\.0\.1:(\d+)", greeting)[1]))
+        line = process.stdout.readline()
+        path, body = re.fullmatch(r"curl http://[^/]+(/\w+) -H '.+' -d '(.+)'\n", line).groups()
+        assert client.ask(path, json.loads(body)) == single[json.loads(body)["inputs"]]
+        with ThreadPoolExecutor(1) as clients:
+            asked = clients.submit(client.fill, TEXTS, **LONG)
+            until(lambda: client.ask("/health")["batches"] >= 2)
+            process.send_signal(signal.SIGTERM)
+            assert len(asked.result()) == len(TEXTS)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_a_place_where_nothing_can_listen_is_one_sentence(tmp_path):
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(cli.app, ["serve", str(tmp_path), "--port", str(port)])
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"Nothing can listen on 127\.0\.0\.1, port {port} .*\n", result.output)
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):
+    for name in ("fastapi", "uvicorn"):
+        with monkeypatch.context() as missing:
+            missing.delitem(sys.modules, "glm_transformers.apps.server")
+            missing.setitem(sys.modules, name, None)
+            result = CliRunner().invoke(cli.app, ["serve", str(tmp_path)])
+        assert result.exit_code == 1 and 'pip install ".[serve]"' in result.output
