@@ -111,9 +111,7 @@ class Completed:
     def whole(self, answers: list[Answer]) -> dict[str, Any]:
         """All choices, those of a prompt side by side."""
         sequences = [sequence for answer in answers for sequence in answer.sequences]
-        choices = [self.choice(sequence) for sequence in sequences]
-        for index, choice in enumerate(choices):
-            choice["index"] = index
+        choices = [self.choice(index, sequence) for index, sequence in enumerate(sequences)]
         return {**self.head, "choices": choices, "usage": self.usage(answers)}
 
     def part(self, text: str) -> dict[str, Any]:
@@ -123,12 +121,13 @@ class Completed:
 
     def last_part(self, answer: Answer) -> dict[str, Any]:
         """The end of the only choice, whose text has been sent."""
-        choice = {"index": 0, **self.choice(answer.sequences[0]), "text": ""}
+        choice = {**self.choice(0, answer.sequences[0]), "text": ""}
         return {**self.head, "choices": [choice], "usage": self.usage([answer])}
 
-    def choice(self, sequence: dict[str, Any]) -> dict[str, Any]:
+    def choice(self, index: int, sequence: dict[str, Any]) -> dict[str, Any]:
         _, reason = self.read_end(sequence)
         return {
+            "index": index,
             "text": sequence["generated_text"],
             "logprobs": None,
             "finish_reason": reason,

@@ -89,6 +89,7 @@ class Server(uvicorn.Server):
             app,
             lifespan="off",
             log_level="warning",
+            timeout_keep_alive=75,  # longer than a proxy keeps a connection (nginx: 60 seconds)
             timeout_graceful_shutdown=math.ceil(timeout),
         )
         super().__init__(config)

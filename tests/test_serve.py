@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,16 +14,18 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 
 import pytest
-from checkout import ENVIRONMENT
+from checkout import ENVIRONMENT, ROOT
 from typer.testing import CliRunner
 
 from glm_transformers import cli
 from glm_transformers.apps.batching import Batches, Question
+from glm_transformers.apps.completions import FIELDS
+from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.apps.server import MOST_BYTES, Server, bind, make_app
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
-from glm_transformers.hub_repository.handler import PARAMETERS
+from glm_transformers.hub_repository.handler import MOST_CHARACTERS, MOST_TEXTS, PARAMETERS
 
 TEXTS = [
     "Paris is the capital of [MASK].",
@@ -435,3 +438,40 @@ def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):
             missing.setitem(sys.modules, name, None)
             result = CliRunner().invoke(cli.app, ["serve", str(tmp_path)])
         assert result.exit_code == 1 and 'pip install ".[serve]"' in result.output
+
+
+# --- docs/serving.md ------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+# What differs from run to run.
+VARYING = {"id", "created", "texts", "batches"}
+EXAMPLE = re.compile(r"```bash\n(curl .*?)```\n\n```json\n(.*?)```", re.DOTALL)
+
+
+def lasting(answer):
+    """An answer without what varies; ids of models are names."""
+    if isinstance(answer, list):
+        return [lasting(one) for one in answer]
+    if not isinstance(answer, dict):
+        return answer
+    return {name: lasting(value) for name, value in answer.items() if name not in VARYING}
+
+
+def test_the_page_shows_what_is_answered(client):
+    examples = EXAMPLE.findall(PAGE)
+    assert len(examples) == PAGE.count("curl http") >= 7
+    for command, shown in examples:
+        words = shlex.split(command)
+        body = words[words.index("-d") + 1].encode() if "-d" in words else None
+        path = words[1].removeprefix("http://127.0.0.1:8000")
+        _, text = client.send(path, body)
+        assert lasting(json.loads(text)) == lasting(json.loads(shown))
+
+
+def test_the_page_names_every_field_and_limit():
+    for name in (*FIELDS, "prompt"):
+        assert f"\n| `{name}` |" in PAGE
+    for default in (f"--queue {Serving.queue}", f"--timeout {Serving.timeout:g}"):
+        assert f"`{default}`" in PAGE
+    assert f"| {MOST_TEXTS} |" in PAGE and f"| {MOST_CHARACTERS:,};" in PAGE
+    assert f"{MOST_BYTES // 2**20} MiB" in PAGE
