@@ -7,6 +7,7 @@ from typing import Any
 
 from ..hub_repository.handler import (
     PARAMETERS,
+    Check,
     Number,
     check_texts,
     check_values,
@@ -25,7 +26,7 @@ def a_text(value) -> str | None:
 
 
 # What a request may hold besides its prompt.
-FIELDS = {
+FIELDS: dict[str, Check] = {
     "model": a_text,
     "max_tokens": PARAMETERS["max_new_tokens"],
     "temperature": Number(float, 0, 100),

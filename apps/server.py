@@ -6,22 +6,23 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from .. import __version__
-from ..hub_repository.handler import PARAMETERS, read_request
+from ..hub_repository.handler import PARAMETERS, Check, read_request
 from .batching import Answer, Batches, Closed, Full, Question
 from .completions import FIELDS, Completed, read_completion
 from .options import Serving
 from .pipeline import open_pipeline
+from .streaming import TextParts
 
 # The longest request that read_request takes: 32 texts of 20,000 characters of up to 12 bytes, as
 # JSON may write them (\ud83d\ude00), are 7.7 MB.
@@ -139,6 +140,8 @@ def make_app(batches: Batches, name: str, timeout: float) -> FastAPI:
             Question(prompt, completion.parameters, completion.seed)
             for prompt in completion.prompts
         ]
+        if completion.stream:
+            return await stream(request, batches, questions[0], completed, timeout)
         return JSONResponse(completed.whole(await ask(request, batches, questions, timeout)))
 
     @app.get("/health", responses={503: ERRORS[503]})
@@ -214,21 +217,29 @@ async def ask(
     """
     batches.ask(questions)
     answers = asyncio.gather(*(asyncio.wrap_future(question.answer) for question in questions))
-    gone = asyncio.create_task(is_gone(request))
     try:
-        await asyncio.wait(
-            (answers, gone),
-            timeout=timeout,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if answers.done():
-            return answers.result()
-        raise HTTPException(504, f"The answer was not there after {timeout:g} seconds; ask less.")
+        return await while_here(request, answers, timeout)
     finally:
-        gone.cancel()
-        answers.cancel()
         for question in questions:
             question.leave()
+
+
+async def while_here(request: Request, awaited: Awaitable, timeout: float) -> Any:
+    """The result of what is awaited, unless the client goes away or it takes too long."""
+    task = asyncio.ensure_future(awaited)
+    gone = asyncio.create_task(is_gone(request))
+    try:
+        await asyncio.wait((task, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise HTTPException(504, too_long(timeout))
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+def too_long(timeout: float) -> str:
+    return f"The answer was not there after {timeout:g} seconds; ask less."
 
 
 async def is_gone(request: Request) -> None:
@@ -242,6 +253,77 @@ def readable(sequence: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sequence.items() if name != "generated_token_ids"}
 
 
+# --- Streams --------------------------------------------------------------------------------------
+
+
+async def stream(
+    request: Request,
+    batches: Batches,
+    question: Question,
+    completed: Completed,
+    timeout: float,
+) -> Response:
+    """The answer as server-sent events, while it is written; what fails before is an error."""
+    parts = write(batches, question, timeout)
+    try:
+        first = await while_here(request, anext(parts, None), timeout)
+    except BaseException:
+        question.leave()
+        raise
+    events = send_events(first, parts, question, completed)
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+async def write(batches: Batches, question: Question, timeout: float) -> AsyncIterator[str]:
+    """The parts of the text.
+
+    Raises:
+        ValueError: what the pipeline says of a text that it cannot fill.
+        HTTPException: if they took too long.
+    """
+    loop = asyncio.get_running_loop()
+    parts: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def send(part: str) -> None:  # called by the thread of the model
+        loop.call_soon_threadsafe(parts.put_nowait, part)
+
+    tokenizer: Any = batches.fill.tokenizer
+    question.streamer = TextParts(tokenizer, send)
+    batches.ask([question])
+    answer = asyncio.wrap_future(question.answer)
+    answer.add_done_callback(lambda _: parts.put_nowait(None))
+    end = loop.time() + timeout
+    try:
+        while (part := await asyncio.wait_for(parts.get(), end - loop.time())) is not None:
+            yield part
+    except asyncio.TimeoutError as error:
+        raise HTTPException(504, too_long(timeout)) from error
+    answer.result()
+
+
+async def send_events(
+    first: str | None,
+    parts: AsyncIterator[str],
+    question: Question,
+    completed: Completed,
+) -> AsyncIterator[str]:
+    part = first
+    try:
+        while part is not None:
+            yield event(completed.part(part))
+            part = await anext(parts, None)
+        yield event(completed.last_part(question.answer.result()))
+        yield "data: [DONE]\n\n"
+    except HTTPException as error:
+        yield event(error_body(error.status_code, error.detail))
+    finally:
+        question.leave()
+
+
+def event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
 # --- Errors, and what the OpenAPI page says -------------------------------------------------------
 
 
@@ -253,7 +335,7 @@ def answer_errors(app: FastAPI) -> None:
         async def handle(request: Request, error: Any) -> Response:
             status = error.status_code if code is None else code
             text = message or getattr(error, "detail", None) or str(error)
-            return JSONResponse({"error": {"code": status, "message": text}}, status)
+            return JSONResponse(error_body(status, text), status)
 
     answer(ValueError, 400)
     answer(ClientDisconnect, 400)
@@ -263,14 +345,17 @@ def answer_errors(app: FastAPI) -> None:
     answer(Exception, 500, "The server failed; its log says why.")
 
 
+def error_body(code: int, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
+
+
 def body_schema(
     text: str,
-    fields: dict[str, Callable[[Any], str | None]],
+    fields: dict[str, Check],
     nested: bool = False,
 ) -> dict[str, Any]:
     """The body of a request in the words of OpenAPI: texts, and what else may be sent."""
-    others: Iterable = ((name, {"description": check(None)}) for name, check in fields.items())
-    known: dict[str, Any] = dict(others)
+    known: dict[str, Any] = {name: {"description": check(None)} for name, check in fields.items()}
     if nested:
         known = {"parameters": {"type": "object", "properties": known}}
     texts = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}

@@ -38,7 +38,10 @@ def true_or_false(value) -> str | None:
     return None if isinstance(value, bool) else "must be true or false"
 
 
-PARAMETERS = {
+# What is wrong with a value, or None.
+Check = Callable[[Any], str | None]
+
+PARAMETERS: dict[str, Check] = {
     "max_new_tokens": Number(int, 1, 1024),
     "min_new_tokens": Number(int, 0, 1024),
     "max_piece_length": Number(int, 1, 1024),
@@ -144,7 +147,7 @@ def as_generate_takes(name: str, value):
     return float(value) if isinstance(check, Number) and check.kind is float else value
 
 
-def check_values(prefix: str, values: dict, known: dict[str, Callable[[Any], str | None]]):
+def check_values(prefix: str, values: dict, known: dict[str, Check]):
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{prefix}{shown(name)} is not known; send any of {', '.join(known)}.")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 
 import pytest
+import torch
 from checkout import ENVIRONMENT, ROOT
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from glm_transformers.apps.completions import FIELDS
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.apps.server import MOST_BYTES, Server, bind, make_app
+from glm_transformers.apps.streaming import TextParts
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.hub_repository.handler import MOST_CHARACTERS, MOST_TEXTS, PARAMETERS
@@ -292,6 +294,60 @@ def test_what_there_is(client, batches):
     assert client.send("/docs")[0] == 200
 
 
+def read_events(text: str) -> list[dict]:
+    *events, done = re.findall(r"data: (.*)\n\n", text)
+    assert done == "[DONE]"
+    return [json.loads(event) for event in events]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"max_tokens": 2}, {"max_tokens": 16, "temperature": 3, "seed": 5}],
+    ids=str,
+)
+@pytest.mark.parametrize("prompt", TEXTS[1:4])
+def test_a_stream_says_the_same(client, prompt, fields):
+    (whole,) = client.complete(prompt, **fields)["choices"]
+    status, text = client.send("/v1/completions", {"prompt": prompt, "stream": True, **fields})
+    assert status == 200
+    *parts, last = read_events(text)
+    texts = [part["choices"][0]["text"] for part in parts]
+    assert "".join(texts) == whole["text"]
+    assert all(texts) and len(texts) > 1
+    assert last["choices"] == [{**whole, "text": ""}]
+    usage = client.complete(prompt, **fields)["usage"]
+    assert last["usage"] == usage and usage["completion_tokens"] >= len(texts)
+
+
+def test_a_character_of_several_tokens_is_not_sent_in_halves(fill):
+    """As emoji are, of which the demo's vocabulary has none."""
+    tokenizer, sent = fill.tokenizer, []
+    piece = tokenizer.encode_choices(["\U0001f600 a\u00e9"])[0]
+    assert any("\ufffd" in tokenizer.decode(piece[:length]) for length in range(1, len(piece)))
+    streamer = TextParts(tokenizer, sent.append)
+    prompt = [*tokenizer("a [MASK]").input_ids, tokenizer.sop_token_id]
+    streamer.put(torch.tensor([prompt]))
+    for token in (*piece, tokenizer.eop_token_id):
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert "".join(sent) == "\U0001f600 a\u00e9" and len(sent) > 1
+
+
+def test_what_fails_before_a_stream_is_an_error_and_a_stream_that_is_left_ends(client, batches):
+    request = {"prompt": "word " * 500, "stream": True}
+    assert "shorten it" in client.error(400, "/v1/completions", request)
+    before = batches.texts
+    connection = HTTPConnection("127.0.0.1", client.port)
+    body = {"prompt": "It is", "stream": True, "max_tokens": 60, "temperature": 100, "seed": 1}
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", json.dumps(body), headers)
+    response = connection.getresponse()
+    assert response.readline().startswith(b"data: ")
+    response.close()
+    connection.close()
+    until(lambda: batches.texts == before + 1)
+
+
 # --- Limits ---------------------------------------------------------------------------------------
 
 
@@ -332,10 +388,28 @@ def test_too_many_wait(client, batches, held):
 
 def test_an_answer_that_takes_too_long(batches, held):
     before = batches.texts
-    with listening(batches, timeout=0.1) as hurried, held(waiting=1):
+    with listening(batches, timeout=0.1) as hurried, held(waiting=2):
         assert "0.1 seconds" in hurried.error(504, "/fill", {"inputs": TEXTS[0]})
+        streamed = {"prompt": TEXTS[0], "stream": True}
+        assert "0.1 seconds" in hurried.error(504, "/v1/completions", streamed)
     until(lambda: not batches.waiting)
     assert batches.texts == before + 1  # what held: nobody waited for the other
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error(batches, monkeypatch):
+    release = threading.Event()
+
+    def begin(batch):
+        batch[0].streamer.send("It ")
+        assert release.wait(30)
+        return [None]
+
+    monkeypatch.setattr(batches, "_fill", begin)
+    with listening(batches, timeout=0.2) as hurried:
+        _, text = hurried.send("/v1/completions", {"prompt": "a", "stream": True})
+        release.set()
+    part, error = (json.loads(event) for event in re.findall(r"data: (.*)\n\n", text))
+    assert part["choices"][0]["text"] == "It " and error["error"]["code"] == 504
 
 
 def test_a_server_that_stops_takes_nothing(client, batches, monkeypatch):
@@ -412,10 +486,10 @@ def test_a_signal_ends_the_command_when_what_runs_is_answered(repository, single
         path, body = re.fullmatch(r"curl http://[^/]+(/\w+) -H '.+' -d '(.+)'\n", line).groups()
         assert client.ask(path, json.loads(body)) == single[json.loads(body)["inputs"]]
         with ThreadPoolExecutor(1) as clients:
-            asked = clients.submit(client.fill, TEXTS, **LONG)
+            asked = clients.submit(client.fill, TEXTS[:3], **LONG)
             until(lambda: client.ask("/health")["batches"] >= 2)
             process.send_signal(signal.SIGTERM)
-            assert len(asked.result()) == len(TEXTS)
+            assert len(asked.result()) == 3
         assert process.wait(30) == 0
     finally:
         process.kill()
@@ -445,7 +519,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 # What differs from run to run.
 VARYING = {"id", "created", "texts", "batches"}
-EXAMPLE = re.compile(r"```bash\n(curl .*?)```\n\n```json\n(.*?)```", re.DOTALL)
+EXAMPLE = re.compile(r"```bash\n(curl .*?)```\n\n```(?:json|text)\n(.*?)```", re.DOTALL)
 
 
 def lasting(answer):
@@ -459,13 +533,14 @@ def lasting(answer):
 
 def test_the_page_shows_what_is_answered(client):
     examples = EXAMPLE.findall(PAGE)
-    assert len(examples) == PAGE.count("curl http") >= 7
+    assert len(examples) == PAGE.count("\ncurl ") >= 8
     for command, shown in examples:
         words = shlex.split(command)
         body = words[words.index("-d") + 1].encode() if "-d" in words else None
-        path = words[1].removeprefix("http://127.0.0.1:8000")
-        _, text = client.send(path, body)
-        assert lasting(json.loads(text)) == lasting(json.loads(shown))
+        (address,) = (word for word in words if word.startswith("http"))
+        _, text = client.send(address.removeprefix("http://127.0.0.1:8000"), body)
+        read = read_events if text.startswith("data: ") else json.loads
+        assert lasting(read(text)) == lasting(read(f"{shown}\n"))
 
 
 def test_the_page_names_every_field_and_limit():
