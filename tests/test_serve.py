@@ -223,13 +223,18 @@ def test_a_seed_says_what_comes_whoever_else_asks(client, held):
     assert len({choice["text"] for choice in alone}) == 3
     with ThreadPoolExecutor(4) as clients:
         with held(waiting=4):
-            others = [
-                clients.submit(client.complete, text, temperature=5, n=3) for text in TEXTS[:3]
-            ]
+            for text in TEXTS[:3]:
+                clients.submit(client.complete, text, temperature=5, n=3)
             again = clients.submit(client.complete, **asked)
         assert again.result()["choices"] == alone
-        free = [others[0].result(), client.complete(TEXTS[0], temperature=5, n=3)]
-    assert free[0]["choices"] != free[1]["choices"]
+
+
+def test_a_seed_says_nothing_of_what_comes_after_it(client):
+    texts = []
+    for _ in range(2):
+        client.complete("It is", temperature=5, seed=7)
+        texts.append(client.complete("It is", temperature=5)["choices"][0]["text"])
+    assert texts[0] != texts[1]
 
 
 # --- OpenAI's form --------------------------------------------------------------------------------
