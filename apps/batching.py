@@ -181,15 +181,13 @@ class Batches:
                 stopping_criteria=StoppingCriteriaList([AllLeft(batch)]),
                 **options,
             )
-        cut = {"truncation": True} if first.parameters.get("truncation") else {}
-        return [
-            Answer(
-                # The pipeline leaves the list out where each text has one sequence.
-                sequences=sequences if isinstance(sequences, list) else [sequences],
-                prompt_tokens=self.fill.preprocess(question.text, **cut)["input_ids"].shape[1],
-            )
-            for question, sequences in zip(batch, filled, strict=True)
-        ]
+        answers = []
+        for question, sequences in zip(batch, filled, strict=True):
+            prompt = self.fill.preprocess(question.text, options.get("truncation"))
+            # The pipeline leaves the list out where each text has one sequence.
+            sequences = sequences if isinstance(sequences, list) else [sequences]
+            answers.append(Answer(sequences, prompt["input_ids"].shape[1]))
+        return answers
 
     @contextmanager
     def _seeded(self, seed: int | None) -> Iterator[None]:

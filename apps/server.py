@@ -335,7 +335,8 @@ def answer_errors(app: FastAPI) -> None:
         async def handle(request: Request, error: Any) -> Response:
             status = error.status_code if code is None else code
             text = message or getattr(error, "detail", None) or str(error)
-            return JSONResponse(error_body(status, text), status)
+            headers = getattr(error, "headers", None)  # those of 405 say what is allowed
+            return JSONResponse(error_body(status, text), status, headers)
 
     answer(ValueError, 400)
     answer(ClientDisconnect, 400)
