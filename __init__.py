@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .modeling_glm import GLMModel as GLMModel
     from .modeling_glm import GLMPreTrainedModel as GLMPreTrainedModel
     from .pipeline_glm import GLMText2TextGenerationPipeline as GLMText2TextGenerationPipeline
+    from .streaming_glm import PieceChunk as PieceChunk
+    from .streaming_glm import PieceIteratorStreamer as PieceIteratorStreamer
+    from .streaming_glm import PieceStreamer as PieceStreamer
     from .tokenization_glm import GLMTokenizerFast as GLMTokenizerFast
 # In a checkout pytest imports this file as a plain top-level module, where relative imports
 # cannot work.
@@ -35,5 +38,8 @@ elif __name__ != "__init__":
             "GLMPreTrainedModel": ".modeling_glm",
             "GLMText2TextGenerationPipeline": ".pipeline_glm",
             "GLMTokenizerFast": ".tokenization_glm",
+            "PieceChunk": ".streaming_glm",
+            "PieceIteratorStreamer": ".streaming_glm",
+            "PieceStreamer": ".streaming_glm",
         },
     )

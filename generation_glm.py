@@ -11,7 +11,8 @@ vocabulary rows.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -22,6 +23,9 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    SuppressTokensLogitsProcessor,
 )
 from transformers.generation import EosTokenCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -33,6 +37,16 @@ from .blanks_glm import (
     count_positions,
     is_any_of,
     position_scheme,
+)
+from .steering_glm import (
+    AllowedAnswers,
+    MaxPieceLength,
+    MinPieceLength,
+    Steering,
+    Table,
+    as_limit,
+    check_table,
+    for_each_blank,
 )
 
 # --- Where versions of Transformers differ --------------------------------------------------------
@@ -49,13 +63,15 @@ NOT_OF_A_STEP = (
     "labels",
     "shift_labels",
 )
+LEAST_BEAMS = 4  # of a search for answers: narrower ones miss better answers
+UNFINISHED = -1e8  # the library gives -1e9 to beams that found no end
 NO_DECODER = (
     "GLM has no decoder beside its network; give the prompt method's configuration "
     'task_type="CAUSAL_LM".'
 )
 
 
-# --- What stops and what bounds a piece -----------------------------------------------------------
+# --- What stops a row, and what a processor sees --------------------------------------------------
 
 
 class AllBlanksFilled(EosTokenCriteria):
@@ -80,20 +96,14 @@ class AllBlanksFilled(EosTokenCriteria):
         return stops
 
 
-class PieceLength(LogitsProcessor):
-    """Ends a piece that has reached `max_piece_length` tokens."""
+class PieceEnded(StoppingCriteria):
+    """Stops a row at the end of the piece that it is at, whatever blanks are left."""
 
-    def __init__(self, max_piece_length: int, config):
-        self.max_piece_length = max_piece_length
+    def __init__(self, config):
         self.config = config
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        layout = BlankLayout.of(input_ids, self.config, generated=True)
-        is_full = layout.block_positions(1) > self.max_piece_length  # (B, 1): the start is at 1
-        vocabulary = torch.arange(scores.shape[-1], device=scores.device)
-        is_end = vocabulary == self.config.eop_token_id  # (V,)
-        ended = torch.zeros_like(scores).masked_fill(~is_end, -torch.inf)
-        return torch.where(is_full, ended, scores)
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        return is_any_of(input_ids[:, -1], self.config.end_token_ids)  # (B,)
 
 
 class WithinPiece(LogitsProcessor):
@@ -271,6 +281,25 @@ def padding_of_explicit(
 # --- Generation -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class BestAnswer:
+    """An answer to a blank: its ids, without its end, and the log-probability of both."""
+
+    ids: list[int]
+    log_prob: float
+
+
+class BestAnswers(NamedTuple):
+    """What `best_answers` finds.
+
+    sequences (B, N): as `generate` returns them, each blank filled with its best answer.
+    answers: for each row and blank its answers, best first.
+    """
+
+    sequences: torch.Tensor
+    answers: list[list[list[BestAnswer]]]
+
+
 class GLMGenerationMixin(GenerationMixin):
     """The library's generation, for a model whose `glm` is the network without a head."""
 
@@ -285,7 +314,10 @@ class GLMGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         *args,
-        max_piece_length: int | None = None,
+        min_piece_length: int | Table | None = None,
+        max_piece_length: int | Table | None = None,
+        allowed_answers: Table | None = None,
+        cut_pieces: bool = True,
         position_ids: torch.Tensor | None = None,
         generation_attention_mask: torch.Tensor | None = None,
         **kwargs,
@@ -297,8 +329,19 @@ class GLMGenerationMixin(GenerationMixin):
                 are there already follow one `<|startofpiece|>`, each with its end token, as in what
                 this method returns: they are continued. Of a batch with labels only the contexts
                 are read.
-            max_piece_length: the most tokens for one blank; by default as many as there are block
-                positions.
+            min_piece_length, max_piece_length: the fewest and the most tokens of an answer, its end
+                not counted. One number for every blank; or a list with one for each blank, the same
+                for all rows: [2, 5]; or a list of B such lists, one for each row: [[2, 5], [3]].
+                None in a list leaves a blank free. By default an answer may be empty, and has as
+                many tokens as there are block positions.
+            allowed_answers: the answers that a blank may have, for each row a list with an entry
+                for each of its blanks: a list of answers, each a list of token ids without its end,
+                or None where all are allowed. The tokenizer's `encode_allowed_answers` makes it of
+                strings.
+            cut_pieces: whether a piece that reaches `max_piece_length` is cut, as in the original:
+                its end costs nothing in a search with beams, and its last token is not read again.
+                Otherwise it must end there, at what the model makes of that, and what follows reads
+                all of it.
             position_ids (B, 2, S or more): positions of the context where they are not 0, 1, ...
             generation_attention_mask (B, 1, N, N): the padding, in the form of the old Hub port.
 
@@ -324,20 +367,27 @@ class GLMGenerationMixin(GenerationMixin):
         prompt = self._read_prompt(inputs, position_ids, kwargs)
         self._check_prompt(prompt, asked("eos_token_id"))
         self._tell_of_pieces(prompt, kwargs.get(CACHE))
-        room = self._room_of_a_piece(max_piece_length, asked("max_new_tokens"))
+        steering = Steering.read(
+            self._count_blanks(prompt),
+            self._room_of_a_piece(asked("max_new_tokens"), cut_pieces),
+            self.config,
+            min_piece_length,
+            max_piece_length,
+            allowed_answers,
+        )
+        steering.check_bad_words(asked("bad_words_ids"))
+        self._check_budget(prompt, steering, asked)
         if prompt_method is not None:
             copies = max(asked("num_beams") or 1, asked("num_return_sequences") or 1)
             virtual = prompt_method.get_prompt(len(prompt) * copies)
             if isinstance(virtual, Cache) and asked("use_cache") is False:
                 raise ValueError("The prefix is in the cache; leave use_cache=False out.")
             prompt = self._put_behind(virtual, prompt, kwargs)
+        room = as_limit(steering.longest, prompt.ids.device)
         self._check_length(prompt, room)
         prompt = prompt.start(self.config.sop_token_id, self.glm.word_embeddings)
         processors = LogitsProcessorList(logits_processor or [])
-        if self._may_fill_up(prompt, room, asked):
-            processors.append(PieceLength(room, self.config))
-        elif self.config.block_position_encoding:
-            room = None  # no step needs to know it
+        cuts = self._add_steering(processors, steering, prompt, cut_pieces, asked)
         if prompt.embeds is not None:
             kwargs["inputs_embeds"] = prompt.embeds
         output = super().generate(
@@ -346,11 +396,86 @@ class GLMGenerationMixin(GenerationMixin):
             processors,
             *args,
             attention_mask=prompt.visible,
-            max_piece_length=room,
+            max_piece_length=None if self.config.block_position_encoding else room,
+            cut_at=cuts,
+            cut_pieces=cut_pieces,
             context_positions=prompt.positions,
             **kwargs,
         )
         return prompt.without_virtual(output)
+
+    def best_answers(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        k: int = 5,
+        *,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        min_piece_length: int | Table | None = None,
+        max_piece_length: int | Table | None = None,
+        allowed_answers: Table | None = None,
+        bad_words_ids: list[list[int]] | None = None,
+    ) -> BestAnswers:
+        """The best answers to each blank, with their log-probabilities: a search with beams.
+
+        Blank after blank, in all rows at once, the earlier ones filled with their best answers. A
+        log-probability is that of the whole answer and its end, as the model gives it: what
+        forbids answers makes the others no likelier. With a prompt method of peft, call it on the
+        model of peft: `GLMGenerationMixin.best_answers(peft_model, ...)`.
+
+        Args:
+            input_ids (B, S): contexts, padded on either side.
+            attention_mask (B, S): 1 for tokens, 0 for padding.
+            k: answers of each blank, at most: a blank that few are allowed for has fewer.
+            num_beams: width of the search, at least k; by default k, and at least 4. Each beam
+                keeps its scores, of V numbers, for each step of the search.
+            max_new_tokens: the most tokens of one answer with its end, where no `max_piece_length`
+                is given; by default that of the generation configuration.
+            min_piece_length, max_piece_length, allowed_answers, bad_words_ids: of `generate`.
+
+        Raises:
+            ValueError: as `generate`, and for prompts that hold pieces.
+        """
+        num_beams = max(k, LEAST_BEAMS) if num_beams is None else num_beams
+        if not (isinstance(k, int) and 1 <= k <= num_beams):
+            raise ValueError(f"k is {k!r} and num_beams {num_beams!r}; pass 1 <= k <= num_beams.")
+        if is_any_of(input_ids, self.config.start_token_ids).any():
+            raise ValueError("A prompt holds <|startofpiece|>; pass contexts alone.")
+        if max_new_tokens is None:
+            max_new_tokens = self.generation_config.max_new_tokens
+        if max_piece_length is None and max_new_tokens is not None:
+            max_piece_length = max_new_tokens - 1
+            if self.config.block_position_encoding:
+                max_piece_length = min(max_piece_length, self.config.max_sequence_length - 1)
+        visible = find_padding(attention_mask, input_ids, self.config, holds_answers=False).bool()
+        masks = is_any_of(input_ids, self.config.mask_token_ids or []) & visible
+        blanks = masks.sum(-1).tolist()  # (B,)
+        tables: dict[str, Table] = {
+            "min_piece_length": for_each_blank("min_piece_length", min_piece_length, blanks),
+            "max_piece_length": for_each_blank("max_piece_length", max_piece_length, blanks),
+        }
+        if allowed_answers is not None:
+            tables["allowed_answers"] = check_table("allowed_answers", allowed_answers, blanks)
+        contexts = [ids[seen].tolist() for ids, seen in zip(input_ids, visible, strict=True)]
+        answers: list[list[list[BestAnswer]]] = [[] for _ in contexts]
+        for blank in range(max(1, *blanks)):  # a prompt without a blank is refused in the first
+            rows = [row for row, number in enumerate(blanks) if max(1, number) > blank]
+            found = search_answers(
+                self,
+                [[*contexts[row], *best_pieces(answers[row], self.config)] for row in rows],
+                num_beams,
+                bad_words_ids=bad_words_ids,
+                **{name: [table[row] for row in rows] for name, table in tables.items()},
+            )
+            for row, of_blank in zip(rows, found, strict=True):
+                answers[row].append(of_blank[:k])
+        pieces = [best_pieces(of_row, self.config) for of_row in answers]
+        longest = max(map(len, pieces))
+        pad = self.config.pad_token_id or 0
+        pieces = [[*row, *[pad] * (longest - len(row))] for row in pieces]
+        behind = torch.tensor(pieces, device=input_ids.device)  # (B, N - S)
+        return BestAnswers(torch.cat([input_ids, behind], dim=1), answers)
 
     def _take_prompt_method(self) -> Any:
         """The model of peft around this one that puts virtual tokens in front of a text, or None.
@@ -405,6 +530,7 @@ class GLMGenerationMixin(GenerationMixin):
         has_ids = ids is not None
         if not has_ids:
             ids = self.glm.recognise_ids(embeds, started=False)
+        kwargs.pop("cut_at", None)  # an assistant gets it with the limits of whom it assists
         positions = kwargs.pop("context_positions", position_ids)
         if positions is not None:
             if positions.dim() == 3:  # (B, 2, N) -> (B, N)
@@ -458,44 +584,90 @@ class GLMGenerationMixin(GenerationMixin):
         """Warn where pieces are continued that may be answers: a test on these looks perfect."""
         if cache is not None:  # of a generation that goes on
             return
-        in_context = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool()).in_context
-        if ((~in_context).sum(-1) > 1).any():  # more than a start
+        layout = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool(), generated=True)
+        # Ended pieces are of a generation, too: in what one learns from, starts part them.
+        in_a_piece = ~layout.in_context[:, -1] & ~layout.starts[:, -1]  # (B,)
+        if in_a_piece.any():
             warnings.warn(
                 "The prompts hold pieces, which are continued. If they are answers to learn from, "
                 "pass their labels too: then the contexts alone are read.",
                 stacklevel=4,
             )
 
-    def _room_of_a_piece(self, max_piece_length: int | None, max_new_tokens: int | None) -> int:
-        """The most tokens of one blank."""
-        if max_piece_length is not None and not (
-            isinstance(max_piece_length, int) and max_piece_length > 0
-        ):
-            raise ValueError(
-                f"max_piece_length is {max_piece_length!r}; pass an integer from 1 on."
-            )
-        longest = self.config.max_sequence_length
-        if self.config.block_position_encoding:
-            return min(max_piece_length or longest, longest)
-        room = max_piece_length or max_new_tokens
-        if room is None:
-            raise ValueError("A model without block positions needs max_piece_length.")
-        return room
+    def _count_blanks(self, prompt: Prompt) -> list[int]:
+        """(B,): the blanks of each prompt."""
+        layout = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool(), generated=True)
+        return layout.is_mask.sum(-1).tolist()
 
-    def _check_length(self, prompt: Prompt, room: int):
+    def _room_of_a_piece(self, max_new_tokens: int | None, cut_pieces: bool) -> int | None:
+        """The most tokens of one blank, where it has no limit of its own."""
+        if not self.config.block_position_encoding:
+            return max_new_tokens
+        # The start has the first block position; a last token that is not read needs none.
+        return self.config.max_sequence_length - (not cut_pieces)
+
+    def _check_budget(self, prompt: Prompt, steering: Steering, asked: Callable[[str], Any]):
+        """Raise a ValueError where all tokens together are fewer than the answers must have."""
+        budget = self._new_tokens(prompt, asked)
+        is_begun = bool((prompt.ids == self.config.sop_token_id).any())
+        if budget is None or is_begun or not any(map(any, steering.least())):
+            return
+        if steering.tokens_needed() > budget:
+            raise ValueError(
+                f"The answers of a prompt take at least {steering.tokens_needed()} tokens with "
+                f"their ends, but there are {budget} new tokens; raise max_new_tokens."
+            )
+
+    def _check_length(self, prompt: Prompt, room: int | torch.Tensor):
         """Raise a ValueError for positions that have no row in their tables."""
         layout = BlankLayout.of(prompt.ids, self.config)
         scheme = position_scheme(self.config)
         check_range(scheme.highest(layout, prompt.context_positions, room), self.config)
 
-    def _may_fill_up(self, prompt: Prompt, room: int, asked: Callable[[str], Any]) -> bool:
-        """Whether a piece can have more tokens than there is room for, before all must end."""
+    def _new_tokens(self, prompt: Prompt, asked: Callable[[str], Any]) -> int | None:
+        """The most tokens that all answers of a prompt together can have, if it was said."""
         budget = asked("max_new_tokens")
         if budget is None and asked("max_length") is not None:
             budget = asked("max_length") - prompt.ids.shape[1]
+        return budget
+
+    def _add_steering(
+        self,
+        processors: LogitsProcessorList,
+        steering: Steering,
+        prompt: Prompt,
+        cut_pieces: bool,
+        asked: Callable[[str], Any],
+    ) -> int | torch.Tensor | None:
+        """Add what forbids tokens, and nothing that never would.
+
+        Returns:
+            The tokens at which pieces must end, if any can have as many: a number, or (B, M).
+        """
+        device = prompt.ids.device
+        if any(map(any, steering.shortest)):
+            shortest = as_limit(steering.shortest, device)
+            processors.append(MinPieceLength(shortest, self.config))
+        cuts = None
+        if self._may_fill_up(prompt, steering, asked):
+            cuts = as_limit(steering.cuts(), device)
+            processors.append(MaxPieceLength(cuts, self.config, is_free=cut_pieces))
+        if steering.has_allowed:
+            processors.append(AllowedAnswers(steering.allowed, self.config))
+        return cuts
+
+    def _may_fill_up(
+        self,
+        prompt: Prompt,
+        steering: Steering,
+        asked: Callable[[str], Any],
+    ) -> bool:
+        """Whether a piece can have more tokens than there is room for, before all must end."""
+        budget = self._new_tokens(prompt, asked)
         if budget is None:
             return True
         in_context = BlankLayout.of(prompt.ids, self.config).in_context
+        room = min(map(min, steering.longest))
         return int((~in_context).sum(-1).amax()) + budget > room
 
     def prepare_inputs_for_generation(
@@ -505,7 +677,9 @@ class GLMGenerationMixin(GenerationMixin):
         cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        max_piece_length: int | None = None,
+        max_piece_length: int | torch.Tensor | None = None,
+        cut_at: int | torch.Tensor | None = None,
+        cut_pieces: bool = True,
         context_positions: torch.Tensor | None = None,
         virtual_tokens: int = 0,
         **kwargs,
@@ -525,8 +699,9 @@ class GLMGenerationMixin(GenerationMixin):
         position_ids = position_scheme(self.config).position_ids(
             layout, positions, tokens, max_piece_length
         )
-        if max_piece_length is not None and length > max_piece_length:
-            attention_mask = hide_overfull(layout, attention_mask, max_piece_length)
+        if cut_at is not None and not (isinstance(cut_at, int) and length <= cut_at):
+            if cut_pieces:
+                attention_mask = hide_overfull(layout, attention_mask, cut_at)
             position_ids = position_ids.clamp(max=self.config.position_rows - 1)
         # A fixed shape for the compiled forward; or a context behind virtual tokens in the cache.
         if cache is not None and (cache.is_compileable or in_parts):
@@ -582,6 +757,74 @@ class GLMGenerationMixin(GenerationMixin):
     continuous_batching_context_manager = generate_batch
 
 
+def best_pieces(answers: list[list[BestAnswer]], config) -> list[int]:
+    """`<|startofpiece|>` and the best answer to each blank of a row, with its end."""
+    pieces = [config.sop_token_id]
+    for of_blank in answers:
+        best = of_blank[0].ids if of_blank else []
+        pieces += [*best, config.eop_token_id]
+    return pieces
+
+
+def search_answers(
+    model,
+    prompts: list[list[int]],
+    num_beams: int,
+    max_piece_length: Table,
+    **options,
+) -> list[list[BestAnswer]]:
+    """The answers to one blank of each prompt, best first: the one that its ids go on with.
+
+    Args:
+        model: ours, or one of peft around it.
+        prompts: their ids, up to the start of the blank's piece.
+        options: of `generate`, tables for these prompts.
+    """
+    config = model.config
+    length = max(map(len, prompts))
+    pads = [length - len(prompt) for prompt in prompts]
+    ids = [
+        [config.pad_token_id or 0] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)
+    ]
+    visible = [[0] * pad + [1] * (length - pad) for pad in pads]
+    room = config.max_sequence_length - 1
+    limits = [most for row in max_piece_length for most in row]
+    longest = max((room if most is None else most for most in limits), default=room)
+    other_ends = [id for id in config.end_token_ids if id != config.eop_token_id]
+    processors = [SuppressTokensLogitsProcessor(other_ends, model.device)] if other_ends else []
+    output = model.generate(
+        input_ids=torch.tensor(ids, device=model.device),
+        attention_mask=torch.tensor(visible, device=model.device),
+        max_piece_length=max_piece_length,
+        cut_pieces=False,
+        max_new_tokens=longest + 1,
+        logits_processor=LogitsProcessorList(processors),
+        stopping_criteria=StoppingCriteriaList([PieceEnded(config)]),
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        do_sample=False,
+        early_stopping=False,
+        length_penalty=0.0,  # scores are sums of log-probabilities
+        repetition_penalty=1.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+    found = []
+    for sequence, score in zip(
+        output.sequences.tolist(), output.sequences_scores.tolist(), strict=True
+    ):
+        piece = sequence[length:]
+        if score > UNFINISHED:
+            found.append([BestAnswer(piece[: piece.index(config.eop_token_id)], score)])
+        else:
+            found.append([])
+    return [
+        list(chain.from_iterable(found[row : row + num_beams]))
+        for row in range(0, len(found), num_beams)
+    ]
+
+
 def with_known_names(kwargs: dict) -> dict:
     """The arguments as the library reads them.
 
@@ -633,14 +876,17 @@ def count_new_tokens(
 
 
 def hide_overfull(
-    layout: BlankLayout, attention_mask: torch.Tensor | None, max_piece_length: int
+    layout: BlankLayout,
+    attention_mask: torch.Tensor | None,
+    cut_at: int | torch.Tensor,
 ) -> torch.Tensor:
     """The mask (B, N), without the tokens that reached their piece's limit.
 
     The original never reads the last token of a piece that reached it: nothing that follows may
     see it here.
     """
-    overfull = layout.block_positions(layout.length) > max_piece_length  # (B, N)
+    most = layout.limits(cut_at, layout.length)
+    overfull = layout.block_positions(layout.length) > most  # (B, N)
     visible = torch.ones_like(overfull) if attention_mask is None else attention_mask
     return visible.masked_fill(overfull, 0)
 

@@ -52,6 +52,7 @@ from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401 (it names
 
 if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
     from .collation_glm import GLMDataCollator  # noqa: F401
+    from .streaming_glm import PieceStreamer  # noqa: F401
     from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 
 NOT_A_TARGET = -100  # the label that torch's cross entropy ignores

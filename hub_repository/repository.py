@@ -39,10 +39,12 @@ SHIPPED_FILES = (
     "configuration_glm.py",
     "parallel_glm.py",
     "blanks_glm.py",
+    "steering_glm.py",
     "modeling_glm.py",
     "generation_glm.py",
     "tokenization_glm.py",
     "collation_glm.py",
+    "streaming_glm.py",
     "pipeline_glm.py",
 )
 HANDLER = Path(__file__).with_name("handler.py")
