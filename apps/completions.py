@@ -14,6 +14,7 @@ from ..hub_repository.handler import (
     shown,
     true_or_false,
 )
+from ..streaming_glm import PieceChunk
 from ..tokenization_glm import GLMTokenizerFast
 from ..training.options import LARGEST_SEED
 from .batching import Answer
@@ -115,9 +116,15 @@ class Completed:
         choices = [self.choice(index, sequence) for index, sequence in enumerate(sequences)]
         return {**self.head, "choices": choices, "usage": self.usage(answers)}
 
-    def part(self, text: str) -> dict[str, Any]:
+    def part(self, chunk: PieceChunk) -> dict[str, Any]:
         """Some more of the text of the only choice."""
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": None}
+        choice = {
+            "index": 0,
+            "text": chunk.text,
+            "logprobs": None,
+            "finish_reason": None,
+            "blank": chunk.blank,
+        }
         return {**self.head, "choices": [choice]}
 
     def last_part(self, answer: Answer) -> dict[str, Any]:

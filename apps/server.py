@@ -18,11 +18,11 @@ from starlette.requests import ClientDisconnect
 
 from .. import __version__
 from ..hub_repository.handler import PARAMETERS, Check, read_request
+from ..streaming_glm import PieceChunk, PieceStreamer
 from .batching import Answer, Batches, Closed, Full, Question
 from .completions import FIELDS, Completed, read_completion
 from .options import Serving
 from .pipeline import open_pipeline
-from .streaming import TextParts
 
 # The longest request that read_request takes: 32 texts of 20,000 characters of up to 12 bytes, as
 # JSON may write them (\ud83d\ude00), are 7.7 MB.
@@ -274,36 +274,42 @@ async def stream(
     return StreamingResponse(events, media_type="text/event-stream")
 
 
-async def write(batches: Batches, question: Question, timeout: float) -> AsyncIterator[str]:
-    """The parts of the text.
+async def write(batches: Batches, question: Question, timeout: float) -> AsyncIterator[PieceChunk]:
+    """The answer in parts, whose texts are together its `generated_text`.
 
     Raises:
         ValueError: what the pipeline says of a text that it cannot fill.
         HTTPException: if they took too long.
     """
     loop = asyncio.get_running_loop()
-    parts: asyncio.Queue[str | None] = asyncio.Queue()
+    chunks: asyncio.Queue[PieceChunk | None] = asyncio.Queue()
 
-    def send(part: str) -> None:  # called by the thread of the model
-        loop.call_soon_threadsafe(parts.put_nowait, part)
+    def send(chunk: PieceChunk) -> None:  # called by the thread of the model
+        loop.call_soon_threadsafe(chunks.put_nowait, chunk)
 
     tokenizer: Any = batches.fill.tokenizer
-    question.streamer = TextParts(tokenizer, send)
+    question.streamer = PieceStreamer(tokenizer, send)
     batches.ask([question])
     answer = asyncio.wrap_future(question.answer)
-    answer.add_done_callback(lambda _: parts.put_nowait(None))
+    answer.add_done_callback(lambda _: chunks.put_nowait(None))
     end = loop.time() + timeout
+    sent, blank = 0, 0  # characters, and the number of the blank that they end in
     try:
-        while (part := await asyncio.wait_for(parts.get(), end - loop.time())) is not None:
-            yield part
+        while (chunk := await asyncio.wait_for(chunks.get(), end - loop.time())) is not None:
+            text = " " * (chunk.blank - blank) + chunk.text
+            sent, blank = sent + len(text), chunk.blank
+            if text:
+                yield chunk._replace(text=text)
     except asyncio.TimeoutError as error:
         raise HTTPException(504, too_long(timeout)) from error
-    answer.result()
+    rest = answer.result().sequences[0]["generated_text"][sent:]
+    if rest:  # spaces between blanks that were not reached
+        yield PieceChunk(blank, rest, ended=True)
 
 
 async def send_events(
-    first: str | None,
-    parts: AsyncIterator[str],
+    first: PieceChunk | None,
+    parts: AsyncIterator[PieceChunk],
     question: Question,
     completed: Completed,
 ) -> AsyncIterator[str]:

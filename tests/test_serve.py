@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 
 import pytest
-import torch
 from checkout import ENVIRONMENT, ROOT
 from typer.testing import CliRunner
 
@@ -24,10 +23,10 @@ from glm_transformers.apps.completions import FIELDS
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.apps.server import MOST_BYTES, Server, bind, make_app
-from glm_transformers.apps.streaming import TextParts
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.hub_repository.handler import MOST_CHARACTERS, MOST_TEXTS, PARAMETERS
+from glm_transformers.streaming_glm import PieceChunk
 
 TEXTS = [
     "Paris is the capital of [MASK].",
@@ -319,23 +318,11 @@ def test_a_stream_says_the_same(client, prompt, fields):
     texts = [part["choices"][0]["text"] for part in parts]
     assert "".join(texts) == whole["text"]
     assert all(texts) and len(texts) > 1
+    for part in parts[:-1]:
+        assert part["choices"][0]["text"].strip() in whole["blanks"][part["choices"][0]["blank"]]
     assert last["choices"] == [{**whole, "text": ""}]
     usage = client.complete(prompt, **fields)["usage"]
     assert last["usage"] == usage and usage["completion_tokens"] >= len(texts)
-
-
-def test_a_character_of_several_tokens_is_not_sent_in_halves(fill):
-    """As emoji are, of which the demo's vocabulary has none."""
-    tokenizer, sent = fill.tokenizer, []
-    piece = tokenizer.encode_choices(["\U0001f600 a\u00e9"])[0]
-    assert any("\ufffd" in tokenizer.decode(piece[:length]) for length in range(1, len(piece)))
-    streamer = TextParts(tokenizer, sent.append)
-    prompt = [*tokenizer("a [MASK]").input_ids, tokenizer.sop_token_id]
-    streamer.put(torch.tensor([prompt]))
-    for token in (*piece, tokenizer.eop_token_id):
-        streamer.put(torch.tensor([token]))
-    streamer.end()
-    assert "".join(sent) == "\U0001f600 a\u00e9" and len(sent) > 1
 
 
 def test_what_fails_before_a_stream_is_an_error_and_a_stream_that_is_left_ends(client, batches):
@@ -405,7 +392,7 @@ def test_a_stream_that_takes_too_long_ends_with_an_error(batches, monkeypatch):
     release = threading.Event()
 
     def begin(batch):
-        batch[0].streamer.send("It ")
+        batch[0].streamer.on_chunk(PieceChunk(0, "It ", ended=False))
         assert release.wait(30)
         return [None]
 
