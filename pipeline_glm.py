@@ -3,13 +3,13 @@
 import copy
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .generation_glm import LEAST_BEAMS, BestAnswer, BestAnswers, GLMGenerationMixin
+from .answers_glm import LEAST_BEAMS, BestAnswer, BestAnswers, BestAnswersMixin
 
 TASK = "text2text-generation"
 # What is one for every blank of a text, or a list with one for each.
@@ -228,7 +228,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         self,
         model_inputs: dict,
         alternatives: int,
-        tables: dict[str, list],
+        tables: dict[str, Any],
         generate_kwargs: dict,
     ) -> BestAnswers:
         for name, value in generate_kwargs.items():
@@ -241,7 +241,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         config = given.get("generation_config")
         # Different ids can be the same text, so more are looked for.
         k = max(2 * alternatives, LEAST_BEAMS)
-        return GLMGenerationMixin.best_answers(
+        return BestAnswersMixin.best_answers(
             self.model,
             **model_inputs,
             **tables,
@@ -285,7 +285,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         """The texts of answers, best first, each once, with their probabilities."""
         probabilities: dict[str, float] = {}
         for answer in answers:
-            text = self.tokenizer.decode(answer.ids, **options).strip()
+            text = cast(str, self.tokenizer.decode(answer.ids, **options)).strip()
             probabilities.setdefault(text, math.exp(answer.log_prob))
         return [
             {"answer": text, "probability": probability}

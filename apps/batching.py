@@ -170,7 +170,9 @@ class Batches:
 
     def _fill(self, batch: list[Question]) -> list[Answer]:
         first = batch[0]
-        options = dict(first.parameters)
+        options: dict[str, Any] = dict(first.parameters)
+        if "alternatives" not in options:  # whose search takes no criteria
+            options["stopping_criteria"] = StoppingCriteriaList([AllLeft(batch)])
         if first.streamer is not None:
             options["streamer"] = first.streamer
         with self._seeded(first.seed):
@@ -178,7 +180,6 @@ class Batches:
                 [question.text for question in batch],
                 batch_size=len(batch),
                 return_tensors=True,
-                stopping_criteria=StoppingCriteriaList([AllLeft(batch)]),
                 **options,
             )
         answers = []

@@ -24,9 +24,9 @@ from .completions import FIELDS, Completed, read_completion
 from .options import Serving
 from .pipeline import open_pipeline
 
-# The longest request that read_request takes: 32 texts of 20,000 characters of up to 12 bytes, as
-# JSON may write them (\ud83d\ude00), are 7.7 MB.
-MOST_BYTES = 8 * 2**20
+# The longest request that read_request takes: 32 texts of 20,000 characters and 2 lists of 1000
+# words of 200, each of up to 12 bytes, as JSON may write them (\ud83d\ude00), are 12.5 MB.
+MOST_BYTES = 16 * 2**20
 EXAMPLE = "Paris is the capital of [MASK]."
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is wrong; the message says what to send."},

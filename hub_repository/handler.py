@@ -13,7 +13,14 @@ from transformers import pipeline
 # Any, because it is the repository's own task and none that the library's types know.
 TASK: Any = "text2text-generation"
 MOST_TEXTS = 32
+MOST_BLANKS = 512
+MOST_WORDS = 1000  # that are allowed, or forbidden
+MOST_OF_A_WORD = 200  # characters
 MOST_CHARACTERS = 20_000  # of one text: more than the longest context of any model holds
+
+
+# What is wrong with a value, or None.
+Check = Callable[[Any], str | None]
 
 
 @dataclass(frozen=True)
@@ -34,17 +41,53 @@ class Number:
         return f"must be {what} from {self.lowest} to {self.highest}"
 
 
+def for_each_blank(check: Check) -> Check:
+    """A check of one for all blanks, or of a list with one for each."""
+
+    def check_each(value) -> str | None:
+        if not isinstance(value, list):
+            return check(value)
+        if not 0 < len(value) <= MOST_BLANKS:
+            return f"must be a list of 1 to {MOST_BLANKS} entries"
+        wrong = [check(entry) for entry in value if entry is not None]
+        return next((what for what in wrong if what is not None), None)
+
+    return check_each
+
+
+def words(value) -> str | None:
+    """A check of texts that are looked for in answers, or allowed as such."""
+    if (
+        isinstance(value, list)
+        and 0 < len(value) <= MOST_WORDS
+        and all(isinstance(word, str) and len(word) <= MOST_OF_A_WORD for word in value)
+    ):
+        return None
+    return f"must be a list of 1 to {MOST_WORDS} texts of at most {MOST_OF_A_WORD} characters"
+
+
+def lists_of_words(value) -> str | None:
+    """A check of a list of such texts, or null, for each blank."""
+    if not isinstance(value, list):
+        return "must be a list with an entry for each blank"
+    lists = [entry for entry in value if isinstance(entry, list)]
+    if sum(map(len, lists)) > MOST_WORDS:
+        return f"must be lists of {MOST_WORDS} texts together"
+    return for_each_blank(words)(value)
+
+
 def true_or_false(value) -> str | None:
     return None if isinstance(value, bool) else "must be true or false"
 
 
-# What is wrong with a value, or None.
-Check = Callable[[Any], str | None]
-
 PARAMETERS: dict[str, Check] = {
     "max_new_tokens": Number(int, 1, 1024),
     "min_new_tokens": Number(int, 0, 1024),
-    "max_piece_length": Number(int, 1, 1024),
+    "min_piece_length": for_each_blank(Number(int, 0, 1024)),
+    "max_piece_length": for_each_blank(Number(int, 1, 1024)),
+    "allowed_answers": lists_of_words,
+    "bad_words": words,
+    "alternatives": Number(int, 1, 10),
     "do_sample": true_or_false,
     "temperature": Number(float, 0.01, 100),
     "top_k": Number(int, 0, 1000),

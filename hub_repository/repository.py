@@ -40,6 +40,7 @@ SHIPPED_FILES = (
     "parallel_glm.py",
     "blanks_glm.py",
     "steering_glm.py",
+    "answers_glm.py",
     "modeling_glm.py",
     "generation_glm.py",
     "tokenization_glm.py",

@@ -19,13 +19,20 @@ from typer.testing import CliRunner
 
 from glm_transformers import cli
 from glm_transformers.apps.batching import Batches, Question
-from glm_transformers.apps.completions import FIELDS
+from glm_transformers.apps.completions import FIELDS, read_completion
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.apps.server import MOST_BYTES, Server, bind, make_app
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
-from glm_transformers.hub_repository.handler import MOST_CHARACTERS, MOST_TEXTS, PARAMETERS
+from glm_transformers.hub_repository.handler import (
+    MOST_CHARACTERS,
+    MOST_OF_A_WORD,
+    MOST_TEXTS,
+    MOST_WORDS,
+    PARAMETERS,
+    read_request,
+)
 from glm_transformers.streaming_glm import PieceChunk
 
 TEXTS = [
@@ -174,6 +181,20 @@ def test_several_sequences_are_lists_as_in_the_pipeline(client):
     assert [len(sequences) for sequences in several] == [2, 2, 2]
 
 
+def test_blanks_are_steered_as_in_the_pipeline(client):
+    """In a batch with a text that has another number of blanks, where a list has one for each."""
+    asked = {"alternatives": 2, "allowed_answers": [["Rome", "Paris"], ["Po", "Tiber"]]}
+    (steered,) = client.fill(TEXTS[1], **asked)
+    assert steered["blanks"] == ["Rome", "Tiber"]
+    assert {one["answer"] for one in steered["alternatives"][0]} == {"Rome", "Paris"}
+    assert "one entry for each blank" in client.error(
+        400, "/fill", {"inputs": TEXTS[:2], "parameters": asked}
+    )
+    several = client.fill(TEXTS[:3], alternatives=2)
+    for one, text in zip(several, TEXTS, strict=False):
+        assert one["blanks"] == client.fill(text, alternatives=2)[0]["blanks"]
+
+
 def test_what_waits_at_the_same_time_with_the_same_parameters_is_a_batch(
     client, batches, held, single
 ):
@@ -257,6 +278,12 @@ def test_a_completion(client, fill, single):
     written = sum(len(row) - 1 for row in ids)
     assert usage["completion_tokens"] == written
     assert usage["total_tokens"] == usage["prompt_tokens"] + written
+
+
+def test_a_completion_draws_from_all_tokens():
+    """The library has 50 by default."""
+    completion = read_completion({"prompt": "a", "temperature": 2}, NAME)
+    assert completion.parameters["top_k"] == 0 and completion.parameters["top_p"] == 1
 
 
 def test_a_completion_that_is_cut_off_says_so(client):
@@ -361,8 +388,10 @@ def test_wrong_requests(client, batches):
 
 
 def test_the_longest_body_and_one_byte_more(client):
-    body = json.dumps({"inputs": "\U0001f600" * 20_000, "parameters": {"truncation": True}})
-    assert len(body) * 32 < MOST_BYTES  # the longest that is no error fits
+    text, word = "\U0001f600" * MOST_CHARACTERS, "\U0001f600" * MOST_OF_A_WORD
+    words = {"allowed_answers": [[word] * MOST_WORDS], "bad_words": [word] * MOST_WORDS}
+    longest = {"inputs": [text] * MOST_TEXTS, "parameters": words}
+    assert read_request(longest) and len(json.dumps(longest)) < MOST_BYTES
     body = b'{"inputs": "a [MASK]"}'
     assert client.send("/fill", body.ljust(MOST_BYTES))[0] == 200
     assert f"{MOST_BYTES + 1} bytes" in client.error(413, "/fill", body.ljust(MOST_BYTES + 1))
