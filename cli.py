@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from . import __version__
+from .apps.options import Serving
 from .conversion.released import RELEASED
 from .evaluation.options import Evaluation, Scoring
 from .training.options import Finetuning, Options, Pretraining, Preview
@@ -48,6 +49,11 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         ModuleNotFoundError,
         r"lm_eval",
         '{} Install what the harness needs with pip install ".[eval]".',
+    ),
+    (
+        ModuleNotFoundError,
+        r"fastapi|uvicorn",
+        '{} Install what serving needs with pip install ".[serve]".',
     ),
     (KeyError, r"not a registered task", "lm-evaluation-harness has no such task: {}."),
     (
@@ -448,6 +454,18 @@ def score(options: Scoring) -> None:
         console.print(make_table(scores.measures))
     if options.output is not None:
         console.print(f"{options.output} has all scores.", style="green", markup=False)
+
+
+@app.command()
+@takes(Serving)
+def serve(options: Serving) -> None:
+    """Fill blanks over HTTP.
+
+    With a form of its own and that of OpenAI's completions.
+    """
+    from .apps.server import serve as run
+
+    run(options)
 
 
 def main() -> None:

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 import glm_transformers
 from glm_transformers import cli
+from glm_transformers.apps.options import Serving
 from glm_transformers.conversion.tokenizers import BUILDERS
 from glm_transformers.evaluation.options import Evaluation, Scoring
 from glm_transformers.hub_repository.config import DTYPES
 from glm_transformers.training.options import Options, Pretraining, Preview
 
-SLOW = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy"}
+SLOW = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "fastapi"}
 
 
 def invoke(*arguments, **settings):
@@ -43,7 +44,8 @@ main()
 
 
 @pytest.mark.parametrize(
-    "question", ["--help", "--version", "models", "pretrain --help", "evaluate --help"]
+    "question",
+    ["--help", "--version", "models", "pretrain --help", "evaluate --help", "serve --help"],
 )
 def test_asking_loads_no_slow_library(question):
     run = subprocess.run(
@@ -115,6 +117,7 @@ def test_names_of_tables_are_the_choices():
         ("preview", Preview),
         ("evaluate", Evaluation),
         ("score", Scoring),
+        ("serve", Serving),
     ],
 )
 def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, options):

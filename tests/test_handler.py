@@ -161,6 +161,9 @@ def test_every_parameter_is_one_that_the_pipeline_takes(made_repository):
     parameters = {name: values.get(name, 1) for name in PARAMETERS}
     parameters.pop("alternatives")  # it is a way of its own
     assert len(endpoint({"inputs": TEXT, "parameters": parameters})) == 2
+    whole = ("temperature", "repetition_penalty", "length_penalty", "top_p", "typical_p")
+    parameters |= dict.fromkeys(whole, 1) | {"temperature": 2, "repetition_penalty": 2}
+    assert len(endpoint({"inputs": TEXT, "parameters": parameters})) == 2
     parameters = {"alternatives": 2, "allowed_answers": [["a", "b", "c"]], "max_piece_length": 4}
     (answer,) = json.loads(json.dumps(endpoint({"inputs": TEXT, "parameters": parameters})))
     assert len(answer["alternatives"][0]) == 2
