@@ -712,7 +712,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             logits_to_keep: compute only the last so many logits, or those at the given columns; 0
                 keeps all.
 
-        Example:
+        Examples:
             >>> inputs = tokenizer("Ng is a professor at [MASK].", return_tensors="pt")
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """

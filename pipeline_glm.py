@@ -45,7 +45,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         clean_up_tokenization_spaces: of `tokenizer.decode`.
         assistant_model: of `generate`; also a name, when it is given to the pipeline.
 
-    Example:
+    Examples:
         >>> fill = pipeline("text2text-generation", model=repository, trust_remote_code=True)
         >>> fill = GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)
         >>> fill("Ng is an adjunct professor at [MASK].")[0]["filled_text"]
