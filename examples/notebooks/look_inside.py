@@ -87,7 +87,8 @@ for candidate, score in zip(candidates, scores, strict=True):
 # %% [markdown]
 # ## Where it looks
 #
-# The attention of `<|startofpiece|>` to each token of the text in each layer, the mean of its heads.
+# The attention of `<|startofpiece|>` to each token of the text in each layer, the mean of its
+# heads.
 
 # %%
 attention = torch.stack(output.attentions)[:, 0, :, -1].mean(1)  # (L, S + 1)
