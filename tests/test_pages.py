@@ -1,5 +1,6 @@
 """The pages of the site: what they show runs and prints what stands below it; all can be found."""
 
+import html
 import re
 
 import pytest
@@ -36,7 +37,7 @@ def run_page(name: str, capsys) -> int:
 
 @pytest.mark.parametrize(
     "name, outputs",
-    [("index.md", 1), ("running.md", 5), ("from_original.md", 0)],
+    [("index.md", 1), ("running.md", 6), ("from_original.md", 0)],
 )
 def test_pages_on_the_demo(demo, tmp_path, monkeypatch, capsys, name, outputs):
     (tmp_path / demo.name).symlink_to(demo)
@@ -44,10 +45,11 @@ def test_pages_on_the_demo(demo, tmp_path, monkeypatch, capsys, name, outputs):
     assert run_page(name, capsys) == outputs
 
 
-def test_the_page_on_the_old_port(made_repository, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["from_hub_port.md", "own_loops.md"])
+def test_pages_on_a_repository(made_repository, tmp_path, monkeypatch, capsys, name):
     (tmp_path / "my-glm-2b").symlink_to(made_repository)
     monkeypatch.chdir(tmp_path)
-    run_page("from_hub_port.md", capsys)
+    run_page(name, capsys)
 
 
 def test_the_page_on_converting(tmp_path, monkeypatch, capsys):
@@ -93,6 +95,18 @@ def test_the_chinese_page(reference, tmp_path, monkeypatch, capsys):
     result = CliRunner().invoke(app, [*arguments, "--num-attention-heads", "4"])
     assert result.exit_code == 0, result.output
     run_page("zh.md", capsys)
+
+
+def test_the_picture_is_what_the_demo_prints(tmp_path, monkeypatch, capsys):
+    """`python examples/draw_demo.py docs/demo.svg` draws it again."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from draw_demo import run_recorded
+
+    picture = (DOCS / "demo.svg").read_text(encoding="utf-8")
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "").split("-->")[1]
+    shown = html.unescape("".join(re.findall(r"<text[^>]*>([^<]*)</text>", picture)))
+    printed = run_recorded(tmp_path / "glm-demo").export_text()
+    assert re.sub(r"\s", "", printed) in re.sub(r"\s", "", shown)
 
 
 # --- The site -------------------------------------------------------------------------------------
