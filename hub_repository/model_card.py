@@ -185,7 +185,7 @@ def evaluated(name: str, tuning: Tuning | None, results: Sequence[Mapping]) -> d
     }
 
 
-def based(tuning: Tuning | None, relation: str) -> dict[str, str]:
+def based(tuning: Tuning | None, relation: str) -> dict[str, Any]:
     """Fields of `ModelCardData`; the Hub shows them as the model's family tree."""
     if tuning is None:
         return {}
@@ -333,7 +333,7 @@ prejudices, and look for them in your own use before others are affected. \
 {origin.limits if origin else ""}"""
 
 
-def _license(license: Mapping[str, str]) -> str:
+def _license(license: Mapping[str, Any]) -> str:
     if license["license"] == "apache-2.0":
         said = "Weights and Python files are Apache-2.0."
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 ORIGINAL = "https://github.com/THUDM/GLM"
 
@@ -20,14 +21,14 @@ class Origin:
 
     description: str
     data: str
-    license: Mapping[str, str]
+    license: Mapping[str, Any]
     limits: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
     published: str = ""
 
 
 # The licence of weights whose makers' word is not known here.
-AS_PUBLISHED = {"license": "other", "license_name": "as-published-with-the-weights"}
+AS_PUBLISHED: dict[str, Any] = {"license": "other", "license_name": "as-published-with-the-weights"}
 
 # What the released models were trained on: the column "Corpus" of the original's README.
 WIKI_AND_BOOKS = "the English Wikipedia and BooksCorpus, as BERT was"

@@ -73,12 +73,12 @@ from transformers import Trainer, TrainingArguments
 
 arguments = TrainingArguments(
     "own-pairs-checkpoints",
-    num_train_epochs=30,
+    num_train_epochs=20,
     per_device_train_batch_size=5,
     learning_rate=5e-4,
     remove_unused_columns=False,
     save_strategy="no",
-    logging_steps=10,
+    logging_steps=4,
     report_to=[],
     seed=0,
 )
