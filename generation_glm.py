@@ -48,6 +48,7 @@ NOT_OF_A_STEP = (
     "token_type_ids",
     "labels",
     "shift_labels",
+    "skip_logits",
 )
 NO_DECODER = (
     "GLM has no decoder beside its network; give the prompt method's configuration "

@@ -15,7 +15,7 @@ BESIDE = (
     "CONTRIBUTING.md",
     "benchmarks/*.md",
     "benchmarks/*.py",
-    "examples/README.md",
+    "examples/*.md",
     "examples/*.py",
     "examples/notebooks/*",
     "tests/golden/README.md",

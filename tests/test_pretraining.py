@@ -23,7 +23,6 @@ from glm_transformers.training.data import load_documents, pack_documents
 from glm_transformers.training.options import Pretraining
 from glm_transformers.training.pretrain import (
     BlankInfillingTrainer,
-    GLMForBlankInfilling,
     pretrain,
 )
 
@@ -414,7 +413,7 @@ def test_continuing_a_converted_repository(made_repository, scratch, tmp_path):
 def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
     from transformers import TrainingArguments
 
-    model = tiny_model(GLMForBlankInfilling)
+    model = tiny_model()
 
     def trainer(**options):
         arguments = TrainingArguments(
