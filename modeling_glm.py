@@ -720,7 +720,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
                 there is a target; most of a batch is context. By default so in training.
             label_smoothing: share of the loss that all rows of the vocabulary get alike.
 
-        Example:
+        Examples:
             >>> inputs = tokenizer("Ng is a professor at [MASK].", return_tensors="pt")
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """

@@ -63,7 +63,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
             what the blanks are filled with. It heeds the options above, max_new_tokens, which
             is for one answer then, and num_beams.
 
-    Example:
+    Examples:
         >>> fill = pipeline("text2text-generation", model=repository, trust_remote_code=True)
         >>> fill = GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)
         >>> fill("Ng is an adjunct professor at [MASK].")[0]["filled_text"]

@@ -550,7 +550,8 @@ def test_an_adapter_holds_little_and_is_merged_into_the_model(tuned, base):
     names = load_file(output / "adapter_model.safetensors")
     assert names and all("lora_" in name for name in names)
     assert not list(output.glob("model*.safetensors"))
-    assert ModelCard.load(output / "README.md").data.base_model == base.name
+    data = ModelCard.load(output / "README.md").data
+    assert (data.base_model, data.base_model_relation) == (base.name, "adapter")
     tokenizer = GLMTokenizerFast.from_pretrained(base)
     inputs = tokenizer("The fox is [MASK].", return_tensors="pt")
     model = GLMForConditionalGeneration.from_pretrained(base).eval()

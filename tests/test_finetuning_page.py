@@ -28,6 +28,7 @@ def test_the_page(shell, commands, monkeypatch, capsys):
     assert sum(line.startswith("glm finetune") for line in commands) == 2
     for line in commands:
         shell(line)
+    assert (shell.folder / "glm-rivers-checkpoints" / "curves.png").is_file()
     monkeypatch.chdir(shell.folder)
     task, example = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)[::-1]
     assert json.loads(task) == json.loads((shell.folder / "data/rivers.json").read_text())

@@ -216,7 +216,9 @@ def test_a_run_learns_and_writes_a_repository_that_loads_anywhere(finished, tmp_
         early, late = history(finished, f"eval_loss_{mode}")
         assert late < early < 7  # ln of the vocabulary's 512 rows is 6.2
     assert len(history(finished)) == 12
-    assert list(finished.with_name("finished-checkpoints").rglob("events.out.tfevents*"))
+    checkpoints = finished.with_name("finished-checkpoints")
+    assert list(checkpoints.rglob("events.out.tfevents*"))
+    assert (checkpoints / "curves.png").read_bytes().startswith(b"\x89PNG")
     program = """
 import sys
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline

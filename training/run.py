@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .curves import Curves
 from .options import Finetuning, Pretraining
 
 OPTIONS_FILE = "options.json"  # beside the checkpoints: what the run was begun with
@@ -193,6 +194,7 @@ class RepeatableTrainer(Trainer):
 
     def __init__(self, decay: str, decay_ratio: float, decay_steps: int, first_step: int, **kwargs):
         super().__init__(**kwargs)
+        self.add_callback(Curves())
         self._loss_shifts_labels = False
         # A tied weight is in no checkpoint, and the library need not warn of it.
         network: Any = self.model
