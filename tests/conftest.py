@@ -24,6 +24,10 @@ def needs_full_reference(why: str):
     return pytest.mark.skipif(not HAS_FULL_REFERENCE, reason=reason)
 
 
+# Cases that go no way of their own through the code, or many more of a kind: asked for by hand.
+LONG = os.environ.get("GLM_LONG") == "1"
+long = pytest.mark.skipif(not LONG, reason="GLM_LONG=1 runs it, too")
+
 # How each golden checkpoint is converted: what its tensors cannot tell (heads; --model where it has
 # a tokenizer).
 CONVERSIONS = {
