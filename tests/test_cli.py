@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 import torch
 from checkout import ENVIRONMENT, ROOT
+from processes import GLM
 from typer.testing import CliRunner
 
 import glm_transformers
@@ -239,14 +240,7 @@ def test_a_fault_of_the_program_is_shown_as_it_is(error, monkeypatch):
 # --- Output that is no terminal -------------------------------------------------------------------
 
 
-def test_no_progress_bars_in_a_log(made_repository, tmp_path):
-    program = "import checkout\nfrom glm_transformers.cli import main\nmain()"
-    environment = {name: value for name, value in ENVIRONMENT.items() if name != "TQDM_DISABLE"}
-    run = subprocess.run(
-        [sys.executable, "-c", program, "verify", made_repository],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+def test_no_progress_bars_in_a_log(made_repository, colleague, tmp_path):
+    run = colleague.run(GLM, "verify", made_repository, folder=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "%|" not in run.stderr and "\r" not in run.stderr

@@ -1,11 +1,9 @@
 """Fine-tuning: each recipe learns, and its result loads; killed, spread over processes, refused."""
 
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters, make_vocabulary
-from processes import flags, run_in_two_processes
+from processes import GLM, TWICE, flags
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
@@ -132,7 +130,7 @@ def test_each_recipe_learns(tuned, recipe):
     assert min(reached(tuned(recipe, lora=True)).values()) > (50 if recipe == "answers" else 90)
 
 
-def test_the_code_of_each_card_runs_in_a_fresh_process(tuned, base, tmp_path):
+def test_the_code_of_each_card_runs_in_a_fresh_process(tuned, base, stranger, tmp_path):
     """It finds repositories and adapters by the names in the card, and answers as they learnt."""
     shutil.copytree(base, tmp_path / base.name)
     expected = {}
@@ -152,15 +150,7 @@ for file in sys.argv[1:]:
     print(file)
     runpy.run_path(file)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program, *expected],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    lines = run.stdout.splitlines()
+    lines = stranger.output(program, *expected, folder=tmp_path).splitlines()
     assert lines[::2] == list(expected)
     for file, said in zip(lines[::2], lines[1::2], strict=True):
         if file != "answers-lora.py":  # which has not learnt all
@@ -242,16 +232,17 @@ def without_dropout(repository: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("recipe", ["answers", "choices"])
-def test_two_processes_train_like_one_with_twice_the_batch(short, data, base, tmp_path, recipe):
+def test_two_processes_train_like_one_with_twice_the_batch(
+    short, data, base, colleague, tmp_path, recipe
+):
     """Through the command, too; 19 examples to evaluate fill no batch of two processes."""
     task = str(data / RECIPES[recipe]["task"])
     model = str(without_dropout(base, tmp_path / "base"))
     options = replace(short, task=task, model=model, steps=6, evaluate_every=3, batch_size=4)
     one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    run = run_in_two_processes(tmp_path, command_line(two))
-    assert run.returncode == 0, run.stderr[-4000:]
-    assert "is complete" in run.stdout
+    printed = colleague.output(TWICE + GLM, *command_line(two), folder=tmp_path)
+    assert "is complete" in printed
     for name in ("loss", "eval_exact_match" if recipe == "answers" else "eval_accuracy"):
         # The log has 4 digits.
         assert history(Path(two.output), name) == pytest.approx(history(one, name), rel=1e-3)

@@ -15,6 +15,7 @@ import torch
 from checkout import ENVIRONMENT, ROOT
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters
+from processes import GLM, Forks
 from typer.testing import CliRunner
 
 from glm_transformers import GLMConfig, GLMForConditionalGeneration
@@ -53,17 +54,14 @@ def test_model_card(made_repository):
     assert "What it is for, and what not" in text and "base_model" not in data
 
 
-def test_the_code_on_the_card_runs(made_repository):
+def test_the_code_on_the_card_runs(made_repository, stranger):
     _, text = card_of(made_repository)
     program = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)).replace(
         "max_new_tokens=64", "max_new_tokens=4"
     )
     assert f'"{made_repository.name}"' in program
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=made_repository.parent, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.count("\n") == 2
+    printed = stranger.output(program, folder=made_repository.parent)
+    assert printed.count("\n") == 2
 
 
 def test_card_of_a_released_checkpoint():
@@ -160,28 +158,23 @@ assert fill(text, max_new_tokens=4)[0]["blanks"] == pieces
 """
 
 
-@pytest.mark.parametrize("name", ["made", "tiny-gpt2-fp16", "tiny-chinese-10b-fp16"])
-@pytest.mark.parametrize("program", [HANDLER, AUTO], ids=["handler", "auto"])
-def test_it_works_in_a_fresh_process(request, name, program, tmp_path):
+def test_it_works_in_a_fresh_process(made_repository, tmp_path):
     """From another directory, with an empty cache for the code of repositories."""
-    source = (
-        request.getfixturevalue("made_repository")
-        if name == "made"
-        else request.getfixturevalue("repository")(name)
-    )
-    environment = {
-        **os.environ,
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    modules = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", program, source],
+        [sys.executable, "-c", HANDLER + AUTO, made_repository],
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, **modules},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["tiny-gpt2-fp16", "tiny-chinese-10b-fp16"])
+@pytest.mark.parametrize("program", [HANDLER, AUTO], ids=["handler", "auto"])
+def test_it_works_for_a_stranger(repository, stranger, name, program, tmp_path):
+    stranger.output(program, repository(name), folder=tmp_path)
 
 
 # --- The Hub --------------------------------------------------------------------------------------
@@ -279,54 +272,54 @@ class HubStandIn(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def hub():
+@pytest.fixture(scope="module")
+def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubStandIn)
-    server.store = {"created": None, "card": None, "large": {}, "commits": []}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
-PUSH = """
-import checkout
-from glm_transformers.cli import main
-main()
-"""
+@pytest.fixture
+def hub(server):
+    server.store = {"created": None, "card": None, "large": {}, "commits": []}
+    return server
 
 
-def push(hub, tmp_path, name="me/my-glm", token="hf_right"):
-    checkpoint = tmp_path / "checkpoint"
-    if not checkpoint.exists():
-        make_checkpoint(checkpoint, make_parameters())
+@pytest.fixture(scope="module")
+def uploader(server, tmp_path_factory):
+    """A colleague whose Hub is the stand-in."""
+    folder = tmp_path_factory.mktemp("uploader")
     settings = dict(
-        HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
-        HF_TOKEN=token,
+        HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
         HF_HUB_DISABLE_XET="1",
         HF_HUB_OFFLINE="0",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HOME=str(folder / "home"),
     )
-    settings |= dict(HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(tmp_path / "home"))
-    arguments = [
+    imports = "import checkout; from glm_transformers.conversion import convert_checkpoint"
+    forks = Forks(imports, folder, {**ENVIRONMENT, **settings})
+    yield forks
+    forks.end()
+
+
+def push(uploader, tmp_path, name="me/my-glm", token="hf_right"):
+    checkpoint = tmp_path / "checkpoint"
+    make_checkpoint(checkpoint, make_parameters())
+    options = ["--tokenizer", "none", "--num-attention-heads", "4", "--push-to-hub", name]
+    program = f"import os; os.environ['HF_TOKEN'] = {token!r}; {GLM}"
+    return uploader.run(
+        program,
         "convert",
         checkpoint,
         tmp_path / "out",
-        "--tokenizer",
-        "none",
-        "--num-attention-heads",
-        "4",
-        "--push-to-hub",
-        name,
-    ]
-    return subprocess.run(
-        [sys.executable, "-c", PUSH, *arguments],
-        env={**ENVIRONMENT, **settings},
-        capture_output=True,
-        text=True,
+        *options,
+        folder=tmp_path,
     )
 
 
-def test_push_to_hub(hub, tmp_path):
-    run = push(hub, tmp_path)
+def test_push_to_hub(hub, uploader, tmp_path):
+    run = push(uploader, tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     assert "on the Hub as me/my-glm" in run.stdout and hub.store["created"] == "my-glm"
     (commit,) = hub.store["commits"]  # all files at once
@@ -349,8 +342,10 @@ def test_push_to_hub(hub, tmp_path):
     "options, message",
     [(dict(token="hf_wrong"), "hf auth login"), (dict(name="a/b/c"), "is no name on the Hub")],
 )
-def test_an_upload_that_will_be_refused_is_said_before_any_work(hub, tmp_path, options, message):
-    run = push(hub, tmp_path, **options)
+def test_an_upload_that_will_be_refused_is_said_before_any_work(
+    hub, uploader, tmp_path, options, message
+):
+    run = push(uploader, tmp_path, **options)
     assert (
         run.returncode == 1
         and message in " ".join(run.stderr.split())

@@ -4,7 +4,6 @@ import copy
 import json
 import random
 import shutil
-import subprocess
 import sys
 import unicodedata
 
@@ -744,7 +743,7 @@ def test_vocabulary_files(tmp_path):
         build_tokenizer("chinese", find_vocabulary("chinese", tmp_path), True)
 
 
-def test_saved_tokenizer_loads_through_auto_in_a_fresh_process(tokenizer, tmp_path):
+def test_saved_tokenizer_loads_through_auto_in_a_fresh_process(tokenizer, stranger, tmp_path):
     """From the files of the converter, and from what the library saves again."""
     import glm_transformers.tokenization_glm as module
 
@@ -760,25 +759,15 @@ def test_saved_tokenizer_loads_through_auto_in_a_fresh_process(tokenizer, tmp_pa
                 "tokenizer = A.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
                 "tokenizer.save_pretrained(sys.argv[2])"
             )
-            subprocess.run(
-                [sys.executable, "-c", program, tmp_path / "converter", folder],
-                check=True,
-                capture_output=True,
-            )
+            stranger.output(program, tmp_path / "converter", folder, folder=tmp_path)
         program = (
             "import sys; from transformers import AutoTokenizer\n"
             "t = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
             "print(type(t).__name__, t('in [gMASK]').input_ids)\n"
             "print(t.padding_side, t.gmask_token_id, t.pad_token_id)"
         )
-        run = subprocess.run(
-            [sys.executable, "-c", program, folder],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert run.stdout.strip().splitlines()[-2:] == [
+        printed = stranger.output(program, folder, folder=tmp_path)
+        assert printed.strip().splitlines()[-2:] == [
             f"GLMTokenizerFast {tokenizer('in [gMASK]').input_ids}",
             f"left {tokenizer.gmask_token_id} {tokenizer.pad_token_id}",
         ]
