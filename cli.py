@@ -41,7 +41,7 @@ app = typer.Typer(
 LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ModuleNotFoundError,
-        r"datasets|matplotlib|tensorboard",
+        r"datasets|matplotlib|pyarrow|tensorboard",
         '{} Install what training needs with pip install ".[train]".',
     ),
     (

@@ -21,14 +21,14 @@ from ..configuration_glm import GLMConfig
 from ..hub_repository.config import read_config
 from ..tokenization_glm import GLMTokenizerFast
 from .cloze import Choices, Pooled
-from .examples import read_examples
+from .examples import read_placed_examples
 from .options import Finetuning
 from .own_tasks import read_task
 from .repository import find_repository, load_tokenizer
 from .run import Run, common_arguments
 from .seq2seq import Answers, beam_search
-from .tasks import Task
-from .templates import Example
+from .tasks import Task, is_labelled
+from .templates import PLACE, Example
 from .tuned import write_tuned
 
 LOWEST_RATE = 0.1  # of the highest, where the original's decay ends
@@ -69,6 +69,8 @@ def finetune(options: Finetuning) -> Path:
         examples = task.slices(examples, tokenizer, options.max_length)
     rows = encode_each(recipe, learnt)
     validation = encode_each(recipe, examples)
+    if task.kind == "choices":
+        check_labelled(task, [*learnt, *examples])
     if examples:
         recipe.check(examples)
     options = with_steps(options, len(rows))
@@ -211,28 +213,36 @@ def read(
     source: str,
     split: Literal["train", "validation"],
 ) -> list[Example]:
-    return list(
-        read_examples(
-            task,
-            source,
-            split,
-            options.text_column,
-            options.target_column,
-            to_learn=split == "train",
-        )
+    return read_placed_examples(
+        task,
+        source,
+        split,
+        options.text_column,
+        options.target_column,
+        to_learn=split == "train",
     )
 
 
 def encode_each(recipe: Recipe, examples: Sequence[Example]) -> Rows:
-    """The rows of the examples; what is wrong with one is told with its number."""
+    """The rows of the examples; what is wrong with one is told with its place in the data."""
     rows = []
-    for number, example in enumerate(tqdm(examples, desc="Encoding")):
+    for example in tqdm(examples, desc="Encoding"):
         try:
             row = recipe.encode(example)
         except ValueError as error:
-            raise ValueError(f"Example {number}: {error}") from error
+            raise ValueError(f"{example[PLACE]}: {error}") from error
         rows.append({name: compact(value) for name, value in row.items()})
     return rows
+
+
+def check_labelled(task: Task, examples: Sequence[Example]) -> None:
+    """Raise a ValueError for the first example of which nobody says what is right."""
+    for example in examples:
+        if task.references not in example and not is_labelled(task, example):
+            raise ValueError(
+                f"{example[PLACE]} has no right choice in the column {task.label}; give it one, or "
+                "leave the example out."
+            )
 
 
 def compact(value: Any) -> Any:

@@ -118,7 +118,8 @@ def check_entry(key: str, value: Any) -> None:
     if right and key == "labels":
         spelled = [label if isinstance(label, list) else [label] for label in value]
         right = bool(value) and all(
-            type(label) in (str, int, bool) for labels in spelled for label in labels
+            labels and all(type(label) in (str, int, bool) for label in labels)
+            for labels in spelled
         )
     if right and types == (int,):
         right = value > 0

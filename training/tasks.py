@@ -7,6 +7,7 @@ is a flat dictionary, whose values the fields of the patterns name.
 Shapes: S tokens of the context, T of a row.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -45,6 +46,8 @@ class Settings:
 
 Label = str | int | bool
 Spellings = tuple[Label, ...]
+
+SMALL_NUMBER = re.compile("-?[0-9]{1,9}")
 
 # For a task without published settings: those that most of the original's scripts share.
 COMMON = Settings(origin="most of the original's config_tasks/task_*.sh", epochs=10)
@@ -111,6 +114,7 @@ class Task:
         if not self.metrics:
             metric = "accuracy" if self.kind == "choices" else "exact_match"
             object.__setattr__(self, "metrics", (metric,))
+        check_labels(self)
         choose_pattern(self, None)
         for pattern in self.patterns:
             check_pattern(self, pattern)
@@ -269,6 +273,25 @@ def check_pattern(task: Task, pattern: Pattern) -> None:
         )
 
 
+def check_labels(task: Task) -> None:
+    """Raise a ValueError for labels that are nothing, and for one that means two choices."""
+    if not all(isinstance(spellings, tuple) and spellings for spellings in task.labels):
+        raise ValueError(
+            f"A label of the task {task.name} has no spelling; give each a tuple of those that "
+            "the data have."
+        )
+    known: list[Label] = []
+    for label in (spelling for spellings in task.labels for spelling in spellings):
+        if label == "":
+            raise ValueError(f"A label of the task {task.name} is empty; give it a name.")
+        if is_among(label, known):
+            raise ValueError(
+                f"The label {label!r} of the task {task.name} is there twice; give each answer "
+                "its own."
+            )
+        known.append(label)
+
+
 def has_fields(text: str) -> bool:
     return any(name is not None for _, name, _ in parse(text))
 
@@ -358,22 +381,17 @@ def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
     """Which of the choices is the right one, by the label of the example.
 
     Returns:
-        None without a label, and for -1, by which the Hub's data says that there is none.
+        None without a label (`is_labelled`), and where none is right.
     """
-    value: Any = example.get(task.label)
-    value = value.item() if hasattr(value, "item") else value  # of numpy or torch
-    if value is None or is_among(value, task.no_choice):
-        return None
+    value = example.get(task.label)
     if task.labels:
-        numbers = [n for n, spellings in enumerate(task.labels) if is_among(value, spellings)]
-        if not numbers and isinstance(value, str) and value.isdigit():  # of a table
-            numbers = [n for n, known in enumerate(task.labels) if is_among(int(value), known)]
+        numbers = [n for n, spellings in enumerate(task.labels) if is_spelled(value, spellings)]
         known = ", ".join(str(spellings[0]) for spellings in task.labels)
     else:
-        is_number = isinstance(value, int) or (isinstance(value, str) and value.isdigit())
-        numbers = [int(value)] if is_number and 0 <= int(value) < choices else []
+        number = as_number(value)
+        numbers = [number] if number is not None and 0 <= number < choices else []
         known = f"the numbers 0 to {choices - 1}"
-    if not numbers and value == -1:
+    if not numbers and (is_spelled(value, task.no_choice) or is_nothing(value)):
         return None
     if not numbers:
         raise ValueError(
@@ -388,6 +406,31 @@ def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
     return numbers[0]
 
 
-def is_among(value: Label, spellings: Spellings) -> bool:
+def is_labelled(task: Task, example: Example) -> bool:
+    """Whether it is known which choice is right, or that none is."""
+    value = example.get(task.label)
+    known = (*task.labels, task.no_choice)
+    return not is_nothing(value) or any(is_spelled(value, spellings) for spellings in known)
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a column of labels is left empty, or says -1 as in the Hub's data."""
+    return value is None or value == "" or as_number(value) == -1
+
+
+def as_number(value: Any) -> int | None:
+    """The number that a label is; of numpy or torch, or the text of a table, too."""
+    if isinstance(value, str):
+        return int(value) if SMALL_NUMBER.fullmatch(value) else None
+    value = value.item() if hasattr(value, "item") else value
+    return value if type(value) is int else None
+
+
+def is_spelled(value: Any, spellings: Spellings) -> bool:
+    """Whether a label is one of these, as it is, or as the number that it is."""
+    return is_among(value, spellings) or is_among(as_number(value), spellings)
+
+
+def is_among(value: Any, spellings: Sequence[Label]) -> bool:
     """As `in`, but that 1 is not True."""
     return any(type(value) is type(known) and value == known for known in spellings)
