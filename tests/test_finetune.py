@@ -420,6 +420,8 @@ def test_long_documents_are_learnt_in_windows(base, tmp_path, monkeypatch):
         (dict(pattern=1), "no pattern 1"),
         (dict(text_column="body"), "no column body"),
         (dict(resume=True), "leave --resume out"),
+        (dict(epochs=0), "epochs is 0, which trains nothing; give more"),
+        (dict(learning_rate=float("nan")), "learning_rate is nan; give at least 0"),
         (dict(batch_size=0), "batch_size is 0; give at least 1"),
     ],
 )
@@ -478,9 +480,7 @@ def test_validation_data_without_labels(options, data, tmp_path, monkeypatch):
         validation=write_lines(tmp_path / "test.jsonl", rows),
         output=str(tmp_path / "run"),
     )
-    with pytest.raises(
-        ValueError, match=r"Line 3 of .*test\.jsonl has no right choice"
-    ):
+    with pytest.raises(ValueError, match=r"Line 3 of .*test\.jsonl has no right choice"):
         finetune(replace(options, **others))
 
 
@@ -504,6 +504,24 @@ def test_what_is_there_already_is_not_replaced(options, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match="exists already"):
         finetune(replace(options, output=str(tmp_path / "run")))
+
+
+def test_a_place_that_is_a_file(options, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file is no folder; choose another place than"):
+        finetune(replace(options, output=str(tmp_path / "file" / "folder" / "run")))
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_training_that_diverges_ends_in_a_sentence(options, tmp_path, validation):
+    others = dict(learning_rate=1e30, steps=3, warmup=0.0, log_every=1, evaluate_every=3)
+    if not validation:
+        others |= dict(validation=None, evaluate_every=None)
+    with pytest.raises(
+        ValueError, match=r"diverged: at step \d the \w*loss is \w+; .* a lower --lea"
+    ):
+        finetune(replace(options, output=str(tmp_path / "run"), **others))
+    assert not (tmp_path / "run").exists()
 
 
 def test_examples_that_cannot_be_measured_are_told_before_training(

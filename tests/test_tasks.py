@@ -466,6 +466,9 @@ def test_own_python_task(tokenizer, tmp_path):
     assert task.name == "mine" and encoded.label == 1
     with pytest.raises(ValueError, match=r"mine\.py: The file must set task to a Task"):
         read_task(written(tmp_path, "task = 3", "mine.py"))
+    for program in ("task = (", "import nothing_of_that_name", "task = 1 / 0"):
+        with pytest.raises(ValueError, match=r"mine\.py: The file does not run: \w+Error: "):
+            read_task(written(tmp_path, program, "mine.py"))
 
 
 @pytest.mark.parametrize(
@@ -485,6 +488,11 @@ def test_own_python_task(tokenizer, tmp_path):
         ({"labels": ["neg", []]}, "The key labels holds"),
         ({"labels": ["neg", ""]}, "A label of the task review is empty; give it a name"),
         ({"labels": ["neg", ["pos", "neg"]]}, "The label 'neg' of the task review is there twice"),
+        ({"context": "{text} [MASK] [gMASK]"}, "has 2 masks; choices need one, which they answer"),
+        ({"metrics": ["acc"]}, "cannot be measured by acc; choose of accuracy, f1, f1_macro."),
+        ({"metrics": ["accuracy", "bleu"]}, "cannot be measured by bleu; choose of accuracy"),
+        ({"metrics": ["question_exact_match"]}, "cannot be measured by question_exact_match"),
+        ({"kind": "answers", "labels": ["a", "b"], "metrics": ["f1"]}, "measured by f1; choose of"),
         ({"max_length": 0}, "The key max_length holds 0; it must be a number of tokens"),
         ({"max_length": True}, "The key max_length holds true"),
         ({"one_token": 1}, "The key one_token holds 1; it must be true or false"),
@@ -498,8 +506,13 @@ def test_own_task_that_cannot_be(change, message, tmp_path):
 def test_own_task_that_is_no_task(tmp_path):
     with pytest.raises(ValueError, match=r"There is no task and no file nope; the tasks are boolq"):
         read_task("nope")
-    with pytest.raises(ValueError, match=r"review\.json: .*Expecting"):
-        read_task(written(tmp_path, "{"))
+    for content in ("{", "hello", json.dumps(REVIEW)[:-1] + ",}", "[" * 100_000):
+        with pytest.raises(ValueError, match=r"review\.json: A task is a JSON file, or a Python f"):
+            read_task(written(tmp_path, content))
+    (tmp_path / "review.json").write_bytes('{"kind": "ü"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"review\.json: A task is a JSON file, .*: 'utf-8' codec"):
+        read_task(tmp_path / "review.json")
+    assert read_task(written(tmp_path, "\ufeff" + json.dumps(REVIEW))).name == "review"
     with pytest.raises(ValueError, match="A task is an object with the keys name, kind"):
         read_task(written(tmp_path, []))
     without = {key: value for key, value in REVIEW.items() if key != "answers"}
@@ -913,6 +926,8 @@ def test_what_is_wrong_with_a_label_of_wsc_is_told(tmp_path):
 def test_folders_and_columns_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"has no file for train; put train\.jsonl or"):
         read_examples(TASKS["boolq"], tmp_path)
+    with pytest.raises(ValueError, match=r"There is no file .*/a\.csv; check its name\."):
+        read_examples(TASKS["boolq"], tmp_path / "a.csv")  # no name on the Hub ends so
     (tmp_path / "g.source").write_text("a\nb\n")
     (tmp_path / "g.target").write_text("a\n")
     with pytest.raises(ValueError, match=r"has 2 lines and g\.target 1; give each text its target"):

@@ -83,6 +83,8 @@ def read_placed_examples(
     if path.exists():
         files = find_files(task, path, split) if path.is_dir() else [path]
         records = chain.from_iterable(read_file(file, task.official) for file in files)
+    elif path.suffix in (*ENDINGS, ".txt"):
+        raise ValueError(f"There is no file {source}; check its name.")
     else:
         records = read_hub(task, str(source), split)
     examples = as_examples(task, records, text_column, target_column)

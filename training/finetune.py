@@ -127,6 +127,8 @@ def check_options(options: Finetuning, task: Task) -> None:
     """Raise a ValueError for options that do not go together."""
     if options.model is None:
         raise ValueError("There is no model to begin with; pass --model and a repository.")
+    if options.epochs == 0 and options.steps is None:
+        raise ValueError("epochs is 0, which trains nothing; give more.")
     if options.metric not in (*task.metrics, "loss"):
         known = ", ".join((*task.metrics, "loss"))
         raise ValueError(
@@ -292,6 +294,7 @@ def training_arguments(recipe: Recipe, options: Finetuning, run: Run) -> Trainin
         **common_arguments(options, run, options.steps),
         **keeps_best,
         label_names=["labels"],
+        logging_nan_inf_filter=False,  # see Divergence
         # Nothing but the choices of a task is predicted; logits would fill the memory.
         prediction_loss_only=not recipe.task.metrics,
     )
@@ -311,8 +314,20 @@ class Progress(TrainerCallback):
         return control
 
 
+class Divergence(TrainerCallback):
+    """Ends a run whose loss is no number any more; nothing is written then."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for name, value in (logs or {}).items():
+            if name.endswith("loss") and not math.isfinite(float(value)):
+                raise ValueError(
+                    f"The training diverged: at step {state.global_step} the {name} is {value}; "
+                    "begin a new run with a lower --learning-rate."
+                )
+
+
 def callbacks(options: Finetuning, size: int) -> list[TrainerCallback]:
-    used: list[TrainerCallback] = [Progress(size, samples_of_a_step(options))]
+    used: list[TrainerCallback] = [Progress(size, samples_of_a_step(options)), Divergence()]
     if options.patience is not None:
         used.append(EarlyStoppingCallback(options.patience))
     return used

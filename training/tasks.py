@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
-from ..tokenization_glm import IGNORED, GLMTokenizerFast
+from ..tokenization_glm import IGNORED, MASKS, GLMTokenizerFast
+from .metrics import GROUPED, METRICS, OF_LABELS
 from .official import Official
-from .patterns import Cut, Pattern, Sides, encode_sides, ids_of_sides, join
+from .patterns import MASK, SENTENCE, Cut, Pattern, Sides, encode_sides, ids_of_sides, join
 from .templates import Example, fill, fill_each, parse
 
 # choices: the best of some answers (cloze), or a class (pooled classifier); answers: text to write.
@@ -114,6 +115,7 @@ class Task:
         if not self.metrics:
             metric = "accuracy" if self.kind == "choices" else "exact_match"
             object.__setattr__(self, "metrics", (metric,))
+        check_metrics(self)
         check_labels(self)
         choose_pattern(self, None)
         for pattern in self.patterns:
@@ -251,7 +253,7 @@ def choose_pattern(task: Task, number: int | None) -> Pattern:
 
 
 def check_pattern(task: Task, pattern: Pattern) -> None:
-    """Raise a ValueError for texts that cannot be filled in, and for labels without an answer."""
+    """Raise a ValueError for texts that cannot be filled in, and answers that do not fit."""
     parts = [*pattern.context, *pattern.second]
     if isinstance(pattern.context, str):
         if pattern.second or not (task.cls and task.eos):
@@ -260,10 +262,17 @@ def check_pattern(task: Task, pattern: Pattern) -> None:
                 "both its ends; make it a list of parts."
             )
         parts = [pattern.context]
-    if not any(has_fields(part.text if isinstance(part, Cut) else part) for part in parts):
+    texts = [part.text if isinstance(part, Cut) else part for part in parts]
+    if not any(map(has_fields, texts)):
         raise ValueError(
             f"The context of the task {task.name} names no column; write one in braces, like "
             "{text}."
+        )
+    masks = sum(text.replace(SENTENCE, MASK).count(mask) for text in texts for mask in MASKS)
+    if task.kind == "choices" and masks > 1:
+        raise ValueError(
+            f"The context of the task {task.name} has {masks} masks; choices need one, which they "
+            "answer."
         )
     several = any(has_fields(answer) for answer in pattern.answers)
     if task.labels and not several and len(task.labels) != len(pattern.answers):
@@ -271,6 +280,21 @@ def check_pattern(task: Task, pattern: Pattern) -> None:
             f"The task {task.name} has {len(task.labels)} labels and {len(pattern.answers)} "
             "answers; give each label an answer."
         )
+
+
+def check_metrics(task: Task) -> None:
+    """Raise a ValueError for metrics that do not fit what the task predicts."""
+    of_labels = task.kind == "choices" and task.references is None
+    known = [
+        name
+        for name in METRICS
+        if (name in OF_LABELS) == of_labels and (name not in GROUPED or task.group is not None)
+    ]
+    for name in task.metrics:
+        if name not in known:
+            raise ValueError(
+                f"The task {task.name} cannot be measured by {name}; choose of {', '.join(known)}."
+            )
 
 
 def check_labels(task: Task) -> None:
