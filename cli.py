@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
@@ -42,7 +43,7 @@ app = typer.Typer(
 LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ModuleNotFoundError,
-        r"datasets|matplotlib|tensorboard",
+        r"datasets|matplotlib|pyarrow|tensorboard",
         '{} Install what training needs with pip install ".[train]".',
     ),
     (
@@ -66,6 +67,12 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         r"out of memory|can't allocate memory",
         "The memory is too small; lower --batch-size and raise --accumulation, or pass "
         "--gradient-checkpointing.",
+    ),
+    (
+        UnpicklingError,
+        r"",
+        "A file of the checkpoint to continue from is damaged; delete its folder checkpoint-..., "
+        "and --resume goes on from the one before.",
     ),
     (ValueError, r"bf16|fp16", "This machine cannot compute in this --precision: {}"),
     (OSError, r"", "{}"),

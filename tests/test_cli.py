@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields
 from importlib import import_module
+from pickle import UnpicklingError
 from typing import get_args
 
 import pytest
@@ -214,6 +215,10 @@ def raises(error: Exception):
         (RuntimeError("TensorBoardCallback requires tensorboard to be installed."), "[train]"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "--batch-size"),
         (ValueError("Your setup doesn't support bf16/gpu."), "this --precision"),
+        (
+            UnpicklingError("Weights only load failed."),
+            "delete its folder",
+        ),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )

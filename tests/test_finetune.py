@@ -411,6 +411,8 @@ def test_long_documents_are_learnt_in_windows(base, tmp_path, monkeypatch):
         (dict(pattern=1), "no pattern 1"),
         (dict(text_column="body"), "no column body"),
         (dict(resume=True), "leave --resume out"),
+        (dict(epochs=0), "epochs is 0, which trains nothing; give more"),
+        (dict(learning_rate=float("nan")), "learning_rate is nan; give at least 0"),
         (dict(batch_size=0), "batch_size is 0; give at least 1"),
     ],
 )
@@ -433,15 +435,15 @@ def test_what_only_answers_have(options, data, tmp_path, flag):
     "task, rows, message",
     [
         (ANSWERS, [], "holds no examples"),
-        (ANSWERS, [{"source": "The fox"}], "Example 0: .*target"),
-        (ANSWERS, [{"source": "a", "target": "<|endofpiece|>"}], "Example 0: .*endofpiece"),
+        (ANSWERS, [{"source": "The fox"}], "Line 1 of .*target"),
+        (ANSWERS, [{"source": "a", "target": "<|endofpiece|>"}], "Line 1 of .*endofpiece"),
         (
             {**ANSWERS, "context": ["{source}", "[MASK]", "[MASK]"]},
             made_rows(3, 0),
             "2 masks and 1",
         ),
         (CHOICES, [{"source": "The fox", "label": "new"}], "'new'; .* knows quick, lazy"),
-        (CHOICES, [{"source": "The fox"}], "no right choice in the column label"),
+        (CHOICES, [{"source": "The fox"}], "Line 1 of .* has no right choice in the column label"),
         (
             {**CHOICES, "answers": [" quick", " xylophone"], "one_token": True},
             made_rows(3, 0),
@@ -449,13 +451,28 @@ def test_what_only_answers_have(options, data, tmp_path, flag):
         ),
     ],
 )
-def test_wrong_data_are_one_clear_sentence(options, tmp_path, task, rows, message):
+def test_wrong_data_are_one_clear_sentence(options, tmp_path, task, rows, message, monkeypatch):
+    """Before the network is loaded, which may take minutes."""
+    monkeypatch.setattr("glm_transformers.training.finetune.load_model", None)
     (tmp_path / "task.json").write_text(json.dumps(task))
     (tmp_path / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     others = dict(task=str(tmp_path / "task.json"), data=str(tmp_path / "data.jsonl"))
     with pytest.raises(ValueError, match=message):
         finetune(replace(options, **others, output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists() and not (tmp_path / "run-checkpoints").exists()
+
+
+def test_validation_data_without_labels(options, data, tmp_path, monkeypatch):
+    """They would be counted as wrong."""
+    monkeypatch.setattr("glm_transformers.training.finetune.load_model", None)
+    rows = [*made_rows(2, 0), {"source": "The fox", "label": -1}]
+    others = dict(
+        task=str(data / "choices.json"),
+        validation=write_lines(tmp_path / "test.jsonl", rows),
+        output=str(tmp_path / "run"),
+    )
+    with pytest.raises(ValueError, match=r"Line 3 of .*test\.jsonl has no right choice"):
+        finetune(replace(options, **others))
 
 
 def test_a_mask_that_the_model_was_not_trained_with(options, data, tmp_path):
@@ -478,6 +495,24 @@ def test_what_is_there_already_is_not_replaced(options, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match="exists already"):
         finetune(replace(options, output=str(tmp_path / "run")))
+
+
+def test_a_place_that_is_a_file(options, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file is no folder; choose another place than"):
+        finetune(replace(options, output=str(tmp_path / "file" / "folder" / "run")))
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_training_that_diverges_ends_in_a_sentence(options, tmp_path, validation):
+    others = dict(learning_rate=1e30, steps=3, warmup=0.0, log_every=1, evaluate_every=3)
+    if not validation:
+        others |= dict(validation=None, evaluate_every=None)
+    with pytest.raises(
+        ValueError, match=r"diverged: at step \d the \w*loss is \w+; .* a lower --lea"
+    ):
+        finetune(replace(options, output=str(tmp_path / "run"), **others))
+    assert not (tmp_path / "run").exists()
 
 
 def test_examples_that_cannot_be_measured_are_told_before_training(

@@ -68,6 +68,9 @@ class Run:
         """Raise a ValueError if there is something in the way, or nothing to resume."""
         if os.path.lexists(self.output):
             raise ValueError(f"{self.output} exists already; choose another place.")
+        above = next(folder for folder in self.output.parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise ValueError(f"{above} is no folder; choose another place than {self.output}.")
         if resume and self.last is None:
             raise ValueError(
                 f"{self.checkpoints} holds no checkpoint to continue from; leave --resume out."
