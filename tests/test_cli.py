@@ -229,6 +229,29 @@ def test_messages_of_libraries_that_are_clear(error, message, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "command, arguments, place",
+    [
+        ("pretrain", 2, "training.pretrain.pretrain"),
+        ("finetune", 3, "training.finetune.finetune"),
+        ("evaluate", 1, "evaluation.evaluate.evaluate"),
+        ("score", 1, "evaluation.score.score"),
+        ("demo", 1, "demo.run_demo"),
+    ],
+)
+def test_a_small_memory_is_helped_by_options_that_the_command_has(
+    command, arguments, place, monkeypatch
+):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    monkeypatch.setattr(f"glm_transformers.{place}", raises(error))
+    result = invoke(command, *["x"] * arguments)
+    assert result.exit_code == 1 and "The memory is too small; " in words(result.output)
+    options = re.findall(r"--[\w-]+", result.output)
+    assert bool(options) == (command != "demo")
+    for option in options:
+        assert option in invoke(command, "--help").output
+
+
+@pytest.mark.parametrize(
     "error",
     [
         ValueError("too many values to unpack"),

@@ -16,6 +16,8 @@ from processes import GLM, TWICE, flags
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
+from glm_transformers.evaluation.evaluate import evaluate
+from glm_transformers.evaluation.options import Evaluation
 from glm_transformers.training.finetune import encode_each, finetune
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.run import RepeatableTrainer
@@ -121,6 +123,33 @@ def tuned(options, data, tmp_path_factory):
         return made[recipe, lora]
 
     return run
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_evaluate_gives_the_numbers_of_the_run(tuned, data, recipe, lora):
+    """Of the weights that were kept; beside an adapter also how it writes its answers."""
+    output = tuned(recipe, lora)
+    (measure,) = evaluate_on(output, data / RECIPES[recipe]["task"], data)
+    name = measure.metric.removesuffix(", percent")
+    assert measure.value == max(history(output, f"eval_{name}"))
+    assert measure.count == 19 and measure.of == "examples"
+
+
+def test_evaluate_gives_the_numbers_of_choices_of_one_token(short, data, tmp_path):
+    """After so few steps that not all are right."""
+    (tmp_path / "words.json").write_text(json.dumps({**CHOICES, "one_token": True}))
+    others = dict(task=str(tmp_path / "words.json"), output=str(tmp_path / "run"), patience=None)
+    output = finetune(replace(short, **others, steps=4, evaluate_every=4))
+    (measure,) = evaluate_on(output, tmp_path / "words.json", data)
+    assert [measure.value] == history(output, "eval_accuracy") and 0 < measure.value < 100
+    assert measure.error == pytest.approx((measure.value * (100 - measure.value) / 18) ** 0.5)
+
+
+def evaluate_on(output: Path, task: Path, data: Path):
+    return evaluate(
+        Evaluation(str(output), task=str(task), data=str(data / "test.jsonl"), device="cpu")
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -195,7 +195,9 @@ def makes_column(values: list[Any]) -> bool:
 
 
 def find_files(task: Task, folder: Path, split: str) -> list[Path]:
-    """The files of a split: as the task's data is published, or of one's own."""
+    """The files of a split: as the task's data is published, or of one's own; or this one file."""
+    if not folder.is_dir():
+        return [folder]
     pattern = task.official.files.get(split) if task.official is not None else None
     published = sorted(folder.glob(pattern)) if pattern is not None else []
     if published:

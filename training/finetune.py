@@ -231,6 +231,8 @@ def encode_each(recipe: Recipe, examples: Sequence[Example]) -> Rows:
     for example in tqdm(examples, desc="Encoding"):
         try:
             row = recipe.encode(example)
+        except KeyError as error:
+            raise ValueError(f"Example {number} has no column {error}.") from error
         except ValueError as error:
             raise ValueError(f"{example[PLACE]}: {error}") from error
         rows.append({name: compact(value) for name, value in row.items()})

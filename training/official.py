@@ -38,6 +38,11 @@ class Official:
     clean: Callable[[str], str] = str
     records: Callable[[Record], list[Example]] | None = None
 
+    @property
+    def is_pair(self) -> bool:
+        """Whether texts and what to write lie in two files, a line for each."""
+        return all(name.endswith(".source") for name in self.files.values())
+
     def examples(self, record: Record) -> list[Example]:
         if self.records is not None:
             return self.records(record)

@@ -99,6 +99,10 @@ class Answers:
 
     def encode(self, example: Example) -> dict[str, list[int]]:
         """The row of one example, as `GLMDataCollator` takes it."""
+        return row_to_learn(self.encoded(example), self.tokenizer)
+
+    def encoded(self, example: Example, with_answers: bool = True) -> Encoded:
+        """The context and the answers of one example, or the context alone."""
         encoded = encode(
             self.task,
             example,
@@ -106,10 +110,9 @@ class Answers:
             pattern=self.options.pattern,
             max_length=self.options.max_length,
             max_target_length=self.options.max_target_length,
+            with_answers=with_answers,
         )
-        if self.options.attend_padding:
-            encoded = self.with_seen_padding(encoded)
-        return row_to_learn(encoded, self.tokenizer)
+        return self.with_seen_padding(encoded) if self.options.attend_padding else encoded
 
     def with_seen_padding(self, encoded: Encoded) -> Encoded:
         """A context (S,) that ends with padding, which is text like any other to the model.
