@@ -81,7 +81,7 @@ def read_placed_examples(
     path = Path(source)
     records: Iterable[Placed]
     if path.exists():
-        files = find_files(task, path, split) if path.is_dir() else [path]
+        files = find_files(task, path, split)
         records = chain.from_iterable(read_file(file, task.official) for file in files)
     elif path.suffix in (*ENDINGS, ".txt"):
         raise ValueError(f"There is no file {source}; check its name.")

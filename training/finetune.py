@@ -232,7 +232,7 @@ def encode_each(recipe: Recipe, examples: Sequence[Example]) -> Rows:
         try:
             row = recipe.encode(example)
         except KeyError as error:
-            raise ValueError(f"Example {number} has no column {error}.") from error
+            raise ValueError(f"{example[PLACE]} has no column {error}.") from error
         except ValueError as error:
             raise ValueError(f"{example[PLACE]}: {error}") from error
         rows.append({name: compact(value) for name, value in row.items()})
