@@ -111,7 +111,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         if return_text is False and not return_tensors:
             raise ValueError("return_text=False leaves nothing; pass return_tensors=True with it.")
         if alternatives is not None:
-            if not isinstance(alternatives, int) or alternatives < 1:
+            if type(alternatives) is not int or alternatives < 1:
                 raise ValueError(f"alternatives is {alternatives!r}; pass an integer from 1 on.")
             generate_kwargs["alternatives"] = alternatives
         if bad_words is not None:

@@ -56,16 +56,27 @@ def fill_alone(model, number: int, **options) -> list[list[int]]:
 # --- Lengths --------------------------------------------------------------------------------------
 
 
+def lean(token: int, by: float):
+    """A processor that makes a token likelier, or less likely; what is forbidden stays so."""
+
+    def process(input_ids, scores):
+        wanted = torch.zeros_like(scores)
+        wanted[:, token] = by
+        return scores + wanted
+
+    return process
+
+
 @KINDS
 @WAYS
 def test_each_answer_has_the_length_of_its_blank(tiny_model, way, block_position_encoding):
+    """The shortest of a model that would end at once, the longest of one that never would."""
     model = tiny_model(block_position_encoding=block_position_encoding, max_sequence_length=128)
     longest = [[most or 7 for most in row] for row in LONGEST]
-    rows = fill(model, min_piece_length=SHORTEST, max_piece_length=longest, **way)
-    for row, fewest, most in zip(rows, SHORTEST, longest, strict=True):
-        assert len(row) == len(fewest)
-        for piece, least, top in zip(row, fewest, most, strict=True):
-            assert least <= len(piece) <= top
+    options = dict(min_piece_length=SHORTEST, max_piece_length=longest, suppress_tokens=[EOS])
+    for by, expected in ((300.0, SHORTEST), (-300.0, longest)):
+        rows = fill(model, logits_processor=[lean(EOP, by)], **options, **way)
+        assert [[len(piece) for piece in row] for row in rows] == expected
 
 
 @KINDS
