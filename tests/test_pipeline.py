@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from checkout import ENVIRONMENT
+from checkout import ENVIRONMENT, ROOT
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from glm_transformers import (
@@ -245,6 +245,22 @@ def test_the_name_of_the_task_for_a_model_in_memory(made_repository):
         env=ENVIRONMENT,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+ENTRIES = ("configuration", "modeling", "tokenization", "collation", "streaming", "pipeline")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_what_is_loaded_by_name_names_all_that_it_needs(entry):
+    """4.57 fetches what a file imports, and not what these import in their turn."""
+
+    def named(file: str) -> set[str]:
+        text = (ROOT / f"{file}.py").read_text(encoding="utf-8")
+        return set(re.findall(r"^\s*from \.(\w+) import", text, flags=re.MULTILINE))
+
+    fetched = named(f"{entry}_glm")
+    for file in fetched:
+        assert named(file) <= fetched | {f"{entry}_glm"}, file
 
 
 def test_saved_model_carries_every_shipped_file_and_works_again(made_repository, tmp_path):
