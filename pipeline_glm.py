@@ -3,13 +3,17 @@
 import copy
 import math
 import re
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answers_glm import LEAST_BEAMS, BestAnswer, BestAnswers, BestAnswersMixin
+
+if TYPE_CHECKING:  # never run: 4.57 loads what is named here, not what that needs
+    from .blanks_glm import BlankLayout  # noqa: F401
+    from .steering_glm import Steering  # noqa: F401
 
 TASK = "text2text-generation"
 # What is one for every blank of a text, or a list with one for each.
