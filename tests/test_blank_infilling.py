@@ -807,11 +807,11 @@ def test_one_step_gives_the_originals_loss_and_gradients(reference, repository):
     """Through the loss that computes logits at the targets only; without dropout, as there."""
     from goldens import PLAIN_IDS
 
-    from glm_transformers.training.pretrain import GLMForBlankInfilling
+    from glm_transformers import GLMForConditionalGeneration
 
     golden = load_file(reference / "goldens/tiny-fp32/train_step.safetensors")
     dropouts = dict(embedding_dropout_prob=0.0, attention_dropout_prob=0.0, output_dropout_prob=0.0)
-    model = GLMForBlankInfilling.from_pretrained(
+    model = GLMForConditionalGeneration.from_pretrained(
         repository("tiny-fp32"), dtype=torch.float32, **PLAIN_IDS, **dropouts
     )
     labels = golden["labels"].masked_fill(golden["loss_mask"] == 0, -100)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from glm_transformers.cli import app
 from glm_transformers.conversion import convert_checkpoint, export_checkpoint
-from glm_transformers.demo import CHECKPOINT, OPTIONS
+from glm_transformers.demo import CHECKPOINT, OPTIONS, TEXTS
 
 # Of the checkout: an installed package has only what `glm demo` needs.
 EXAMPLES = ROOT / "examples"
@@ -49,6 +49,20 @@ def test_accuracy(repository, tmp_path):
     assert shares["[MASK]"] >= 0.9 and shares["[sMASK]"] >= 0.8 and shares["[gMASK]"] >= 0.8
     assert sum(answers.two_blanks) / len(answers.two_blanks) >= 0.9
     assert all(answers.agree.values())
+
+
+def test_the_card_says_what_the_demo_knows(repository):
+    """Each of its topics, its licence, and prompts that it answers."""
+    from facts import TOPICS
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(repository / "README.md")
+    assert card.data.license == "apache-2.0" and "Apache-2.0" in card.text
+    for topic in TOPICS:
+        names = {name for row in topic.rows for name in row}
+        assert any(name.rstrip("s") in card.text.lower() for name in names), names
+    for example in card.data.widget:
+        assert example["text"] in TEXTS.values()
 
 
 def test_the_numbers_of_the_card(repository):

@@ -30,6 +30,7 @@ def test_the_page(shell, commands, monkeypatch, capsys):
     for line in commands:
         shell(line)
     assert reached(shell.folder / "rivers-lora")["exact_match"] > 90
+    assert (shell.folder / "glm-rivers-checkpoints" / "curves.png").is_file()
     monkeypatch.chdir(shell.folder)
     task, example = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)[::-1]
     assert json.loads(task) == json.loads((shell.folder / "data/rivers.json").read_text())

@@ -19,7 +19,9 @@ from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.evaluation import language_modeling as lm
 from glm_transformers.evaluation.harness import GLMHarness
+from glm_transformers.evaluation.options import Scoring
 from glm_transformers.evaluation.rows import score_rows
+from glm_transformers.evaluation.score import score
 
 CAPITALS = {
     "France": "Paris",
@@ -252,6 +254,34 @@ def test_the_same_numbers_as_score_choices(glm):
     answers = glm.loglikelihood(requests("loglikelihood", *asked))
     flat = [score for row in expected for score in row]
     assert [score for score, _ in answers] == pytest.approx(flat, abs=1e-4)
+
+
+def test_the_numbers_of_glm_score(demo, tasks, tmp_path):
+    """A task of multiple choice, and log-likelihoods, with the mask that `glm score` appends."""
+    own = GLMHarness(str(demo), mask="[MASK]", batch_size=4)
+    found = simple_evaluate(own, tasks=["made_choices"], task_manager=tasks)
+    cities = [f" {city}" for city in CAPITALS.values()]
+    texts = [f"The capital of {country} is" for country in CAPITALS]
+
+    def scored(name: str, **others: list):
+        file = tmp_path / name
+        columns = {"inputs_pretokenized": texts, **others}
+        lines = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        return score(Scoring(str(file), str(demo), device="cpu"))
+
+    choices = scored("choices", choices_pretokenized=[cities] * 6, label=[*range(6)])
+    assert choices.measures[0].value == found["results"]["made_choices"]["acc,none"]
+    for sample, text in zip(found["samples"]["made_choices"], choices.texts, strict=True):
+        of_harness = [log_prob for ((log_prob, _),) in sample["resps"]]
+        assert of_harness == pytest.approx(text["scores"], abs=1e-4)
+    answers = scored("answers", targets_pretokenized=cities)
+    asked = requests("loglikelihood", *zip(texts, cities, strict=True))
+    assert [text["score"] for text in answers.texts] == pytest.approx(
+        [log_prob for log_prob, _ in own.loglikelihood(asked)], abs=1e-4
+    )
 
 
 def test_by_the_command(demo, tasks, tmp_path, monkeypatch):

@@ -253,6 +253,7 @@ def test_saved_model_carries_every_shipped_file_and_works_again(
     stranger.output(save, made_repository, saved, folder=tmp_path)
     shipped = {"configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py"}
     shipped |= {"blanks_glm.py", "generation_glm.py", "collation_glm.py"}
+    shipped |= {"steering_glm.py", "answers_glm.py", "streaming_glm.py"}
     assert shipped <= {file.name for file in saved.iterdir()}
     use = (
         "import sys; from transformers import pipeline\n"

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from checkout import ENVIRONMENT
+from checkout import ENVIRONMENT, ROOT
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters
 from processes import GLM, Forks
@@ -23,6 +23,7 @@ from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
 from glm_transformers.conversion.released import RELEASED
 from glm_transformers.hub_repository.model_card import model_card
+from glm_transformers.hub_repository.origin import RELEASED_ORIGINS
 
 
 def card_of(repository) -> tuple[dict, str]:
@@ -32,7 +33,8 @@ def card_of(repository) -> tuple[dict, str]:
 
 def test_model_card(made_repository):
     data, text = card_of(made_repository)
-    assert data["library_name"] == "transformers" and data["pipeline_tag"] == "text2text-generation"
+    assert data["library_name"] == "transformers" and data["pipeline_tag"] == "text-generation"
+    assert "text2text-generation" in data["tags"]  # what it is loaded by
     assert (
         data["language"] == "en"
         and {"glm", "custom_code"} <= set(data["tags"])
@@ -48,6 +50,8 @@ def test_model_card(made_repository):
     assert (
         "not trained with" not in text and "Published" not in text
     )  # it only has the shape of its family
+    assert data["license"] == "other" and "keep the licence" in text
+    assert "What it is for, and what not" in text and "base_model" not in data
 
 
 def test_the_code_on_the_card_runs(made_repository, stranger):
@@ -69,12 +73,36 @@ def test_card_of_a_released_checkpoint():
     )
     config.architectures = ["GLMForConditionalGeneration"]
     text = model_card(
-        "me/glm", config, None, shape.parameters, torch.float16, released="glm-10b", language="en"
+        "me/glm",
+        config,
+        None,
+        shape.parameters,
+        torch.float16,
+        origin=RELEASED_ORIGINS["glm-10b"],
+        language="en",
     )
-    assert "72.35" in text and "9.9B" in text and "THUDM/GLM" in text
-    assert "72.35" not in model_card(
-        "me/glm", config, None, shape.parameters, torch.float16, language="en"
-    )
+    assert "72.35" in text and "9.9B" in text and "THUDM/GLM" in text and "the Pile" in text
+    unknown = model_card("me/glm", config, None, shape.parameters, torch.float16, language="en")
+    assert "72.35" not in unknown and "does not say what it was trained on" in unknown
+
+
+def test_the_origin_of_every_released_checkpoint_is_said():
+    """The corpus of each, and results only where the authors gave them."""
+    assert list(RELEASED_ORIGINS) == list(RELEASED)
+    for name, origin in RELEASED_ORIGINS.items():
+        assert name in origin.description and "trained it on" in origin.data
+        chinese = RELEASED[name].tokenizer == "chinese"
+        assert ("WuDao" in origin.data) == chinese
+        assert bool(origin.published) == (name == "glm-10b")
+
+
+def test_requirements_are_those_of_the_package(made_repository):
+    """With its limits: a repository runs on what its own tests ran on."""
+    said = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    lines = (made_repository / "requirements.txt").read_text().split()
+    assert {"torch", "transformers"} <= {re.match(r"[a-z]+", line)[0] for line in lines}
+    for line in lines:
+        assert f'"{line}"' in said
 
 
 def test_card_without_task_masks_and_of_a_classifier(tmp_path, reference):

@@ -1,0 +1,25 @@
+"""The pipeline of a repository, made of this package's own classes."""
+
+import torch
+
+from ..evaluation.model import load
+from ..pipeline_glm import GLMText2TextGenerationPipeline
+
+
+def open_pipeline(
+    repository: str,
+    dtype: str = "float32",
+    device: str | torch.device | None = None,
+) -> GLMText2TextGenerationPipeline:
+    """What fills blanks with a repository; no code that lies in the repository is run.
+
+    Args:
+        repository: a converted repository, a folder or a name on the Hub.
+        dtype: of the weights and the arithmetic.
+        device: by default the GPU, if there is one.
+
+    Raises:
+        ValueError: as `evaluation.model.load`.
+    """
+    model, tokenizer = load(repository, dtype, device)
+    return GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)
