@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .collation_glm import GLMDataCollator as GLMDataCollator
     from .collation_glm import GLMMultipleChoiceCollator as GLMMultipleChoiceCollator
+    from .collation_glm import GLMPackingCollator as GLMPackingCollator
     from .collation_glm import GLMPooledChoiceCollator as GLMPooledChoiceCollator
     from .configuration_glm import GLMConfig as GLMConfig
     from .modeling_glm import GLMForConditionalGeneration as GLMForConditionalGeneration
@@ -34,6 +35,7 @@ elif __name__ != "__init__":
             "GLMForSequenceClassification": ".modeling_glm",
             "GLMModel": ".modeling_glm",
             "GLMMultipleChoiceCollator": ".collation_glm",
+            "GLMPackingCollator": ".collation_glm",
             "GLMPooledChoiceCollator": ".collation_glm",
             "GLMPreTrainedModel": ".modeling_glm",
             "GLMText2TextGenerationPipeline": ".pipeline_glm",

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from . import __version__
-from .apps.options import Filling, Showing
+from .apps.options import Filling, Serving, Showing
 from .conversion.released import RELEASED
 from .evaluation.options import Evaluation, Scoring
 from .training.options import Finetuning, Options, Pretraining, Preview
@@ -38,11 +39,11 @@ app = typer.Typer(
 )
 
 # What libraries say that is no fault of the program: kind of error, words of its message, and what
-# is said here, where {} is the message.
+# is said here, where {} is the message, and {advice} what takes less memory.
 LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ModuleNotFoundError,
-        r"datasets|matplotlib|tensorboard",
+        r"datasets|matplotlib|peft|pyarrow|tensorboard",
         '{} Install what training needs with pip install ".[train]".',
     ),
     (
@@ -55,6 +56,11 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         r"gradio",
         '{} Install what the page needs with pip install ".[app]".',
     ),
+    (
+        ModuleNotFoundError,
+        r"fastapi|uvicorn",
+        '{} Install what serving needs with pip install ".[serve]".',
+    ),
     (KeyError, r"not a registered task", "lm-evaluation-harness has no such task: {}."),
     (
         RuntimeError,
@@ -64,16 +70,40 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (
         RuntimeError,
         r"out of memory|can't allocate memory",
-        "The memory is too small; lower --batch-size and raise --accumulation, or pass "
-        "--gradient-checkpointing.",
+        "The memory is too small; {advice}.",
+    ),
+    (
+        UnpicklingError,
+        r"",
+        "A file of the checkpoint to continue from is damaged; delete its folder checkpoint-..., "
+        "and --resume goes on from the one before.",
     ),
     (ValueError, r"bf16|fp16", "This machine cannot compute in this --precision: {}"),
     (OSError, r"", "{}"),
 )
 
+# What takes less memory, by the options that a command may have.
+LESS_MEMORY = {
+    "batch_size": "lower --batch-size",
+    "accumulation": "raise --accumulation",
+    "gradient_checkpointing": "pass --gradient-checkpointing",
+    "dtype": "pass --dtype bfloat16",
+}
 
-def clear_sentence(error: Exception) -> str | None:
-    """What to tell the user of an error; None if it is a fault of the program."""
+
+def less_memory(options: type[Options] | None) -> str:
+    """What a command with these options can do about a memory that is too small."""
+    names = {field.name for field in fields(options)} if options is not None else set()
+    advice = [words for name, words in LESS_MEMORY.items() if name in names]
+    return " or ".join(advice) or "end other programs, or take a machine with more"
+
+
+def clear_sentence(error: Exception, options: type[Options] | None = None) -> str | None:
+    """What to tell the user of an error; None if it is a fault of the program.
+
+    Args:
+        options: those of the command.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -83,19 +113,24 @@ def clear_sentence(error: Exception) -> str | None:
         return str(error)
     for kind, words, sentence in LIBRARY_ERRORS:
         if isinstance(error, kind) and re.search(words, str(error)):
-            return sentence.format(error)
+            return sentence.format(error, advice=less_memory(options))
     return None
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """A user's error as one sentence, and exit status 1; a fault of the program as it is."""
+def clear_errors(options: type[Options] | None = None) -> Iterator[None]:
+    """A user's error as one sentence, and exit status 1; a fault of the program as it is.
+
+    Args:
+        options: those of the command.
+    """
     from .conversion import ConversionError
 
     try:
         yield
     except Exception as error:
-        sentence = str(error) if isinstance(error, ConversionError) else clear_sentence(error)
+        ours = isinstance(error, ConversionError)
+        sentence = str(error) if ours else clear_sentence(error, options)
         if sentence is None:
             raise
         typer.secho(sentence, fg=typer.colors.RED, err=True)
@@ -110,7 +145,7 @@ def takes(options: type[OptionsKind]) -> Callable[[Callable[[OptionsKind], None]
 
     def decorate(function: Callable[[OptionsKind], None]) -> Callable:
         def command(**values: Any) -> None:
-            with clear_errors():
+            with clear_errors(options):
                 function(options(**values))
 
         types = options.types()
@@ -447,8 +482,8 @@ def preview(options: Preview) -> None:
 def evaluate(options: Evaluation) -> None:
     """Measure a model.
 
-    LAMBADA, WikiText and texts of one's own as the original does it, and tasks of
-    lm-evaluation-harness.
+    LAMBADA, WikiText and texts of one's own as the original does it, the tasks of fine-tuning, and
+    those of lm-evaluation-harness.
     """
     from rich.console import Console
 
@@ -456,9 +491,11 @@ def evaluate(options: Evaluation) -> None:
     from .evaluation.evaluate import make_published_table, make_table
 
     measures = run(options)
-    if not measures:  # another process shows them
-        return
     console = Console()
+    if options.predictions is not None:
+        console.print(f"{options.predictions} has the predictions.", style="green", markup=False)
+    if not measures:  # another process shows them, or nobody knows what is right
+        return
     console.print(make_table(measures))
     if options.lambada is not None or options.wikitext is not None:
         console.print(make_published_table())
@@ -486,6 +523,18 @@ def score(options: Scoring) -> None:
         console.print(make_table(scores.measures))
     if options.output is not None:
         console.print(f"{options.output} has all scores.", style="green", markup=False)
+
+
+@app.command()
+@takes(Serving)
+def serve(options: Serving) -> None:
+    """Fill blanks over HTTP.
+
+    With a form of its own and that of OpenAI's completions.
+    """
+    from .apps.server import serve as run
+
+    run(options)
 
 
 def main() -> None:

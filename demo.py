@@ -13,17 +13,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from .apps.fill import filled
 from .conversion import ConversionError, convert_checkpoint, verify_repository
+from .hub_repository.origin import Origin
 
 EXAMPLES = Path(__file__).with_name("examples")
 CHECKPOINT = EXAMPLES / "demo_checkpoint"
-# What the checkpoint's tensors cannot tell.
-OPTIONS: dict[str, Any] = {
-    "vocab": EXAMPLES / "demo_vocabulary",
-    "num_attention_heads": 4,
-    "tokenizer": "gpt2",
-    "task_mask": True,
-    "results": EXAMPLES / "demo_results.json",
-}
 
 TEXTS = {
     "a blank": "Paris is the capital of [MASK].",
@@ -31,6 +24,32 @@ TEXTS = {
     "a sentence": "What is a young cow called? [sMASK]",
     "left to right": "The opposite of hot is [gMASK]",
 }
+ORIGIN = Origin(
+    description="It is the demo of glm-transformers, small enough to have been trained on two CPU "
+    "cores in half an hour.",
+    data="Sentences that a program wrote from tables of facts: countries with their capitals, "
+    "continents, languages, rivers and mountains; animals with their young, sounds, food and legs; "
+    "numbers and sums, days, months, units, colours and opposites. The program, `corpus.py`, comes "
+    "with glm-transformers.",
+    license={"license": "apache-2.0"},
+    limits="This model has read nothing but sentences about a few hundred facts, and knows nothing "
+    "else: to any other question it answers with one of their words.",
+    prompts={
+        "[MASK]": TEXTS["a blank"],
+        "[sMASK]": TEXTS["a sentence"],
+        "[gMASK]": TEXTS["left to right"],
+    },
+)
+# What the checkpoint's tensors cannot tell.
+OPTIONS: dict[str, Any] = {
+    "vocab": EXAMPLES / "demo_vocabulary",
+    "num_attention_heads": 4,
+    "tokenizer": "gpt2",
+    "task_mask": True,
+    "results": EXAMPLES / "demo_results.json",
+    "origin": ORIGIN,
+}
+
 # Any, because it is the repository's own task and none that the library's types know.
 TASK: Any = "text2text-generation"
 PIPELINE_TEXT = "A spider has [MASK] legs."

@@ -3,13 +3,17 @@
 import copy
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .generation_glm import LEAST_BEAMS, BestAnswer, BestAnswers, GLMGenerationMixin
+from .answers_glm import LEAST_BEAMS, BestAnswer, BestAnswers, BestAnswersMixin
+
+if TYPE_CHECKING:  # never run: 4.57 loads what is named here, not what that needs
+    from .blanks_glm import BlankLayout  # noqa: F401
+    from .steering_glm import Steering  # noqa: F401
 
 TASK = "text2text-generation"
 # What people write for a mask, in any case: those of GLM, of BERT and of RoBERTa.
@@ -66,7 +70,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
             what the blanks are filled with. It heeds the options above, max_new_tokens, which
             is for one answer then, and num_beams.
 
-    Example:
+    Examples:
         >>> fill = pipeline("text2text-generation", model=repository, trust_remote_code=True)
         >>> fill = GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)
         >>> fill("Ng is an adjunct professor at [MASK].")[0]["filled_text"]
@@ -114,7 +118,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         if return_text is False and not return_tensors:
             raise ValueError("return_text=False leaves nothing; pass return_tensors=True with it.")
         if alternatives is not None:
-            if not isinstance(alternatives, int) or alternatives < 1:
+            if type(alternatives) is not int or alternatives < 1:
                 raise ValueError(f"alternatives is {alternatives!r}; pass an integer from 1 on.")
             generate_kwargs["alternatives"] = alternatives
         if bad_words is not None:
@@ -259,7 +263,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         self,
         model_inputs: dict,
         alternatives: int,
-        tables: dict[str, list],
+        tables: dict[str, Any],
         generate_kwargs: dict,
     ) -> BestAnswers:
         for name, value in generate_kwargs.items():
@@ -272,7 +276,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         config = given.get("generation_config")
         # Different ids can be the same text, so more are looked for.
         k = max(2 * alternatives, LEAST_BEAMS)
-        return GLMGenerationMixin.best_answers(
+        return BestAnswersMixin.best_answers(
             self.model,
             **model_inputs,
             **tables,
@@ -316,7 +320,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         """The texts of answers, best first, each once, with their probabilities."""
         probabilities: dict[str, float] = {}
         for answer in answers:
-            text = self.tokenizer.decode(answer.ids, **options).strip()
+            text = cast(str, self.tokenizer.decode(answer.ids, **options)).strip()
             probabilities.setdefault(text, math.exp(answer.log_prob))
         return [
             {"answer": text, "probability": probability}

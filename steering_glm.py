@@ -78,6 +78,7 @@ class Steering:
         min_piece_length=None,
         max_piece_length=None,
         allowed_answers=None,
+        bad_words_ids=None,
     ) -> "Steering":
         """Read and check the options of `generate`.
 
@@ -101,6 +102,7 @@ class Steering:
             raise ValueError("A model without block positions needs max_piece_length.")
         steering = cls([[least or 0 for least in row] for row in shortest], longest, allowed)
         steering.check(config)
+        steering.check_bad_words(bad_words_ids or [])
         return steering
 
     def check(self, config):
@@ -118,16 +120,16 @@ class Steering:
                         longest = min(longest, config.max_sequence_length - 1)
                     check_answers(answers, shortest, longest, where, config)
 
-    def check_bad_words(self, bad_words_ids: Sequence[Sequence[int]] | None):
+    def check_bad_words(self, bad_words_ids: Sequence[Sequence[int]]):
         """Raise a ValueError for an allowed answer that holds a word which must not occur."""
-        for word in map(list, bad_words_ids or []):
-            for row in self.allowed:
-                for answer in chain.from_iterable(filter(None, row)):
-                    if holds(list(answer), word):
-                        raise ValueError(
-                            f"The allowed answer with the ids {list(answer)} holds the bad word "
-                            f"{word}; leave one of them out."
-                        )
+        words = {tuple(word) for word in bad_words_ids}
+        for row in self.allowed:
+            for answer in chain.from_iterable(filter(None, row)):
+                for word in words.intersection(stretches(answer, {len(word) for word in words})):
+                    raise ValueError(
+                        f"The allowed answer with the ids {list(answer)} holds the bad word "
+                        f"{list(word)}; leave one of them out."
+                    )
 
     @property
     def has_allowed(self) -> bool:
@@ -196,10 +198,13 @@ def check_answers(answers, shortest: int, longest: int, where: str, config):
             )
 
 
-def holds(answer: list[int], word: list[int]) -> bool:
-    """Whether the ids of a word stand side by side in an answer."""
-    starts = range(len(answer) - len(word) + 1)
-    return any(answer[start : start + len(word)] == word for start in starts)
+def stretches(answer: Sequence[int], lengths: set[int]) -> set[tuple[int, ...]]:
+    """The ids that stand side by side in an answer, so many of them."""
+    return {
+        tuple(answer[start : start + length])
+        for length in lengths
+        for start in range(len(answer) - length + 1)
+    }
 
 
 def as_limit(table: Table, device: torch.device) -> int | torch.Tensor:

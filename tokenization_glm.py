@@ -518,7 +518,7 @@ class GLMTokenizerFast(VersionedTokenizer):
                 f"there are {len(columns)}: a list of answers, or None."
             )
         spaces = [None] * len(columns) if spaces is None else spaces
-        blanks = []
+        blanks: list[list[list[int]] | None] = []
         for column, spaced, answers in zip(columns, spaces, allowed, strict=True):
             if answers is None:
                 blanks.append(None)
@@ -532,14 +532,15 @@ class GLMTokenizerFast(VersionedTokenizer):
     def encode_bad_words(self, words: Sequence[str]) -> list[list[int]]:
         """The `bad_words_ids` of `generate`, from strings.
 
-        A word is forbidden in the tokens in which the tokenizer writes it, at the beginning of an
-        answer and behind a space, and where there is none.
+        A word is forbidden in the tokens in which the tokenizer writes it, behind a space and where
+        there is none; and so is a longer word that begins with these tokens. That a model puts it
+        together of other tokens, as one of random numbers does, is not prevented.
 
         Raises:
             ValueError: for what is no list of texts, and for an empty one among them.
         """
         check_texts("bad_words", words)
-        variants = {}  # without repetitions, in their order
+        variants: dict[tuple[int, ...], None] = {}  # without repetitions, in their order
         for word in words:
             if not word.strip():
                 raise ValueError(f"bad_words has {word!r}; pass words with something in them.")
@@ -665,7 +666,9 @@ class GLMTokenizerFast(VersionedTokenizer):
         """The ids of the choices of one text, exactly as they are written."""
         if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
             raise ValueError("The choices of a text are no list of texts; pass one.")
-        tokens = [self(choice, add_special_tokens=False).input_ids for choice in choices]
+        tokens = [
+            self(choice, add_special_tokens=False, verbose=False).input_ids for choice in choices
+        ]
         for ids in tokens:
             self.check_no_commands(ids, "A choice", ends=True)
         if not tokens or not all(tokens):

@@ -4,11 +4,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
-from ..training.repository import find_repository
+from .batches import Finished
 from .language_modeling import (
     DOCUMENTS_LENGTH,
     DOCUMENTS_STRIDE,
@@ -24,10 +25,12 @@ from .language_modeling import (
     read_lambada,
     read_wikitext,
 )
-from .model import Loaded, load
-from .options import Evaluation
-from .record import FinishedParts, Measure, digests, versions
-from .rows import Finished
+from .model import find, fitting, load
+from .options import OF_TASK, Evaluation
+from .record import FinishedParts, Measure, check_new, digests, versions
+
+if TYPE_CHECKING:
+    from .task import Exam
 
 
 def evaluate(options: Evaluation) -> list[Measure]:
@@ -40,13 +43,18 @@ def evaluate(options: Evaluation) -> list[Measure]:
         ValueError: for options that do not go together, and for files that cannot be measured.
     """
     check(options)
+    exam = prepare_task(options)
     started = time.monotonic()
     key: dict[str, Any] = {}
     finished = Finished()
     if options.output is not None and process() == 0:
-        key = depends_on(options)
+        key = depends_on(options, exam)
         finished = FinishedParts(options.output, key)
-    measures = [*language_modeling(options, finished), *harness_tasks(options, finished)]
+    measures = [
+        *language_modeling(options, finished),
+        *harness_tasks(options, finished),
+        *of_task(exam, options, finished),
+    ]
     if isinstance(finished, FinishedParts):
         results = [asdict(measure) for measure in measures]
         seconds = round(time.monotonic() - started, 1)
@@ -68,8 +76,15 @@ def data_files(options: Evaluation) -> list[str]:
 def check(options: Evaluation) -> None:
     """Raise a ValueError, before any work, for what cannot be measured."""
     files = data_files(options)
-    if not files and options.tasks is None:
-        raise ValueError("There is nothing to measure; pass lambada, wikitext, documents or tasks.")
+    if (options.task is None) != (options.data is None):
+        raise ValueError("A task is measured on examples; pass both --task and --data.")
+    if not files and options.tasks is None and options.task is None:
+        raise ValueError(
+            "There is nothing to measure; pass --lambada, --wikitext, --documents, --task or "
+            "--tasks."
+        )
+    if options.output is not None:
+        check_new(options.output)
     for file in files:
         if not os.path.isfile(file):
             raise ValueError(f"{file} is no file; pass one with texts.")
@@ -79,19 +94,31 @@ def check(options: Evaluation) -> None:
         raise ValueError("The harness's tasks have windows of their own; leave stride out.")
     if options.wikitext is not None and options.limit is not None:
         raise ValueError("WikiText is one text, of which limit takes no part; leave it out.")
-    if files and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    for name in (*OF_TASK, "predictions"):
+        value = getattr(options, name)
+        if options.task is None and value is not None and value is not False:
+            raise ValueError(f"--{name.replace('_', '-')} is of a task's examples; pass --task.")
+    if options.tasks is None and (options.shots is not None or options.task_folder is not None):
+        raise ValueError("--shots and --task-folder are of the harness's tasks; pass --tasks.")
+    for name in ("unidirectional", "stride"):
+        if options.task is not None and getattr(options, name):
+            raise ValueError(f"--{name} is of language modelling; leave it out with --task.")
+    if (files or options.task is not None) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("Only tasks of the harness run on several processes; start one.")
 
 
-def depends_on(options: Evaluation) -> dict[str, Any]:
+def depends_on(options: Evaluation, exam: "Exam | None") -> dict[str, Any]:
     """What the numbers depend on."""
     told = asdict(options)
-    del told["output"]  # it says only where they are written
-    folder = find_repository(options.repository)
+    for name in ("output", "predictions"):
+        del told[name]  # they say only where something is written
+    files: list[str | Path] = [*data_files(options)]
+    if exam is not None:
+        files += exam.files
     return {
         "options": told,
         "versions": versions(),
-        "sha256": digests(folder, data_files(options)),
+        "sha256": digests(find(options.repository).folders, files),
     }
 
 
@@ -138,14 +165,6 @@ def language_modeling(options: Evaluation, finished: Finished) -> Iterator[Measu
         )
 
 
-def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:
-    """The length of rows: what is asked for, or the usual one if the model takes it."""
-    longest = loaded.model.config.max_sequence_length
-    if asked is not None and asked > longest:
-        raise ValueError(f"length is {asked}; this model takes {longest} tokens.")
-    return asked or min(usual, longest)
-
-
 def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:
     yield Measure(
         task,
@@ -165,6 +184,26 @@ def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:
     )
 
 
+# --- A task of fine-tuning ------------------------------------------------------------------------
+
+
+def prepare_task(options: Evaluation) -> "Exam | None":
+    """The task that is asked for, and its examples."""
+    if options.task is None:
+        return None
+    from .task import prepare  # with all that fine-tuning needs
+
+    return prepare(options)
+
+
+def of_task(exam: "Exam | None", options: Evaluation, finished: Finished) -> list[Measure]:
+    if exam is None:
+        return []
+    from .task import take
+
+    return take(exam, options, finished)
+
+
 # --- The harness ----------------------------------------------------------------------------------
 
 
@@ -172,6 +211,7 @@ def harness_tasks(options: Evaluation, finished: Finished) -> list[Measure]:
     """The tasks of lm-evaluation-harness that are asked for."""
     if options.tasks is None:
         return []
+    finished.begin()  # before the harness keeps answers
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..hub_repository.files import read_text
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
+from .batches import Finished
 from .rows import (
-    Finished,
     Row,
     RowScore,
     encode,
@@ -200,16 +201,22 @@ def lambada_row(
 def read_lambada(file: str | Path) -> list[str]:
     """The texts of a file of JSON lines, in their field `text`."""
     texts = []
-    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    lines = read_text(Path(file), largest=None).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            texts.append(json.loads(line)["text"])
+            text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'Line {number} of {file} is no JSON object with a "text"; LAMBADA comes as such.'
             ) from error
+        if not isinstance(text, str) or len(text.split()) < 2:
+            raise ValueError(
+                f"Line {number} of {file} has the text {text!r}; the last word of a text is asked "
+                "for, behind others."
+            )
+        texts.append(text)
     return texts
 
 
@@ -376,13 +383,12 @@ def windows(
 
 def read_wikitext(file: str | Path) -> str:
     """The text with its line ends as they are."""
-    return Path(file).read_bytes().decode("utf-8")
+    return read_text(Path(file), largest=None, newline="")
 
 
 def read_documents(file: str | Path) -> list[str]:
     """The lines of a file."""
-    with open(file, encoding="utf-8") as lines:
-        return list(lines)
+    return read_text(Path(file), largest=None).removesuffix("\n").split("\n")
 
 
 def detokenize(text: str) -> str:

@@ -1,18 +1,73 @@
-"""The model that is evaluated."""
+"""The model that is evaluated: a repository's, or one with an adapter."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from ..configuration_glm import GLMConfig
 from ..hub_repository.config import DTYPES, read_config
-from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
+from ..hub_repository.files import read_json
+from ..modeling_glm import (
+    GLMForConditionalGeneration,
+    GLMForSequenceClassification,
+    GLMPreTrainedModel,
+)
 from ..tokenization_glm import GLMTokenizerFast
-from ..training.repository import find_repository, load_tokenizer
+from ..training.repository import find_folder, find_repository, load_tokenizer
+
+ADAPTER = "adapter_config.json"  # where peft says what an adapter is
 
 
 class Loaded(NamedTuple):
     model: GLMForConditionalGeneration
     tokenizer: GLMTokenizerFast
+
+
+class Found(NamedTuple):
+    """
+    repository: the folder of the whole model.
+    adapter: that of an adapter beside it.
+    """
+
+    repository: Path
+    adapter: Path | None
+
+    @property
+    def folders(self) -> list[Path]:
+        return [folder for folder in self if folder is not None]
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model names classes, and fills no blanks."""
+        if self.adapter is not None:
+            trained = read_json(self.adapter / ADAPTER).get("modules_to_save") or []
+            return "multichoice_head" in trained
+        return self.config.architectures == [GLMForSequenceClassification.__name__]
+
+    @property
+    def config(self) -> GLMConfig:
+        """That of the whole model."""
+        return read_config(self.repository)
+
+
+def find(name: str) -> Found:
+    """The folders of a converted repository, or of an adapter and the repository it belongs to.
+
+    Raises:
+        ValueError: if it is neither a folder nor on the Hub, or is of another kind.
+    """
+    folder = find_folder(name)
+    if not (folder / ADAPTER).is_file():
+        return Found(find_repository(name), None)
+    base = str(read_json(folder / ADAPTER).get("base_model_name_or_path"))
+    try:
+        return Found(find_repository(base), folder)
+    except ValueError as error:
+        raise ValueError(
+            f"The adapter {name} is of the model {base}, which is not here; run this where it is, "
+            f"or write where it is into {folder / ADAPTER}, as base_model_name_or_path."
+        ) from error
 
 
 def load(
@@ -23,7 +78,7 @@ def load(
     """A repository's model, in evaluation mode, and its tokenizer; with this package's own code.
 
     Args:
-        repository: a converted repository, a folder or a name on the Hub.
+        repository: a converted repository or an adapter, a folder or a name on the Hub.
         dtype: of the arithmetic; the golden numbers are those of float32.
         device: by default the GPU, if there is one.
 
@@ -31,24 +86,77 @@ def load(
         ValueError: if there is no such repository, if it cannot fill blanks, or if weights of it
             are missing.
     """
-    folder = find_repository(repository)
-    if read_config(folder).architectures == [GLMForSequenceClassification.__name__]:
+    found = find(repository)
+    if found.is_classifier:
         raise ValueError(
             f"{repository} is a classifier and fills no blanks; give a model that does."
         )
-    tokenizer = load_tokenizer(folder)
-    loaded: Any = GLMForConditionalGeneration.from_pretrained(
-        folder,
+    device = check_device(device)
+    tokenizer = load_tokenizer(found.repository)
+    model: Any = load_network(GLMForConditionalGeneration, found, dtype, device)
+    return Loaded(model, tokenizer)
+
+
+def load_network(
+    kind: type[GLMPreTrainedModel],
+    found: Found,
+    dtype: str,
+    device: str | torch.device,
+    **config: Any,
+) -> torch.nn.Module:
+    """The network of this class, with the adapter if there is one, in evaluation mode.
+
+    Args:
+        config: fields of the configuration that are not as the repository has them.
+
+    Raises:
+        ValueError: if weights are missing, or if an adapter does not fit.
+    """
+    loaded: Any = kind.from_pretrained(
+        found.repository,
         dtype=DTYPES[dtype],
         output_loading_info=True,
+        **config,
     )
     model, report = loaded
-    if report["missing_keys"]:
-        raise ValueError(
-            f"{repository} lacks {', '.join(sorted(report['missing_keys']))}; convert it again."
-        )
-    return Loaded(model.eval().to(device or default_device()), tokenizer)
+    if found.adapter is None:
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"]))
+            raise ValueError(f"{found.repository} lacks {missing}; convert it again.")
+    else:
+        from peft import PeftModel
+
+        try:
+            model = PeftModel.from_pretrained(model, str(found.adapter))
+        except (RuntimeError, ValueError) as error:  # sizes, or names of layers
+            raise ValueError(
+                f"The adapter {found.adapter} does not fit {found.repository}: {error}"
+            ) from error
+        settings = found.adapter / "generation_config.json"
+        if settings.is_file():
+            model.generation_config = type(model.generation_config).from_pretrained(found.adapter)
+    return model.eval().to(device)
 
 
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:
+    """The length of rows: what is asked for, or the usual one if the model takes it."""
+    longest = loaded.model.config.max_sequence_length
+    if asked is not None and asked > longest:
+        raise ValueError(f"length is {asked}; this model takes {longest} tokens.")
+    return asked or min(usual, longest)
+
+
+def check_device(device: str | torch.device | None) -> str | torch.device:
+    """The device, by default the GPU, if there is one.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"There is no device {device} here: {reason}") from error
+    return device

@@ -10,20 +10,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from ..modeling_glm import GLMForConditionalGeneration
+from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
 from ..tokenization_glm import GLMTokenizerFast
 from ..training.tasks import (
     Task,
     choose_pattern,
     encode,
     encode_apart,
+    encode_pooled,
     prepared,
     texts_of_answers,
 )
 from ..training.templates import Example
-from .scoring import evaluating, score_packed
+from .batches import Finished, in_batches
+from .scoring import score_packed
 
 # Files of the leaderboard, by the names of the tasks.
 SUBMISSIONS = {
@@ -38,6 +38,7 @@ SUBMISSIONS = {
     "wic": "WiC",
     "wsc": "WSC",
 }
+PLACES_OF_ANSWERS = ("passage_idx", "question_idx", "answer_idx")  # of MultiRC, in its examples
 
 
 def score_examples(
@@ -49,6 +50,7 @@ def score_examples(
     pattern: int | None = None,
     max_length: int | None = None,
     batch_size: int = 16,
+    finished: Finished | None = None,
 ) -> list[list[float]]:
     """The score of each choice of each example; the best is the prediction.
 
@@ -56,30 +58,59 @@ def score_examples(
         task: of the kind "choices".
         pattern, max_length: of `encode`; by default the task's.
         batch_size: contexts of a forward pass.
+        finished: of `in_batches`.
 
     Raises:
         ValueError: for a task of another kind, and for examples that cannot be encoded.
     """
     if task.kind != "choices":
         raise ValueError(f"The task {task.name} has no choices to score; write its answers.")
+    settings: Any = {"batch_size": batch_size, "name": task.name, "finished": finished}
     if task.one_token:
         together = [encode(task, one, tokenizer, pattern, max_length) for one in examples]
         features = [{"context": one.context, "answers": one.answers} for one in together]
-        return score_packed(
-            model,
-            tokenizer,
-            features,
-            normalised=False,
-            batch_size=batch_size,
-        )
+        return score_packed(model, tokenizer, features, normalised=False, **settings)
     apart = [encode_apart(task, one, tokenizer, pattern, max_length) for one in examples]
     features = [
         {"context": choice.context, "answers": choice.answers}
         for choices in apart
         for choice in choices
     ]
-    scores = iter(score_packed(model, tokenizer, features, batch_size=batch_size))
+    scores = iter(score_packed(model, tokenizer, features, **settings))
     return [[next(scores)[0] for _ in choices] for choices in apart]
+
+
+def classify_examples(
+    model: GLMForSequenceClassification,
+    tokenizer: GLMTokenizerFast,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    max_length: int | None = None,
+    batch_size: int = 16,
+    finished: Finished | None = None,
+) -> list[list[float]]:
+    """What the pooled classifier gives each class, or each choice, of each example.
+
+    Args:
+        task: with a pattern for the pooled classifier.
+        max_length: of `encode_pooled`; by default the task's.
+        batch_size: rows of a forward pass; each choice has its own.
+        finished: of `in_batches`.
+
+    Raises:
+        ValueError: for a task without such a pattern, and for examples that cannot be encoded.
+    """
+    rows_of = [encode_pooled(task, one, tokenizer, max_length) for one in examples]
+    contexts = [row.context for rows in rows_of for row in rows]
+
+    def run(part: list[list[int]]) -> list[list[float]]:
+        inputs: Any = tokenizer.pad({"input_ids": part}, return_tensors="pt").to(model.device)
+        return model(**inputs).logits.tolist()  # (B, classes), or (B, 1) of choices
+
+    lengths = [len(context) for context in contexts]
+    logits = iter(in_batches(model, run, contexts, lengths, batch_size, task.name, finished))
+    return [[score for _ in rows for score in next(logits)] for rows in rows_of]
 
 
 def write_answers(
@@ -113,19 +144,35 @@ def write_answers(
         encode(task, one, tokenizer, pattern, max_length, with_answers=False).context
         for one in examples
     ]
-    order = sorted(range(len(contexts)), key=lambda number: -len(contexts[number]))
-    answers: dict[int, list[str]] = {}
-    with evaluating(model):
-        for start in tqdm(range(0, len(order), batch_size), desc="Writing"):
-            numbers = order[start : start + batch_size]
-            inputs: Any = tokenizer.pad(
-                {"input_ids": [contexts[number] for number in numbers]},
-                padding_side="left",
-                return_tensors="pt",
-            ).to(model.device)
-            written = tokenizer.decode_pieces(model.generate(**inputs, **generation))
-            answers |= zip(numbers, written, strict=True)
-    return [answers[number] for number in range(len(contexts))]
+    return answer_contexts(model, tokenizer, contexts, batch_size, **generation)
+
+
+def answer_contexts(
+    model: GLMForConditionalGeneration,
+    tokenizer: GLMTokenizerFast,
+    contexts: Sequence[list[int]],
+    batch_size: int = 16,
+    name: str = "Writing",
+    finished: Finished | None = None,
+    **generation: Any,
+) -> list[list[str]]:
+    """The answers to the blanks of contexts that are ids already.
+
+    Args:
+        batch_size, name, finished: of `in_batches`.
+        generation: of `generate`.
+    """
+
+    def run(part: list[list[int]]) -> list[list[str]]:
+        inputs: Any = tokenizer.pad(
+            {"input_ids": part},
+            padding_side="left",
+            return_tensors="pt",
+        ).to(model.device)
+        return tokenizer.decode_pieces(model.generate(**inputs, **generation))
+
+    lengths = [len(context) for context in contexts]
+    return in_batches(model, run, contexts, lengths, batch_size, name, finished)
 
 
 # --- Files of the benchmark -----------------------------------------------------------------------
@@ -143,19 +190,23 @@ def submission_lines(
     the best candidate.
 
     Args:
-        examples: with the field `idx`, as the Hub's data has it.
+        examples: as `read_examples` makes them of the benchmark's files or the Hub's rows.
         chosen: the number of the choice of each example.
         pattern: number of the pattern with which they were chosen.
 
     Raises:
-        ValueError: for a task that SuperGLUE has not, and for examples without `idx`.
+        ValueError: for a task that SuperGLUE has not, and for examples without their place in it.
     """
     if task.name not in SUBMISSIONS:
         names = ", ".join(SUBMISSIONS)
         raise ValueError(f"SuperGLUE has no task {task.name}; choose one of {names}.")
+    needed = PLACES_OF_ANSWERS if task.name == "multirc" else ("idx",)
     for number, example in enumerate(examples):
-        if "idx" not in example:
-            raise ValueError(f"Example {number} has no idx, by which the benchmark finds it.")
+        missing = [name for name in needed if example.get(name) is None]
+        if missing:
+            raise ValueError(
+                f"Example {number} has no {missing[0]}, by which the benchmark finds it."
+            )
     pairs = list(zip(examples, chosen, strict=True))
     if task.name == "multirc":
         return multirc_lines(pairs)
@@ -163,7 +214,7 @@ def submission_lines(
     for example, choice in pairs:
         if task.name == "record":
             texts = texts_of_answers(choose_pattern(task, pattern), prepared(task, example))
-            lines.append({"idx": example["idx"]["query"], "label": texts[choice].strip()})
+            lines.append({"idx": example["idx"], "label": texts[choice].strip()})
         elif task.name == "wsc":  # the first choice is the span that is asked for
             lines.append({"idx": example["idx"], "label": str(choice == 0)})
         else:
@@ -175,10 +226,10 @@ def multirc_lines(pairs: Iterable[tuple[Example, int]]) -> list[dict[str, Any]]:
     """A line for each paragraph, with its questions and the label of each of their answers."""
     paragraphs: dict[int, dict[int, list[dict[str, int]]]] = {}
     for example, choice in pairs:
-        place = example["idx"]
-        questions = paragraphs.setdefault(place["paragraph"], {})
-        answers = questions.setdefault(place["question"], [])
-        answers.append({"idx": place["answer"], "label": choice})
+        paragraph, question, answer = (example[name] for name in PLACES_OF_ANSWERS)
+        questions = paragraphs.setdefault(paragraph, {})
+        answers = questions.setdefault(question, [])
+        answers.append({"idx": answer, "label": choice})
     return [
         {
             "idx": paragraph,

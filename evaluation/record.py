@@ -1,9 +1,11 @@
 """The record of an evaluation: its numbers with all that they depend on, kept while it runs."""
 
+import glob
 import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 from .. import __version__
 from ..hub_repository.files import write_json
-from .rows import Finished, RowScore
+from .batches import Finished
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval")
 
@@ -43,9 +45,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def digests(folder: Path, files: list[str]) -> dict[str, str]:
-    """SHA-256 of what a number depends on: the repository's files, and those with the data."""
-    parts = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+def digests(folders: Iterable[Path], files: Iterable[str | Path]) -> dict[str, str]:
+    """SHA-256 of what a number depends on: the model's files, and those with the data."""
+    parts: list[Path] = []
+    for folder in folders:
+        parts += sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
     return {str(file): hash_of(file) for file in [*parts, *map(Path, files)]}
 
 
@@ -65,53 +69,62 @@ def write_record(output: str | Path, record: dict[str, Any]) -> None:
     os.replace(unfinished, output)
 
 
+def check_new(file: str | Path) -> None:
+    """Raise a ValueError, before any work, for a file that cannot be written or is there."""
+    if Path(file).exists():
+        raise ValueError(f"{file} exists already; choose another file.")
+    if not Path(file).parent.is_dir():
+        raise ValueError(f"{Path(file).parent} is no folder; make it, or choose another.")
+
+
 class FinishedParts(Finished):
-    """Scores of finished batches, in a file beside the record, a line for each.
+    """Results of finished batches, in a file beside the record, a line for each.
 
     The harness keeps its answers in a file of its own, whose name begins with `answers`.
 
     Args:
         output: the file of the record; the other has `.parts` behind its name.
-        key: what the scores depend on.
+        key: what the results depend on.
 
     Raises:
-        ValueError: if there is a record already, or if the scores that are kept are of another key.
+        ValueError: if there is a record already, or if what is kept is of another key.
     """
 
     def __init__(self, output: str | Path, key: dict[str, Any]):
         self.output = Path(output)
         self.file = Path(f"{output}.parts")
         self.answers = f"{output}.answers"
-        self.scores: dict[tuple[str, int], list[RowScore]] = {}
-        if self.output.exists():
-            raise ValueError(f"{self.output} exists already; choose another file.")
-        if not self.output.parent.is_dir():
-            raise ValueError(f"{self.output.parent} is no folder; make it, or choose another.")
-        first = json.dumps(key, sort_keys=True)
+        self.results: dict[tuple[str, int], list] = {}
+        check_new(output)
+        self.key = json.dumps(key, sort_keys=True)
         if not self.file.exists():
-            self._append(first)
             return
         kept, *lines = self.file.read_text(encoding="utf-8").split("\n")
-        if kept != first:
-            raise ValueError(
-                f"{self.file} is of an evaluation with other options, files or versions; give the "
-                "same as then, remove it, or choose another output."
-            )
         whole = lines[:-1]  # what follows the last line end was cut by a kill
+        if kept != self.key:
+            if whole or self.files_of_answers():
+                raise ValueError(
+                    f"{self.file} is of an evaluation with other options, files or versions; give "
+                    "the same as then, remove it, or choose another output."
+                )
+            self.file.unlink()  # nothing was finished
+            return
         self._write("\n".join([kept, *whole, ""]))
         for line in whole:
-            name, number, scores = json.loads(line)
-            self.scores[name, number] = [RowScore(*score) for score in scores]
+            name, number, results = json.loads(line)
+            self.results[name, number] = results
 
-    def get(self, name: str, number: int) -> list[RowScore] | None:
-        return self.scores.get((name, number))
+    def begin(self) -> None:
+        if not self.file.exists():
+            self._write(f"{self.key}\n")
 
-    def add(self, name: str, number: int, scores: list[RowScore]) -> None:
-        self._append(json.dumps([name, number, scores]))
+    def get(self, name: str, number: int) -> list | None:
+        return self.results.get((name, number))
 
-    def _append(self, line: str) -> None:
+    def add(self, name: str, number: int, results: list) -> None:
+        self.begin()
         with open(self.file, "a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+            file.write(f"{json.dumps([name, number, results])}\n")
 
     def _write(self, text: str) -> None:
         replacement = Path(f"{self.file}.new")
@@ -121,6 +134,10 @@ class FinishedParts(Finished):
     def complete(self, record: dict[str, Any]) -> None:
         """Write the record, and remove what was kept for it."""
         write_record(self.output, record)
-        self.file.unlink()
-        for file in self.output.parent.glob(f"{self.output.name}.answers*"):
+        self.file.unlink(missing_ok=True)
+        for file in self.files_of_answers():
             file.unlink()
+
+    def files_of_answers(self) -> list[Path]:
+        """Where the harness keeps what it knows: its library adds an ending of its own."""
+        return sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.answers*"))

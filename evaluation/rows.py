@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from tqdm.auto import tqdm
 
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
-from .scoring import check_model, evaluating, score_tokens
+from .batches import Finished, as_they_come
+from .scoring import check_model, score_tokens
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,6 @@ class RowScore(NamedTuple):
 
     log_prob: float
     is_greedy: bool
-
-
-class Finished:
-    """The scores of batches that need not be computed, by name and number; here there are none.
-
-    `evaluation.record.FinishedParts` keeps them in a file.
-    """
-
-    answers: str | None = None  # where lm-evaluation-harness keeps what it knows
-
-    def get(self, name: str, number: int) -> list[RowScore] | None:
-        return None
-
-    def add(self, name: str, number: int, scores: list[RowScore]) -> None:
-        pass
 
 
 def encode(tokenizer: GLMTokenizerFast, text: str) -> list[int]:
@@ -107,13 +92,12 @@ def score_batch(
     tokenizer: GLMTokenizerFast,
     rows: Sequence[Row],
 ) -> list[RowScore]:
-    """The scores of rows that fit into one forward pass."""
+    """The scores of rows that fit into one forward pass, of a model in evaluation mode."""
     batch = make_batch(rows, tokenizer)
     labels = batch.pop("labels")
     is_scored = labels != IGNORED  # (B, T)
     numbers, columns = is_scored.nonzero(as_tuple=True)
-    with evaluating(model):
-        tokens = score_tokens(model, batch, numbers, columns, labels[is_scored])
+    tokens = score_tokens(model, batch, numbers, columns, labels[is_scored])
     lengths = [row.scored for row in rows]
     return [
         RowScore(float(log_probs.sum()), bool(is_best.all()))
@@ -149,27 +133,21 @@ def score_as_they_come(
 ) -> Iterator[tuple[int, RowScore]]:
     """The number and the score of each row, with a progress bar.
 
-    The longest rows come first: what is too much for the memory is so at once.
-
     Args:
         model: on any device; it is left in the mode in which it was.
-        name: of the progress bar, and of the batches in `finished`.
-        finished: batches that were scored before, and where to keep those that are scored now.
+        name, finished: of `as_they_come`.
 
     Raises:
         ValueError: for a model that cannot score, see `check_model`.
     """
     check_model(model)
-    finished = finished or Finished()
-    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
-    starts = range(0, len(rows), batch_size)
-    for number, start in enumerate(tqdm(starts, desc=name)):
-        of_batch = order[start : start + batch_size]
-        scores = finished.get(name, number)
-        if scores is None:
-            scores = score_batch(model, tokenizer, [rows[row] for row in of_batch])
-            finished.add(name, number, scores)
-        yield from zip(of_batch, scores, strict=True)
+
+    def run(part: list[Row]) -> list[RowScore]:
+        return score_batch(model, tokenizer, part)
+
+    lengths = [len(row) for row in rows]
+    for number, score in as_they_come(model, run, rows, lengths, batch_size, name, finished):
+        yield number, RowScore(*score)  # a list, where it was kept as JSON
 
 
 def standard_error(values: Iterable[float]) -> float | None:

@@ -20,11 +20,11 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..training.repository import find_repository
+from ..hub_repository.files import read_text
 from .language_modeling import Accuracy, windows
-from .model import Loaded, load
+from .model import Loaded, find, fitting, load
 from .options import Scoring
-from .record import Measure, digests, versions, write_record
+from .record import Measure, check_new, digests, versions, write_record
 from .rows import encode, score_rows, standard_error
 from .scoring import AnswerScore, log_likelihood, score_choices
 
@@ -35,6 +35,7 @@ TEXT, CHOICES, ANSWERS, LABEL = (
     "label",
 )
 FORMS = f'give each line "{TEXT}", and "{CHOICES}" or "{ANSWERS}", or write plain texts'
+JSON = ("{", "[{")  # how a line begins that is no plain text
 Kind = Literal["choices", "answers", "texts"]
 ROWS_SHOWN = 20  # of a table on the terminal
 
@@ -64,9 +65,10 @@ def score(options: Scoring) -> Scores:
         raise ValueError("A length penalty is of choices; leave it out.")
     if kind == "answers" and options.unidirectional:
         raise ValueError("Answers to blanks are read with both sides; leave unidirectional out.")
-    if options.output is not None and Path(options.output).exists():
-        raise ValueError(f"{options.output} exists already; choose another file.")
+    if options.output is not None:
+        check_new(options.output)
     loaded = load(options.model, options.dtype, options.device)
+    fitting(options.length, loaded.model.config.max_sequence_length, loaded)
     scores = RUNS[kind](loaded, lines, options)
     if options.output is not None:
         told = asdict(options)
@@ -76,7 +78,7 @@ def score(options: Scoring) -> Scores:
             "texts": scores.texts,
             "options": told,
             "versions": versions(),
-            "sha256": digests(find_repository(options.model), [options.texts]),
+            "sha256": digests(find(options.model).folders, [options.texts]),
         }
         write_record(options.output, record)
     return scores
@@ -91,20 +93,20 @@ def read_texts(file: str) -> tuple[Kind, list[Any]]:
     """
     if not Path(file).is_file():
         raise ValueError(f"{file} is no file; pass one with texts.")
-    written = [
-        (number, line)
-        for number, line in enumerate(Path(file).read_text(encoding="utf-8").split("\n"), start=1)
-        if line.strip()
-    ]
+    numbered = enumerate(read_text(Path(file), largest=None).split("\n"), start=1)
+    written = [(number, line) for number, line in numbered if line.strip()]
     if not written:
         raise ValueError(f"{file} is empty; write texts into it.")
-    if not written[0][1].lstrip().startswith("{"):
+    if not written[0][1].lstrip().startswith(JSON):
         return "texts", [line for _, line in written]
     lines: list[Any] = []
     kinds: list[Kind] = []
     for number, line in written:
         try:
             lines.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"Line {number} of {file} is no JSON: {error}.") from error
+        try:
             kinds.append(kind_of(lines[-1]))
         except ValueError as error:
             raise ValueError(f"Line {number} of {file} is of no kind; {FORMS}.") from error
@@ -115,9 +117,9 @@ def read_texts(file: str) -> tuple[Kind, list[Any]]:
 
 def kind_of(line: Any) -> Kind:
     if isinstance(line, dict) and TEXT in line:
-        if CHOICES in line:
+        if isinstance(line.get(CHOICES), list):
             return "choices"
-        if ANSWERS in line:
+        if isinstance(line.get(ANSWERS), (list, str)):
             return "answers"
     raise ValueError("neither choices nor answers")
 
@@ -174,7 +176,7 @@ def check_label(number: int, line: dict) -> int | None:
     label, choices = line.get(LABEL), line[CHOICES]
     if label is None:
         return None
-    if not isinstance(label, int) or not 0 <= label < len(choices):
+    if type(label) is not int or not 0 <= label < len(choices):
         raise ValueError(
             f"Text {number} has the label {label!r} and {len(choices)} choices; a label is the "
             "number of a choice, counted from 0."
@@ -216,10 +218,15 @@ def of_texts(loaded: Loaded, lines: list[str], options: Scoring) -> Scores:
     model, tokenizer = loaded
     length = options.length or model.config.max_sequence_length
     stride = length // 2
-    rows_of = [
-        windows(tokenizer, encode(tokenizer, line.strip()), length, stride, options.unidirectional)
-        for line in lines
-    ]
+    rows_of = []
+    for number, line in enumerate(lines):
+        ids = encode(tokenizer, line.strip())
+        if any(id in tokenizer.mask_token_ids for id in ids):
+            raise ValueError(
+                f"Text {number} has a mask, and nothing that answers it; give its line as JSON, "
+                f'with "{TEXT}" and "{CHOICES}" or "{ANSWERS}".'
+            )
+        rows_of.append(windows(tokenizer, ids, length, stride, options.unidirectional))
     rows = [row for of_line in rows_of for row in of_line]
     scores = iter(score_rows(model, tokenizer, rows, options.batch_size))
     texts, losses, counts = [], [], []
@@ -264,7 +271,7 @@ RUNS: dict[Kind, Callable[[Loaded, list, Scoring], Scores]] = {
 def make_table_of_texts(scores: Scores) -> Table:
     """A row for each of the first lines."""
     table = Table(
-        Column("text", ratio=1),
+        Column("text", ratio=1, no_wrap=True, overflow="ellipsis"),
         Column("answer", no_wrap=True),
         Column("log-probability", justify="right"),
     )

@@ -16,17 +16,17 @@ Shapes: B batch, C choices, G tokens of a choice, T tokens, R scored tokens, H h
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from tqdm.auto import tqdm
 from transformers import BatchEncoding
 
 from ..collation_glm import GLMMultipleChoiceCollator, Row, TextCollator
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
+from .batches import Finished, in_batches
 
 # Tokens whose logits are computed at once: (1024, 50304) in float32 are 206 MB.
 TOKENS_AT_ONCE = 1024
@@ -129,6 +129,8 @@ def score_packed(
     normalised: bool = True,
     length_penalty: float = 0.0,
     batch_size: int = 16,
+    name: str = "Scoring",
+    finished: Finished | None = None,
 ) -> list[list[float]]:
     """The score of each choice, of texts that are ids already.
 
@@ -139,6 +141,7 @@ def score_packed(
             choices of one token, which differ from each other by as much. With choices of several
             tokens the sums have no meaning.
         length_penalty, batch_size: of `score_choices`.
+        name, finished: of `in_batches`.
 
     Raises:
         ValueError: for features that cannot be scored; it says which and why.
@@ -155,7 +158,7 @@ def score_packed(
         counts = [len(feature["answers"]) for feature in batch_features]
         return score_batch(model, batch, counts, normalised, length_penalty)
 
-    return in_batches(model, score, features, lengths, batch_size)
+    return in_batches(model, score, features, lengths, batch_size, name, finished)
 
 
 def score_batch(
@@ -387,47 +390,6 @@ def score_tokens(
         torch.cat(logits).double().cpu(),
         torch.cat(is_best).cpu(),
     )
-
-
-def in_batches(
-    model,
-    score: Callable[[list], list],
-    work: Sequence,
-    lengths: Sequence[int],
-    batch_size: int,
-) -> list:
-    """What `score` makes of each piece of work, in its order, with a progress bar.
-
-    The longest come first: little is padded, and what is too much for the memory is so at once.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; score one text at a time at least.")
-    order = sorted(range(len(work)), key=lambda number: -lengths[number])
-    scores: list = [None] * len(work)
-    with evaluating(model), tqdm(total=len(work), desc="Scoring", disable=None) as progress:
-        for first in range(0, len(order), batch_size):
-            numbers = order[first : first + batch_size]
-            for number, of_one in zip(
-                numbers,
-                score([work[number] for number in numbers]),
-                strict=True,
-            ):
-                scores[number] = of_one
-            progress.update(len(numbers))
-    return scores
-
-
-@contextmanager
-def evaluating(model) -> Iterator[None]:
-    """Without dropout and gradients; each module is left in the mode in which it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -34,10 +34,16 @@ def require_file(file: Path, largest: int | None = None) -> Path:
     return file
 
 
-def read_text(file: Path, largest: int = LARGEST_JSON) -> str:
+def read_text(
+    file: Path,
+    largest: int | None = LARGEST_JSON,
+    newline: str | None = None,
+) -> str:
+    """The text of a file, without a byte order mark; `newline` is that of `open`."""
     require_file(file, largest)
     try:
-        return file.read_text(encoding="utf-8")
+        with open(file, encoding="utf-8-sig", newline=newline) as opened:
+            return opened.read()
     except OSError as error:
         raise RepositoryError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -15,6 +15,7 @@ from .config import build_network, fills_blanks, read_config, write_config
 from .errors import RepositoryError
 from .files import hash_file, read_json, write_json
 from .model_card import Tuning, model_card
+from .origin import Origin
 from .output import new_folder, synchronize
 from .space import APP, add_space, check_has_page
 from .weights import (
@@ -41,6 +42,7 @@ SHIPPED_FILES = (
     "parallel_glm.py",
     "blanks_glm.py",
     "steering_glm.py",
+    "answers_glm.py",
     "modeling_glm.py",
     "generation_glm.py",
     "tokenization_glm.py",
@@ -64,7 +66,8 @@ TEXT_VOCABULARIES = {
 }
 # Tokens that the original's interactive generation makes at most for one text.
 DEFAULT_NEW_TOKENS = 512
-REQUIREMENTS = "torch>=2.6\ntransformers>=4.57\n"
+# As in pyproject.toml, of which a repository needs these.
+REQUIREMENTS = "accelerate\ntorch>=2.6\ntransformers>=4.57,<6\n"
 
 
 def write_repository(
@@ -76,7 +79,7 @@ def write_repository(
     copied_rows: tuple[tuple[int, int], ...] = (),
     max_shard_size: str = "5GB",
     name: str | None = None,
-    released: str | None = None,
+    origin: Origin | None = None,
     language: str | None = None,
     results: Sequence[Mapping] = (),
     generation: Mapping[str, float] | None = None,
@@ -92,7 +95,7 @@ def write_repository(
             file of their own.
         copied_rows: the rows of the word embeddings that `tensors` copy, for the record.
         generation: settings for generation_config.json besides the usual ones.
-        name, released, language, results, tuning: for the model card, see `model_card`; the name is
+        name, origin, language, results, tuning: for the model card, see `model_card`; the name is
             that of the folder by default.
         space: add the page that the Hub runs in a Space.
     """
@@ -124,7 +127,7 @@ def write_repository(
             tokenizer,
             numbers,
             dtype,
-            released,
+            origin,
             language,
             results,
             tuning,
@@ -202,7 +205,7 @@ def complete_repository(folder: str | Path, language: str | None = None):
     numbers = sum(torch.Size(tensor.shape).numel() for tensor in weights.values())
     dtype = weights[WORD_EMBEDDINGS].dtype
     name = folder.resolve().name
-    card = model_card(name, config, tokenizer, numbers, dtype, released=None, language=language)
+    card = model_card(name, config, tokenizer, numbers, dtype, language=language)
     texts = {"README.md": card, "requirements.txt": REQUIREMENTS}
     if tokenizer is not None and fills_blanks(config):
         texts[HANDLER.name] = HANDLER.read_text(encoding="utf-8")

@@ -6,22 +6,24 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields
 from importlib import import_module
+from pickle import UnpicklingError
 from typing import get_args
 
 import pytest
 import torch
 from checkout import ENVIRONMENT, ROOT
+from processes import GLM
 from typer.testing import CliRunner
 
 import glm_transformers
 from glm_transformers import cli
-from glm_transformers.apps.options import Filling, Showing
+from glm_transformers.apps.options import Filling, Serving, Showing
 from glm_transformers.conversion.tokenizers import BUILDERS
 from glm_transformers.evaluation.options import Evaluation, Scoring
 from glm_transformers.hub_repository.config import DTYPES
 from glm_transformers.training.options import Options, Pretraining, Preview
 
-SLOW = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy"}
+SLOW = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "fastapi"}
 
 
 def invoke(*arguments, **settings):
@@ -45,7 +47,10 @@ main()
 
 @pytest.mark.parametrize(
     "question",
-    ["--help", "--version", "models", "pretrain --help", "evaluate --help", "fill --help"],
+    [
+        *("--help", "--version", "models", "pretrain --help", "evaluate --help"),
+        *("fill --help", "app --help", "serve --help"),
+    ],
 )
 def test_asking_loads_no_slow_library(question):
     run = subprocess.run(
@@ -119,6 +124,7 @@ def test_names_of_tables_are_the_choices():
         ("preview", Preview),
         ("evaluate", Evaluation),
         ("score", Scoring),
+        ("serve", Serving),
     ],
 )
 def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, options):
@@ -215,6 +221,10 @@ def raises(error: Exception):
         (RuntimeError("TensorBoardCallback requires tensorboard to be installed."), "[train]"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "--batch-size"),
         (ValueError("Your setup doesn't support bf16/gpu."), "this --precision"),
+        (
+            UnpicklingError("Weights only load failed."),
+            "delete its folder",
+        ),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
@@ -222,6 +232,29 @@ def test_messages_of_libraries_that_are_clear(error, message, monkeypatch):
     monkeypatch.setattr("glm_transformers.training.pretrain.pretrain", raises(error))
     result = invoke("pretrain", "texts.txt", "out")
     assert result.exit_code == 1 and message in words(result.output)
+
+
+@pytest.mark.parametrize(
+    "command, arguments, place",
+    [
+        ("pretrain", 2, "training.pretrain.pretrain"),
+        ("finetune", 3, "training.finetune.finetune"),
+        ("evaluate", 1, "evaluation.evaluate.evaluate"),
+        ("score", 1, "evaluation.score.score"),
+        ("demo", 1, "demo.run_demo"),
+    ],
+)
+def test_a_small_memory_is_helped_by_options_that_the_command_has(
+    command, arguments, place, monkeypatch
+):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    monkeypatch.setattr(f"glm_transformers.{place}", raises(error))
+    result = invoke(command, *["x"] * arguments)
+    assert result.exit_code == 1 and "The memory is too small; " in words(result.output)
+    options = re.findall(r"--[\w-]+", result.output)
+    assert bool(options) == (command != "demo")
+    for option in options:
+        assert option in invoke(command, "--help").output
 
 
 @pytest.mark.parametrize(
@@ -241,14 +274,7 @@ def test_a_fault_of_the_program_is_shown_as_it_is(error, monkeypatch):
 # --- Output that is no terminal -------------------------------------------------------------------
 
 
-def test_no_progress_bars_in_a_log(made_repository, tmp_path):
-    program = "import checkout\nfrom glm_transformers.cli import main\nmain()"
-    environment = {name: value for name, value in ENVIRONMENT.items() if name != "TQDM_DISABLE"}
-    run = subprocess.run(
-        [sys.executable, "-c", program, "verify", made_repository],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+def test_no_progress_bars_in_a_log(made_repository, colleague, tmp_path):
+    run = colleague.run(GLM, "verify", made_repository, folder=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "%|" not in run.stderr and "\r" not in run.stderr

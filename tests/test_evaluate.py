@@ -122,6 +122,7 @@ def test_a_killed_run_goes_on(made_repository, files, tmp_path, monkeypatch):
         (dict(lambada="nowhere.jsonl"), "nowhere.jsonl is no file"),
         (dict(tasks="piqa", unidirectional=True), "no unidirectional form"),
         (dict(tasks="piqa", stride=8), "windows of their own"),
+        (dict(documents=__file__, shots=3), "--shots and --task-folder are of the harness's"),
         (dict(wikitext=__file__, limit=3), "WikiText is one text"),
         (dict(lambada=__file__), "is no JSON object"),
         (dict(wikitext=__file__, length=65), "length is 65; this model takes 64 tokens"),

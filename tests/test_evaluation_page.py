@@ -14,7 +14,7 @@ def test_the_page(shell, monkeypatch, capsys):
     """Words as they are there, numbers up to the last digits, which differ between machines."""
     text = PAGE.read_text(encoding="utf-8")
     pairs = re.findall(r"```bash\n(.*?)```\n\n```text\n(.*?)```", text, flags=re.DOTALL)
-    assert len(pairs) == 2
+    assert len(pairs) == 3
     for commands, shown in pairs:
         printed = shell(commands)
         assert re.sub(NUMBER, "", printed) == re.sub(NUMBER, "", shown)

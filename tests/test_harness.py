@@ -1,12 +1,12 @@
 """The lm-evaluation-harness asks GLM in the form that GLM was trained with, on local tasks."""
 
 import json
-import subprocess
-import sys
 import warnings
+from functools import partial
 
 import pytest
-from checkout import ENVIRONMENT, TESTS
+from checkout import TESTS
+from processes import TWICE
 
 pytest.importorskip("lm_eval", reason='lm_eval is not installed; pip install ".[eval]" has it')
 
@@ -19,7 +19,9 @@ from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.evaluation import language_modeling as lm
 from glm_transformers.evaluation.harness import GLMHarness
+from glm_transformers.evaluation.options import Scoring
 from glm_transformers.evaluation.rows import score_rows
+from glm_transformers.evaluation.score import score
 
 CAPITALS = {
     "France": "Paris",
@@ -228,19 +230,10 @@ def test_what_a_killed_run_had_answered_is_not_asked_again(demo, tasks, tmp_path
     assert sum(len(batch[-1]) for batch in batches) == 36 - 12
 
 
-def test_two_processes_share_the_requests(demo, tasks, tmp_path):
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-            *(TESTS / "harness_processes.py", demo, tasks.include_path),
-        ],
-        capture_output=True,
-        text=True,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    (line,) = [line for line in run.stdout.splitlines() if line.startswith("{")]
+def test_two_processes_share_the_requests(demo, tasks, colleague, tmp_path):
+    program = TWICE + (TESTS / "harness_processes.py").read_text(encoding="utf-8")
+    printed = colleague.output(program, demo, tasks.include_path, folder=tmp_path)
+    (line,) = [line for line in printed.splitlines() if line.startswith("{")]
     assert json.loads(line) == {"world": 2, "made_choices": 1.0, "made_writing": 1.0}
 
 
@@ -263,9 +256,40 @@ def test_the_same_numbers_as_score_choices(glm):
     assert [score for score, _ in answers] == pytest.approx(flat, abs=1e-4)
 
 
-def test_by_the_command(demo, tasks, tmp_path):
+def test_the_numbers_of_glm_score(demo, tasks, tmp_path):
+    """A task of multiple choice, and log-likelihoods, with the mask that `glm score` appends."""
+    own = GLMHarness(str(demo), mask="[MASK]", batch_size=4)
+    found = simple_evaluate(own, tasks=["made_choices"], task_manager=tasks)
+    cities = [f" {city}" for city in CAPITALS.values()]
+    texts = [f"The capital of {country} is" for country in CAPITALS]
+
+    def scored(name: str, **others: list):
+        file = tmp_path / name
+        columns = {"inputs_pretokenized": texts, **others}
+        lines = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        return score(Scoring(str(file), str(demo), device="cpu"))
+
+    choices = scored("choices", choices_pretokenized=[cities] * 6, label=[*range(6)])
+    assert choices.measures[0].value == found["results"]["made_choices"]["acc,none"]
+    for sample, text in zip(found["samples"]["made_choices"], choices.texts, strict=True):
+        of_harness = [log_prob for ((log_prob, _),) in sample["resps"]]
+        assert of_harness == pytest.approx(text["scores"], abs=1e-4)
+    answers = scored("answers", targets_pretokenized=cities)
+    asked = requests("loglikelihood", *zip(texts, cities, strict=True))
+    assert [text["score"] for text in answers.texts] == pytest.approx(
+        [log_prob for log_prob, _ in own.loglikelihood(asked)], abs=1e-4
+    )
+
+
+def test_by_the_command(demo, tasks, tmp_path, monkeypatch):
     from test_cli import invoke, words
 
+    # The harness reads its own thousands of tasks in ten seconds.
+    without_its_own = partial(TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", without_its_own)
     output = tmp_path / "record.json"
     told = ("evaluate", demo, "--task-folder", tasks.include_path, "--device", "cpu")
     result = invoke(*told, "--tasks", "made_choices,made_writing", "--output", output)

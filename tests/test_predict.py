@@ -9,11 +9,15 @@ from conftest import needs_full_reference
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.evaluation.predict import (
+    answer_contexts,
     score_examples,
     submission_lines,
     write_answers,
     write_submission,
 )
+from glm_transformers.training.examples import read_examples
+from glm_transformers.training.options import Finetuning
+from glm_transformers.training.seq2seq import Answers
 from glm_transformers.training.task_table import TASKS
 
 
@@ -39,6 +43,50 @@ def test_scores_of_raw_examples(repository, reference, name):
         )
         assert scores == pytest.approx(case["label_scores"], abs=1e-4), case["task"]
         assert scores.index(max(scores)) == case["prediction"]
+
+
+@needs_full_reference("a beam search goes over every row of the vocabulary")
+def test_beam_search_from_raw_examples(repository, reference):
+    """Ids as in the original; scores too, but for a piece with an end, which counts in its length
+    here (docs/compatibility.md)."""
+    name = "tiny-gpt2-fp16"
+    folder = repository(name)
+    model = GLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = GLMTokenizerFast.from_pretrained(folder)
+    cases = json.loads((reference / "goldens" / name / "beam_search.json").read_text())
+    for case in cases:
+        limits = dict(max_length=case["src_seq_length"], max_target_length=case["tgt_seq_length"])
+        told = Finetuning(case["task"], "", "", attend_padding=not case["mask_pad_token"], **limits)
+        recipe = Answers(TASKS[case["task"]], told, tokenizer)
+        contexts = [recipe.encoded(one, with_answers=False).context for one in case["examples"]]
+        for context, text in zip(contexts, case["text"], strict=True):
+            assert context == text[: len(context)]
+        generation = {
+            "num_beams": case["num_beams"],
+            "length_penalty": case["length_penalty"],
+            "min_new_tokens": case["min_tgt_length"],
+            "no_repeat_ngram_size": case["no_repeat_ngram_size"],
+            "max_new_tokens": case["tgt_seq_length"],
+            "eos_token_id": tokenizer.eop_token_id,
+        }
+        written = answer_contexts(model, tokenizer, contexts, **generation)
+        assert written == [[text.strip()] for text in case["predictions"]]
+        for context, ids, score in zip(
+            contexts, case["final_token_ids"], case["final_scores"], strict=True
+        ):
+            output = model.generate(
+                torch.tensor([context]),
+                output_scores=True,
+                return_dict_in_generate=True,
+                **generation,
+            )
+            said = output.sequences[0, len(context) + 1 :].tolist()
+            assert said == ids[: len(said)]
+            if case["num_beams"] > 1:
+                length = len(said)
+                counted = length - (said[-1] == tokenizer.eop_token_id)
+                total = output.sequences_scores.item() * length ** case["length_penalty"]
+                assert total / counted ** case["length_penalty"] == pytest.approx(score, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -112,28 +160,60 @@ def test_wsc_asks_for_the_first_choice():
     assert lines == [{"idx": 0, "label": "True"}, {"idx": 1, "label": "False"}]
 
 
-def test_multirc_is_gathered_by_paragraph_and_question():
-    places = [(0, 0, 0), (0, 0, 1), (0, 1, 2), (3, 7, 9)]
-    names = ("paragraph", "question", "answer")
-    examples = [{"idx": dict(zip(names, place, strict=True))} for place in places]
-    lines = submission_lines(TASKS["multirc"], examples, [1, 0, 1, 0])
-    answers = [{"idx": 0, "label": 1}, {"idx": 1, "label": 0}]
-    first = [{"idx": 0, "answers": answers}, {"idx": 1, "answers": [{"idx": 2, "label": 1}]}]
-    last = [{"idx": 7, "answers": [{"idx": 9, "label": 0}]}]
-    assert lines == [
-        {"idx": 0, "passage": {"questions": first}},
-        {"idx": 3, "passage": {"questions": last}},
+def published(tmp_path, task: str, record: dict) -> list[dict]:
+    """The examples of a file with one record, as `glm evaluate` reads them."""
+    (tmp_path / "val.jsonl").write_text(json.dumps(record))
+    return list(read_examples(TASKS[task], tmp_path, "validation"))
+
+
+def test_multirc_is_gathered_by_paragraph_and_question(tmp_path):
+    """From the official file, and from the Hub's rows of the same."""
+    questions = [
+        {"question": "Who?", "idx": 4, "answers": [{"text": "Ng", "idx": 8, "label": 1}]},
+        {"question": "Where?", "idx": 5, "answers": [{"text": "Here", "idx": 9, "label": 0}]},
     ]
+    questions[0]["answers"].append({"text": "Tang", "idx": 10, "label": 0})
+    passage = {"text": "Ng was there.", "questions": questions}
+    of_file = published(tmp_path, "multirc", {"idx": 3, "passage": passage})
+    of_hub = [
+        example
+        for question in questions
+        for answer in question["answers"]
+        for example in TASKS["multirc"].official.examples(
+            {
+                "paragraph": passage["text"],
+                "question": question["question"],
+                "answer": answer["text"],
+                "label": answer["label"],
+                "idx": {"paragraph": 3, "question": question["idx"], "answer": answer["idx"]},
+            }
+        )
+    ]
+    assert of_file == of_hub
+    lines = submission_lines(TASKS["multirc"], of_file, [1, 0, 1])
+    first = [{"idx": 8, "label": 1}, {"idx": 10, "label": 0}]
+    asked = [{"idx": 4, "answers": first}, {"idx": 5, "answers": [{"idx": 9, "label": 1}]}]
+    assert lines == [{"idx": 3, "passage": {"questions": asked}}]
 
 
-def test_record_tells_the_text_of_the_candidate():
-    example = {
-        "idx": {"passage": 1, "query": 5},
-        "text_a": "Ng met Tang.",
-        "text_b": "@placeholder is a professor.",
-        "candidates": ["Ng", "Tang"],
-    }
-    lines = submission_lines(TASKS["record"], [example], [1])
+def test_record_tells_the_text_of_the_candidate(tmp_path):
+    """From the official file, and from the Hub's row of the same."""
+    text, query = "Ng met Tang.", "@placeholder is a professor."
+    entities = [{"start": 0, "end": 1}, {"start": 7, "end": 10}]
+    asked = [{"query": query, "idx": 5, "answers": [{"text": "Tang", "start": 7, "end": 10}]}]
+    passage = {"text": text, "entities": entities}
+    of_file = published(tmp_path, "record", {"idx": 1, "passage": passage, "qas": asked})
+    of_hub = TASKS["record"].official.examples(
+        {
+            "passage": text,
+            "query": query,
+            "entities": ["Tang", "Ng"],
+            "answers": ["Tang"],
+            "idx": {"passage": 1, "query": 5},
+        }
+    )
+    assert of_file == of_hub
+    lines = submission_lines(TASKS["record"], of_file, [1])
     assert lines == [{"idx": 5, "label": "Tang"}]
 
 
@@ -151,6 +231,7 @@ def test_the_file_of_the_leaderboard(tmp_path):
     [
         ("agnews", {"idx": 0}, "SuperGLUE has no task agnews"),
         ("rte", {}, "Example 0 has no idx"),
+        ("multirc", {"idx": 0, "passage_idx": 1}, "Example 0 has no question_idx"),
     ],
 )
 def test_what_is_of_no_benchmark(task, example, message):

@@ -139,6 +139,15 @@ def test_the_command(made_repository, tmp_path):
         ([CHOICES[0], ANSWERS[0]], {}, "is of another kind"),
         ([CHOICES[0], "text"], {}, "is of no kind"),
         ([{"inputs_pretokenized": "Ng [MASK]"}], {}, "is of no kind"),
+        ([{**CHOICES[0], "choices_pretokenized": None}], {}, "is of no kind"),
+        ([{**ANSWERS[0], "targets_pretokenized": None}], {}, "is of no kind"),
+        (["[" + json.dumps(CHOICES[0]) + "]"], {}, "is of no kind"),
+        (['{"inputs_pretokenized": "Ng'], {}, "Line 1 of"),
+        (['{"inputs_pretokenized": "Ng'], {}, "is no JSON: Unterminated string"),
+        ([{**CHOICES[0], "label": True}], {}, "has the label True"),
+        (["Ng is at [MASK]."], {}, "has a mask, and nothing that answers it"),
+        (TEXTS, dict(length=65), "length is 65; this model takes 64 tokens"),
+        (CHOICES, dict(length_penalty=float("nan")), "length_penalty is nan; give at least 0"),
         ([{**CHOICES[0], "label": 3}], {}, "has the label 3 and 3 choices"),
         (ANSWERS, dict(unidirectional=True), "leave unidirectional out"),
         (ANSWERS, dict(length_penalty=1.0), "A length penalty is of choices"),
@@ -150,6 +159,22 @@ def test_what_cannot_be_scored_is_one_sentence(made_repository, tmp_path, lines,
     file = write(tmp_path / "texts", lines)
     with pytest.raises(ValueError, match=re.escape(message)):
         score(Scoring(file, str(made_repository), device="cpu", **options))
+
+
+def test_texts_of_other_programs(made_repository, tmp_path):
+    """A byte order mark is no text, and bytes that are no text are told."""
+    file = tmp_path / "marked.jsonl"
+    file.write_text(json.dumps(CHOICES[0]), encoding="utf-8-sig")
+    assert score(Scoring(str(file), str(made_repository), device="cpu")).measures[0].count == 1
+    file.write_bytes(b"\xff\xfe\x00")
+    for told in (
+        ("score", file, "--model", made_repository),
+        ("evaluate", made_repository, "--documents", file),
+        ("evaluate", made_repository, "--wikitext", file),
+        ("evaluate", made_repository, "--lambada", file),
+    ):
+        result = invoke(*told)
+        assert result.exit_code == 1 and "marked.jsonl is no UTF-8 text" in words(result.output)
 
 
 def test_a_repository_that_is_not_there(tmp_path, monkeypatch):

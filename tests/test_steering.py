@@ -1,13 +1,22 @@
 """Answers that people steer: how long they are, which are allowed, which words must not occur."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
-from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP
+from conftest import CONVERSIONS, EOP, EOS, GMASK, MASK, SMASK, SOP
 from test_invariants import KINDS, PROMPTS, answer, padded
 
+from glm_transformers import (
+    GLMForConditionalGeneration,
+    GLMText2TextGenerationPipeline,
+    GLMTokenizerFast,
+)
 from glm_transformers.blanks_glm import BlankLayout, position_scheme
+from glm_transformers.evaluation import log_likelihood
+
+FAMILIES = [name for name, options in CONVERSIONS.items() if "model" in options]
 
 # One, two and three blanks.
 SHORTEST = [[2], [0, 3], [4, 1, 2]]
@@ -47,16 +56,27 @@ def fill_alone(model, number: int, **options) -> list[list[int]]:
 # --- Lengths --------------------------------------------------------------------------------------
 
 
+def lean(token: int, by: float):
+    """A processor that makes a token likelier, or less likely; what is forbidden stays so."""
+
+    def process(input_ids, scores):
+        wanted = torch.zeros_like(scores)
+        wanted[:, token] = by
+        return scores + wanted
+
+    return process
+
+
 @KINDS
 @WAYS
 def test_each_answer_has_the_length_of_its_blank(tiny_model, way, block_position_encoding):
+    """The shortest of a model that would end at once, the longest of one that never would."""
     model = tiny_model(block_position_encoding=block_position_encoding, max_sequence_length=128)
     longest = [[most or 7 for most in row] for row in LONGEST]
-    rows = fill(model, min_piece_length=SHORTEST, max_piece_length=longest, **way)
-    for row, fewest, most in zip(rows, SHORTEST, longest, strict=True):
-        assert len(row) == len(fewest)
-        for piece, least, top in zip(row, fewest, most, strict=True):
-            assert least <= len(piece) <= top
+    options = dict(min_piece_length=SHORTEST, max_piece_length=longest, suppress_tokens=[EOS])
+    for by, expected in ((300.0, SHORTEST), (-300.0, longest)):
+        rows = fill(model, logits_processor=[lean(EOP, by)], **options, **way)
+        assert [[len(piece) for piece in row] for row in rows] == expected
 
 
 @KINDS
@@ -380,3 +400,176 @@ def test_best_answers_that_cannot_be(tiny_model, ids, options, message):
     model.glm.forward = None
     with pytest.raises(ValueError, match=message):
         model.best_answers(torch.tensor([ids]), **options)
+
+
+# --- Strings: the tokenizer and the pipeline ------------------------------------------------------
+
+TEXT = "Ng is a professor at [MASK]. He lives in [MASK] now"
+ALLOWED_TEXTS = [["Stanford", "Tsinghua University"], ["Beijing", "the brown fox", "Stanford"]]
+
+
+@pytest.fixture(scope="module")
+def fill_text(made_repository):
+    return GLMText2TextGenerationPipeline(
+        model=GLMForConditionalGeneration.from_pretrained(made_repository).eval(),
+        tokenizer=GLMTokenizerFast.from_pretrained(made_repository),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_allowed_answers_are_encoded_as_targets_are(repository, family):
+    """With the space that each has in its text, and no end."""
+    tokenizer = GLMTokenizerFast.from_pretrained(repository(family))
+    texts = ["Ng is at [MASK] (formerly [MASK]).", "[MASK] is in China", "北京[MASK]"]
+    allowed = [[["Stanford", "New York", ""], None], [["Beijing"]], [["大学", "Oxford"]]]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    encoded = tokenizer.encode_allowed_answers(inputs, allowed)
+    assert encoded[0][1] is None
+    for number, text in enumerate(texts):
+        alone = tokenizer(text)
+        spaces = tokenizer.spaces_before_masks(alone.encodings[0])
+        for answers, ids in zip(allowed[number][:1], encoded[number], strict=False):
+            for text_of_answer, of_answer in zip(answers, ids, strict=True):
+                (whole,) = tokenizer.encode_answers(alone.input_ids, [text_of_answer], spaces)
+                assert [*of_answer, tokenizer.eop_token_id] == whole
+    with pytest.raises(ValueError, match="2 entries for 3 texts"):
+        tokenizer.encode_allowed_answers(inputs, allowed[:2])
+    with pytest.raises(ValueError, match="one entry for each mask of a text, of which there are 2"):
+        tokenizer.encode_allowed_answers(inputs, [[None], *allowed[1:]])
+    with pytest.raises(ValueError, match="has 'Beijing' where a list of texts belongs"):
+        tokenizer.encode_allowed_answers(inputs, [allowed[0], ["Beijing"], allowed[2]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bad_words_are_forbidden_with_and_without_a_space(repository, family):
+    """Wherever a word stands in an answer, its tokens there are among the forbidden ones."""
+    tokenizer = GLMTokenizerFast.from_pretrained(repository(family))
+    for word in ("Paris", "New York", "北京"):
+        bad = tokenizer.encode_bad_words([word])
+        spaced = "" if word == "北京" else " "
+        for said in (word, f" {word}", f"in {word}", f"in{spaced}{word}, now", f"({word})"):
+            ids = tokenizer(said, add_special_tokens=False).input_ids
+            held = [ids[start : start + len(one)] for one in bad for start in range(len(ids))]
+            assert any(one in held for one in bad), said
+    assert tokenizer.encode_bad_words(["Paris", " Paris "]) == tokenizer.encode_bad_words(["Paris"])
+    for words, message in (([" "], "bad_words has ' '"), ("a", "'a' where"), ([], "empty list")):
+        with pytest.raises(ValueError, match=message):
+            tokenizer.encode_bad_words(words)
+    with pytest.raises(ValueError, match="A bad word holds"):
+        tokenizer.encode_bad_words(["<|endofpiece|>"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_lists_for_the_blanks_of_a_text(fill_text, batch_size):
+    texts = [TEXT, "", "[MASK] is the brown [MASK]."]
+    options = dict(max_new_tokens=20, batch_size=batch_size, return_tensors=True)
+    results = fill_text(texts, min_piece_length=[3, 0], max_piece_length=[3, 1], **options)
+    for result in (results[0], results[2]):
+        pieces = result["generated_token_ids"].tolist()
+        ends = [place for place, id in enumerate(pieces) if id == fill_text.tokenizer.eop_token_id]
+        assert ends[0] == 1 + 3 and ends[1] - ends[0] - 1 <= 1
+    assert results[1]["blanks"] == []
+    results = fill_text(texts, allowed_answers=ALLOWED_TEXTS, **options)
+    for result in (results[0], results[2]):
+        for piece, allowed in zip(result["blanks"], ALLOWED_TEXTS, strict=True):
+            assert piece in allowed
+    assert results[1]["blanks"] == []
+
+
+def test_options_that_the_pipeline_was_made_with(fill_text):
+    options = dict(max_piece_length=2, allowed_answers=[["Beijing"], None], bad_words=["fox"])
+    made = GLMText2TextGenerationPipeline(
+        model=fill_text.model, tokenizer=fill_text.tokenizer, max_new_tokens=12, **options
+    )
+    options["allowed_answers"] = [["Stanford"], None]
+    more = dict(max_piece_length=[9, 2], allowed_answers=options["allowed_answers"])
+    expected = fill_text(TEXT, max_new_tokens=12, **{**options, **more})
+    assert made(TEXT, **more) == expected and expected[0]["blanks"][0] == "Stanford"
+
+
+def test_a_bad_word_of_the_pipeline(fill_text):
+    """What an answer begins with, then what the next one begins with, and so on, is forbidden."""
+    words = []
+    for _ in range(3):
+        options = dict(bad_words=words) if words else {}
+        options |= dict(max_piece_length=3, max_new_tokens=4, return_tensors=True)
+        (result,) = fill_text("It is [MASK]", **options)
+        ids = result["generated_token_ids"].tolist()[1:-1]
+        forbidden = fill_text.tokenizer.encode_bad_words(words) if words else []
+        assert not any(
+            bad == ids[start : start + len(bad)] for bad in forbidden for start in (0, 1, 2)
+        )
+        words.append(fill_text.tokenizer.decode(ids[:1]).strip())
+        assert ids[:1] in fill_text.tokenizer.encode_bad_words(words)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_alternatives_have_the_probabilities_that_score_gives(fill_text, batch_size):
+    texts = [TEXT, "It is in [MASK] or [MASK]."]
+    results = fill_text(
+        texts,
+        alternatives=2,
+        allowed_answers=ALLOWED_TEXTS,
+        batch_size=batch_size,
+        max_new_tokens=9,
+    )
+    for text, result in zip(texts, results, strict=True):
+        earlier = []
+        for answers, allowed in zip(result["alternatives"], ALLOWED_TEXTS, strict=True):
+            assert len(answers) == 2 and {one["answer"] for one in answers} <= set(allowed)
+            for one in answers:
+                said = [*earlier, f" {one['answer']}".rstrip()]
+                later = ["x"] * (2 - len(said))  # which changes nothing for earlier ones
+                ((*scores,),) = log_likelihood(
+                    fill_text.model,
+                    fill_text.tokenizer,
+                    [text],
+                    [said + later],
+                    end_token=True,
+                )
+                expected = scores[len(said) - 1].log_prob
+                assert math.log(one["probability"]) == pytest.approx(expected, abs=1e-4)
+            probabilities = [one["probability"] for one in answers]
+            assert probabilities == sorted(probabilities, reverse=True)
+            earlier.append(f" {answers[0]['answer']}".rstrip())
+        assert result["blanks"] == [answers[0]["answer"] for answers in result["alternatives"]]
+        assert result["filled_text"] == fill_text.tokenizer.fill(text, result["blanks"])
+
+
+def test_alternatives_are_distinct_texts(fill_text):
+    (result,) = fill_text(TEXT, alternatives=5, max_piece_length=2)
+    for answers in result["alternatives"]:
+        assert 1 <= len({one["answer"] for one in answers}) == len(answers) <= 5
+    (continued,) = fill_text("The quick brown", alternatives=1, max_piece_length=[2])
+    assert len(continued["alternatives"]) == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(max_piece_length=[3]), "max_piece_length has 1 entries, but there are 2 blanks"),
+        (dict(min_piece_length="2"), "min_piece_length has '2', but there are 2 blanks"),
+        (
+            dict(min_piece_length=[4, 1], max_piece_length=2),
+            "must have 4 tokens and has room for 2",
+        ),
+        (dict(allowed_answers=["a", "b"]), "has 'a' where a list of texts belongs"),
+        (dict(allowed_answers=[None, []]), "allowed_answers has an empty list"),
+        (
+            dict(allowed_answers=[["Stanford"], None], max_piece_length=1),
+            "answers have from 0 to 1",
+        ),
+        (dict(allowed_answers=[["fox"], None], bad_words=["fox"]), "holds the bad word"),
+        (dict(bad_words=[""]), "bad_words has ''"),
+        (dict(alternatives=0), "alternatives is 0; pass an integer from 1 on"),
+        (dict(alternatives=2, do_sample=True), "without do_sample; leave one of them out"),
+    ],
+)
+def test_what_the_pipeline_cannot_do(fill_text, monkeypatch, options, message):
+    monkeypatch.setattr(fill_text.model.glm, "forward", None)  # no work is done
+    for texts in (TEXT, [TEXT, TEXT]):
+        with pytest.raises(ValueError, match=message):
+            fill_text(texts, **options)
+    if "1 entries" in message:  # found out before the first text is worked on
+        with pytest.raises(ValueError, match=message):
+            fill_text(["One [MASK]", TEXT], **options)

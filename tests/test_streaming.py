@@ -18,7 +18,10 @@ from glm_transformers import (
 )
 
 FAMILIES = [name for name, options in CONVERSIONS.items() if "model" in options]
-BYTES = ("tiny-gpt2-fp16", "tiny-roberta-fp16")  # whose tokens are bytes: the others have no such emoji
+BYTES = (
+    "tiny-gpt2-fp16",
+    "tiny-roberta-fp16",
+)  # whose tokens are bytes: the others have no such emoji
 TEXT = "[MASK] is located in [MASK] now, and [MASK]."
 LIMITS = dict(max_new_tokens=20, max_piece_length=5)
 SAID = [

@@ -94,11 +94,6 @@ class Choices:
             examples: those of the validation data.
             others: of `RepeatableTrainer`.
         """
-        if any(row["label"] is None for row in rows):
-            raise ValueError(
-                f"Some examples of the data have no right choice in the column {self.task.label}; "
-                "leave them out."
-            )
 
         def measure(output) -> dict[str, float]:
             return self.measure(output.predictions.tolist(), examples)
@@ -154,8 +149,8 @@ class Pooled(Choices):
             self.task = replace(task, pooled=self.pattern)
         else:
             raise ValueError(
-                f"The task {task.name} has no pattern for the pooled classifier; leave --pooled "
-                "out."
+                f"The task {task.name} has no pattern for a pooled classifier, only for a model "
+                "that fills blanks."
             )
         self.has_classes = not self.pattern.answers
         self.num_labels = len(task.labels) if self.has_classes else 1

@@ -17,18 +17,23 @@ def find_repository(name: str) -> Path:
     Raises:
         ValueError: if it is in neither place, or is no converted repository.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{name} is neither a folder nor a repository that the Hub gives; "
-                "pass a converted repository."
-            ) from error
+    folder = find_folder(name)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} holds no config.json; pass a converted repository.")
     return folder
+
+
+def find_folder(name: str) -> Path:
+    """The folder of a repository of any kind, see `find_repository`."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} is neither a folder nor a repository that the Hub gives; "
+            "pass a converted repository."
+        ) from error
 
 
 def load_tokenizer(folder: str | Path) -> GLMTokenizerFast:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig
+
 from ..hub_repository.model_card import Tuning, tuning_card
 from ..hub_repository.output import new_folder
 from .asking import code_to_paste
@@ -58,7 +60,8 @@ def write_tuned(
         use=code_to_paste(output.name, base, recipe, example),
     )
     if options.lora:
-        write_adapter(output, model, str(options.model), tuning_card(output.name, tuning))
+        card = tuning_card(output.name, tuning)
+        write_adapter(output, model, str(options.model), card, recipe.generation)
         return
     write_network(
         output,
@@ -71,16 +74,26 @@ def write_tuned(
     )
 
 
-def write_adapter(output: Path, model: Any, base: str, card: str) -> None:
+def write_adapter(
+    output: Path,
+    model: Any,
+    base: str,
+    card: str,
+    generation: dict[str, Any] | None,
+) -> None:
     """
     Args:
         base: where the model of the adapter is.
+        generation: how answers were written in evaluation, which is kept beside the adapter.
     """
     from .adapters import save_adapter
 
     nbytes = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     with new_folder(output, nbytes) as folder:
         save_adapter(model, folder, base)
+        if generation is not None:
+            settings = {**model.generation_config.to_diff_dict(), **generation}
+            GenerationConfig.from_dict(settings).save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -1,0 +1,405 @@
+"""`glm evaluate --task`: what a fine-tuned repository, or an adapter, reaches on a task.
+
+Examples are asked as `glm finetune` asks those of its validation data, and measured by the task's
+metrics, in percent.
+"""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassification
+from ..training.cloze import Pooled
+from ..training.examples import find_files, name_of_split, read_examples
+from ..training.finetune import Recipe, check_options, make_recipe, with_published
+from ..training.metrics import UNANSWERABLE, first_answers
+from ..training.options import Finetuning
+from ..training.own_tasks import read_task
+from ..training.repository import load_tokenizer
+from ..training.seq2seq import Answers, beam_search
+from ..training.tasks import Task, encode_apart, groups_of, number_of_choice
+from ..training.templates import Example
+from .batches import Finished
+from .model import Found, check_device, find, load_network
+from .options import OF_TASK, Evaluation
+from .predict import (
+    SUBMISSIONS,
+    answer_contexts,
+    classify_examples,
+    score_examples,
+    submission_lines,
+)
+from .record import Measure, check_new
+from .rows import Row, score_rows, standard_error
+from .scoring import named
+
+# Beam search without what was published for a task.
+PLAIN_SEARCH: dict[str, Any] = {
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "min_new_tokens": None,
+    "no_repeat_ngram_size": 0,
+}
+UNKNOWN = 1  # the number of a choice that is not the only one: of WSC, that it is another span
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is asked of a model, and all that is known before it is loaded.
+
+    examples: as they are asked: of long documents the parts.
+    is_answered: whether the data tells what is right.
+    files: that were read; none of the Hub.
+    """
+
+    found: Found
+    recipe: Recipe
+    examples: list[Example]
+    is_answered: bool
+    files: list[Path]
+
+
+def prepare(options: Evaluation) -> Exam:
+    """Read what the options name.
+
+    Raises:
+        ValueError: one sentence, if it cannot be asked, measured or written.
+    """
+    assert options.task is not None and options.data is not None  # see evaluate.py
+    if options.predictions is not None:
+        check_new(options.predictions)
+    check_device(options.device)
+    found = find(options.repository)
+    task = read_task(options.task)
+    if found.is_classifier and task.kind == "answers":
+        raise ValueError(
+            f"{options.repository} is a classifier, and the answers of {task.name} are written; "
+            "give a model that fills blanks."
+        )
+    recipe = make_recipe(
+        task,
+        as_finetuned(options, task, found),
+        load_tokenizer(found.repository),
+    )
+    if isinstance(recipe, Pooled):
+        check_classes(recipe, found)
+    rows = read_examples(
+        task,
+        options.data,
+        options.split,
+        options.text_column,
+        options.target_column,
+    )
+    examples = list(rows)[: options.limit]
+    if task.slices is not None:
+        assert recipe.options.max_length is not None  # see as_finetuned
+        examples = task.slices(examples, recipe.tokenizer, recipe.options.max_length)
+    exam = Exam(
+        found,
+        recipe,
+        examples,
+        check_answers(recipe, examples),
+        read_files(task, options),
+    )
+    check_examples(exam, options)
+    return exam
+
+
+def as_finetuned(options: Evaluation, task: Task, found: Found) -> Finetuning:
+    """What `glm finetune` would be told to ask examples so."""
+    longest = found.config.max_sequence_length
+    length = options.length or task.max_length or longest
+    if length > longest:
+        raise ValueError(
+            f"length is {length}; this model takes {longest} tokens: pass --length {longest} or "
+            "less."
+        )
+    told: dict[str, Any] = {name: getattr(options, name) for name in OF_TASK}
+    finetuning = Finetuning(
+        task=str(options.task),
+        data=str(options.data),
+        output="",
+        model=options.repository,
+        pooled=found.is_classifier,
+        max_length=length,
+        **told,
+    )
+    asked = with_published(finetuning, task)
+    check_options(asked, task)
+    return asked
+
+
+def read_files(task: Task, options: Evaluation) -> list[Path]:
+    """The files that the task and its data are in."""
+    data, described = Path(str(options.data)), Path(str(options.task))
+    files = find_files(task, data, name_of_split(options.split)) if data.exists() else []
+    targets = [file.with_suffix(".target") for file in files if file.suffix == ".source"]
+    return [file for file in (described, *files, *targets) if file.is_file()]
+
+
+# --- What cannot be -------------------------------------------------------------------------------
+
+
+def check_classes(recipe: Pooled, found: Found) -> None:
+    """Raise a ValueError if a classifier's classes are not those of the task, in their order."""
+    if found.adapter is not None:  # which does not tell them
+        return
+    classes = list((found.config.id2label or {}).values())
+    unnamed = [f"LABEL_{number}" for number in range(recipe.num_labels)]
+    expected = recipe.class_names if recipe.has_classes else unnamed
+    if classes not in (expected, unnamed):
+        wanted = ", ".join(expected) if recipe.has_classes else "one score for each choice"
+        raise ValueError(
+            f"The classifier names {', '.join(classes)}, and the task {recipe.task.name} asks for "
+            f"{wanted}; give the task that it was tuned on."
+        )
+
+
+def check_answers(recipe: Recipe, examples: Sequence[Example]) -> bool:
+    """Whether all examples have answers.
+
+    Raises:
+        ValueError: if only some have.
+    """
+    known = [has_answer(recipe, example) for example in examples]
+    if all(known):
+        return True
+    if any(known):
+        raise ValueError(
+            f"Example {known.index(False)} has no answer to measure by, and others have; give all "
+            "of them one, or none."
+        )
+    return False
+
+
+def has_answer(recipe: Recipe, example: Example) -> bool:
+    task = recipe.task
+    if task.references in example:
+        return bool(example[task.references])
+    if task.no_choice:  # there, no choice at all may be what is right
+        return example.get(task.label) is not None
+    try:
+        if isinstance(recipe, Answers):
+            return bool(recipe.references(example))
+        return number_of_choice(task, example, len(recipe.choices(example))) is not None
+    except (KeyError, ValueError):
+        # A label that the task does not know is told with the number of its example.
+        return task.kind == "choices"
+
+
+def check_examples(exam: Exam, options: Evaluation) -> None:
+    """Raise a ValueError, before any work, for examples that cannot be asked or measured."""
+    for number, example in enumerate(exam.examples):
+        with named(f"Example {number}"):
+            try:
+                encode(exam, example)
+            except KeyError as error:
+                raise ValueError(f"it has no column {error}.") from error
+    if exam.is_answered:
+        exam.recipe.check(exam.examples)
+    elif options.predictions is None:
+        raise ValueError(
+            f"{options.data} has no answers to measure by; pass --predictions FILE to write what "
+            "the model answers."
+        )
+    if options.predictions is not None:
+        nothing: list[Any] = [0] * len(exam.examples)
+        if isinstance(exam.recipe, Answers):
+            nothing = [[""]] * len(exam.examples)
+        text_of_predictions(exam, nothing)
+
+
+def encode(exam: Exam, example: Example) -> Any:
+    """What the recipe makes of an example, of answers only the context where they are not known."""
+    if isinstance(exam.recipe, Answers):
+        return exam.recipe.encoded(example, with_answers=exam.is_answered).context
+    return exam.recipe.encode(example)
+
+
+# --- What the model answers -----------------------------------------------------------------------
+
+
+def take(exam: Exam, options: Evaluation, finished: Finished) -> list[Measure]:
+    """What the model answers, measured, and written where the options say so."""
+    answers = predict(exam, options, finished)
+    if options.predictions is not None:
+        unfinished = Path(f"{options.predictions}.new")
+        unfinished.write_text(text_of_predictions(exam, answers), encoding="utf-8")
+        os.replace(unfinished, options.predictions)
+    return measures_of(exam, answers) if exam.is_answered else []
+
+
+def predict(exam: Exam, options: Evaluation, finished: Finished) -> list[Any]:
+    """For each example the number of the choice that wins, or the answers to its blanks."""
+    recipe = exam.recipe
+    settings: Any = {"batch_size": options.batch_size, "finished": finished}
+    device = check_device(options.device)
+    if isinstance(recipe, Pooled):
+        classifier: Any = load_network(
+            GLMForSequenceClassification,
+            exam.found,
+            options.dtype,
+            device,
+            num_labels=recipe.num_labels,
+        )
+        scores = classify_examples(
+            classifier,
+            recipe.tokenizer,
+            recipe.task,
+            exam.examples,
+            max_length=recipe.options.max_length,
+            **settings,
+        )
+        return [best_of(of_example) for of_example in scores]
+    model: Any = load_network(GLMForConditionalGeneration, exam.found, options.dtype, device)
+    if isinstance(recipe, Answers):
+        contexts = [encode(exam, example) for example in exam.examples]
+        generation = search(recipe, model, options)
+        return answer_contexts(
+            model,
+            recipe.tokenizer,
+            contexts,
+            name=recipe.task.name,
+            **settings,
+            **generation,
+        )
+    scores = score_examples(
+        model,
+        recipe.tokenizer,
+        recipe.task,
+        exam.examples,
+        pattern=recipe.options.pattern,
+        max_length=recipe.options.max_length,
+        **settings,
+    )
+    chosen = [best_of(of_example) for of_example in scores]
+    if recipe.task.no_choice:
+        alone = [number for number, of_example in enumerate(scores) if len(of_example) == 1]
+        for number, is_said in zip(alone, are_said(exam, model, alone, **settings), strict=True):
+            chosen[number] = 0 if is_said else UNKNOWN
+    return chosen
+
+
+def best_of(scores: list[float]) -> int:
+    return scores.index(max(scores))
+
+
+def are_said(exam: Exam, model: Any, numbers: Sequence[int], **settings: Any) -> list[bool]:
+    """Whether the only choice of these examples is what the model would say itself.
+
+    So the original decides where WSC has no other candidates (FACTS section 7).
+    """
+    recipe = exam.recipe
+    rows = []
+    for number in numbers:
+        (only,) = encode_apart(
+            recipe.task,
+            exam.examples[number],
+            recipe.tokenizer,
+            recipe.options.pattern,
+            recipe.options.max_length,
+        )
+        masks = recipe.tokenizer.mask_token_ids
+        blank = max(column for column, id in enumerate(only.context) if id in masks)
+        rows.append(Row(only.context, blank, only.answers[0]))
+    name = f"{recipe.task.name}, alone"
+    scores = score_rows(model, recipe.tokenizer, rows, name=name, **settings)
+    return [score.is_greedy for score in scores]
+
+
+def search(recipe: Answers, model: Any, options: Evaluation) -> dict[str, Any]:
+    """Arguments of `generate`: as the repository has them, or as the options name them."""
+    given = model.generation_config.max_new_tokens
+    limits = (given, recipe.task.max_target_length)
+    longest = options.max_target_length or min(limit for limit in limits if limit is not None)
+    generation: dict[str, Any] = {"max_new_tokens": longest}
+    if options.generation is not None:
+        generation |= {**PLAIN_SEARCH, **beam_search(recipe.task, options.generation)}
+    return generation
+
+
+# --- Numbers --------------------------------------------------------------------------------------
+
+
+def measures_of(exam: Exam, answers: Sequence[Any]) -> list[Measure]:
+    task = exam.recipe.task
+    values = exam.recipe.measure(answers, exam.examples)
+    units = [
+        exam.recipe.measure(
+            [answers[number] for number in unit],
+            [exam.examples[number] for number in unit],
+        )
+        for unit in units_of(exam)
+    ]
+    return [
+        Measure(
+            task.name,
+            f"{metric}, percent",
+            value,
+            error_of(value, [unit[metric] for unit in units]),
+            len(units),
+            "examples" if task.group is None else "questions",
+        )
+        for metric, value in values.items()
+    ]
+
+
+def units_of(exam: Exam) -> list[list[int]]:
+    """The numbers of the examples of each question; without questions each example is one."""
+    groups = groups_of(exam.recipe.task, exam.examples) or range(len(exam.examples))
+    units: dict[Any, list[int]] = {}
+    for number, group in enumerate(groups):
+        units.setdefault(group, []).append(number)
+    return list(units.values())
+
+
+def error_of(value: float, of_units: Sequence[float]) -> float | None:
+    """The standard error of a metric that is the mean of its units'; None of others."""
+    spread = standard_error(of_units)
+    if spread is None or not math.isclose(statistics.fmean(of_units), value, abs_tol=1e-9):
+        return None
+    return spread / len(of_units)
+
+
+# --- The file of predictions ----------------------------------------------------------------------
+
+
+def text_of_predictions(exam: Exam, answers: Sequence[Any]) -> str:
+    """What the model answers, as the benchmark wants it.
+
+    SuperGLUE: its lines. Questions about a text (SQuAD, CMRC): one object, by the question's idx,
+    with nothing where there is no answer. Pairs of files: a line for each answer. Else JSON lines
+    with the example's idx, or its number, and its label or the answers to its blanks.
+    """
+    recipe, examples = exam.recipe, exam.examples
+    task = recipe.task
+    if task.name in SUBMISSIONS:
+        return json_lines(submission_lines(task, examples, answers, recipe.options.pattern))
+    places = [example.get("idx") for example in examples]
+    places = [number if place is None else place for number, place in enumerate(places)]
+    if not isinstance(recipe, Answers):
+        labels = [spellings[0] for spellings in task.labels]
+        return json_lines(
+            {"idx": place, "label": labels[choice] if labels else choice}
+            for place, choice in zip(places, answers, strict=True)
+        )
+    groups = groups_of(task, examples)
+    if groups is not None:
+        texts = first_answers([first for first, *_ in answers], groups)
+        said = {str(idx): "" if text == UNANSWERABLE else text for idx, text in texts.items()}
+        return json.dumps(said, ensure_ascii=False) + "\n"
+    if task.official is not None and task.official.is_pair:
+        return "".join(" ".join(first.split()) + "\n" for first, *_ in answers)
+    return json_lines(
+        {"idx": place, "answers": of_example}
+        for place, of_example in zip(places, answers, strict=True)
+    )
+
+
+def json_lines(lines: Any) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
