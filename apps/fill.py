@@ -183,6 +183,7 @@ def table_of(alternatives: list[list[dict]]) -> Table:
         Column(overflow="fold"),
         Column(justify="right"),
         box=None,
+        pad_edge=False,
         show_header=False,
     )
     for number, of_blank in enumerate(alternatives, start=1):

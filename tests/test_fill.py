@@ -4,10 +4,12 @@ import json
 import os
 import pty
 import re
+import shlex
 import sys
 
 import pytest
 import torch
+from checkout import ROOT
 from typer.testing import CliRunner
 
 from glm_transformers.apps.pipeline import open_pipeline
@@ -200,6 +202,25 @@ def test_no_text(run):
 def test_no_repository(tmp_path):
     result = CliRunner().invoke(app, ["fill", str(tmp_path), SPAIN])
     assert "pass a converted repository" in sentence(result)
+
+
+# --- The page of the docs -------------------------------------------------------------------------
+
+
+def test_the_page_of_the_docs(run):
+    """What it shows is what is printed; `glm app` is shown by the tests of the page."""
+    text = (ROOT / "docs" / "page.md").read_text(encoding="utf-8")
+    (questions,) = re.findall(r"cat questions.txt\n(.*?)\$ ", text, flags=re.DOTALL)
+    shown = re.findall(
+        r"^\$ glm fill glm-demo (.*)\n((?:(?!\$|```).*\n)+)", text, flags=re.MULTILINE
+    )
+    assert len(shown) == text.count("$ glm fill") == 7
+    for command, output in shown:
+        arguments, _, lines = command.partition(" < ")
+        result = run(*shlex.split(arguments), lines=questions if lines else "")
+        assert result.stdout + result.stderr == output, command
+    for option in set(re.findall(r"`(--[\w-]+)`", text)) - {"--space", "--host"}:
+        assert option in CliRunner().invoke(app, ["fill", "--help"]).stdout
 
 
 # --- In a terminal --------------------------------------------------------------------------------

@@ -234,9 +234,8 @@ class Visitor:
 
         characters = r"\s*".join(map(re.escape, text.replace(" ", "")))
         filled = self.page.get_by_test_id("highlighted-text")
-        expect(filled).to_have_text(
-            re.compile(rf"Filled\s*{characters}\s*$"), timeout=SECONDS * 1000
-        )
+        wanted = re.compile(rf"Filled\s*{characters}\s*$")
+        expect(filled).to_have_text(wanted, timeout=SECONDS * 1000)
 
     def is_told(self, words: str):
         self.page.get_by_role("alert").filter(has_text=words).wait_for()
