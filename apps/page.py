@@ -337,6 +337,7 @@ def build(pipeline, name: str) -> gr.Blocks:
             outputs=[filled, table, drawing],
             concurrency_limit=1,  # the pipeline fills one text at a time
             concurrency_id="pipeline",
+            trigger_mode="always_last",  # who asks again before the answer is there gets the last
         )
         gr.on([button.click, text.submit], api_name="fill", **filling)
         given.load_input_event.then(api_visibility="private", **filling)

@@ -181,7 +181,13 @@ ALLOWED = [
 ]
 
 
-def log_prob(model, prompt: list[int], pieces: list[list[int]], room: int | None = None) -> float:
+def log_prob(
+    model,
+    prompt: list[int],
+    pieces: list[list[int]],
+    room: int | None = None,
+    end: int = EOP,
+) -> float:
     """Of the last piece and its end, from one plain forward in the layout of training."""
     read = [id for piece in pieces for id in (SOP, *piece)]
     ids = torch.tensor([[*prompt, *read]])
@@ -189,7 +195,7 @@ def log_prob(model, prompt: list[int], pieces: list[list[int]], room: int | None
     places = torch.arange(ids.shape[1])[None]
     scheme = position_scheme(model.config)
     positions = scheme.position_ids(layout, places, ids.shape[1], room)
-    said = [*pieces[-1], EOP]
+    said = [*pieces[-1], end]
     with torch.no_grad():
         logits = model(ids, position_ids=positions).logits[0, -len(said) :]  # (G, V)
     return logits.log_softmax(-1)[range(len(said)), said].sum().item()
@@ -342,10 +348,14 @@ def test_best_answers_have_the_probabilities_of_a_plain_forward(
 
 @KINDS
 def test_a_wide_search_finds_the_best_of_all(tiny_model, block_position_encoding):
-    """Of every answer of one token, and the empty one; an end of text ends none."""
+    """Of every answer of one token, and the empty one, which ends with the text, too.
+
+    Where there is no room for more, there is no other end than that of the answer.
+    """
     model = tiny_model(block_position_encoding=block_position_encoding)
     every = [[]] + [[id] for id in range(99) if id not in (EOP, EOS)]
     scores = {tuple(answer): log_prob(model, PROMPTS[0], [answer], 1) for answer in every}
+    scores[()] = max(log_prob(model, PROMPTS[0], [[]], 1, end) for end in (EOP, EOS))
     expected = sorted(scores, key=scores.get, reverse=True)[:6]
     options = dict(k=6, num_beams=98, max_piece_length=1)
     ((found,),) = model.best_answers(torch.tensor(PROMPTS[:1]), **options).answers
