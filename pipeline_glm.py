@@ -77,6 +77,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
     """
 
     model: Any  # a GLM, or one with an adapter around it
+    tokenizer: Any  # the library's types do not know that there is one
     # The library's types have only None here, for what a class leaves open.
     _pipeline_calls_generate: Any = True
     _load_tokenizer: Any = True

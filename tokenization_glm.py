@@ -820,8 +820,7 @@ class GLMTokenizerFast(VersionedTokenizer):
 
     def token_text(self, id: int) -> str:
         """A token as a person can read it."""
-        piece = self.convert_ids_to_tokens(id)
-        text = cast(str, self.decode([id]))
+        piece, text = cast(str, self.convert_ids_to_tokens(id)), cast(str, self.decode([id]))
         if "\ufffd" in text:  # some bytes of a character
             return piece
         text = text.strip(" ") or "␣" * len(text)

@@ -10,16 +10,16 @@ import html
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import torch
 from tokenizers import pre_tokenizers
 
-if __package__:
+if TYPE_CHECKING or __package__:
     from ..blanks_glm import BlankLayout, position_scheme, sees
 else:  # in a Space
-    from blanks_glm import BlankLayout, position_scheme, sees  # type: ignore[import-not-found]
+    from blanks_glm import BlankLayout, position_scheme, sees
 
 MOST_CHARACTERS = 20_000  # of a text: more than the longest context of any model holds
 MOST_WAITING = 64  # people, before others are told to come back
@@ -191,8 +191,10 @@ def picture(reading: Reading) -> str:
     for row, text in enumerate(["writes", *reading.written]):
         drawn.append(svg_text(right + 8, TOP + CELL * row - 5, text))
     for column, token in enumerate(reading.tokens):
-        x = left + CELL * column + CELL / 2 + 4
-        drawn.append(svg_text(x, TOP - 6, token, f'transform="rotate(-90 {x} {TOP - 6})"'))
+        middle = left + CELL * column + CELL // 2 + 4
+        drawn.append(
+            svg_text(middle, TOP - 6, token, f'transform="rotate(-90 {middle} {TOP - 6})"')
+        )
     side = CELL * size
     drawn.append(f'<rect x="{left}" y="{TOP}" width="{side}" height="{side}" opacity="0.06"/>')
     for row, seen in enumerate(reading.sees):
@@ -206,7 +208,7 @@ def picture(reading: Reading) -> str:
     )
 
 
-def svg_text(x: float, y: float, text: str, how: str = "") -> str:
+def svg_text(x: int, y: int, text: str, how: str = "") -> str:
     return f'<text x="{x}" y="{y}" {how}>{html.escape(shortened(text))}</text>'
 
 
