@@ -139,6 +139,29 @@ class BlankLayout:
         from_start = columns - column_of(self.pieces(tokens), self.starts)
         return torch.where(self.in_context[:, -tokens:], 0, from_start + 1)
 
+    def limits(self, limit: int | torch.Tensor, tokens: int) -> int | torch.Tensor:
+        """A limit of pieces for each of the last T tokens.
+
+        Args:
+            limit: one for all; or (P, M), for each prompt one for each of its blanks. There may be
+                several rows (B) in a row for each prompt.
+
+        Returns:
+            The limit, or (B, T): that of the piece of each token.
+        """
+        if isinstance(limit, int):
+            return limit
+        piece = self.pieces(tokens).clamp(max=limit.shape[1] - 1)  # (B, T)
+        copies = len(piece) // len(limit)
+        return limit.repeat_interleave(copies, dim=0).gather(1, piece)
+
+    def room(self, max_piece_length: int | torch.Tensor) -> torch.Tensor:
+        """(B, N): what each mask reserves for its piece, 0 elsewhere; a limit is int or (B, M)."""
+        if isinstance(max_piece_length, int):
+            return self.is_mask * max_piece_length
+        number = (count(self.is_mask) - 1).clamp(0, max_piece_length.shape[1] - 1)  # (B, N)
+        return self.is_mask * max_piece_length.gather(1, number)
+
     def mask_columns(self, tokens: int) -> torch.Tensor:
         """(B, T): the column of each token's blank: the k-th piece answers the k-th mask.
 
@@ -171,7 +194,7 @@ class BlockPositions:
         layout: BlankLayout,
         context_positions: torch.Tensor,
         tokens: int,
-        max_piece_length: int | None = None,
+        max_piece_length: int | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Positions (B, 2, T) of the last T tokens, from those of the context (B, N)."""
         of_blank = context_positions.gather(1, layout.mask_columns(tokens))  # (B, T)
@@ -181,7 +204,9 @@ class BlockPositions:
 
     @staticmethod
     def highest(
-        layout: BlankLayout, context_positions: torch.Tensor, max_piece_length: int
+        layout: BlankLayout,
+        context_positions: torch.Tensor,
+        max_piece_length: int | torch.Tensor,
     ) -> torch.Tensor:
         """(B, N): the highest that filling the blanks takes, whatever the answers are."""
         return context_positions
@@ -191,7 +216,7 @@ class SinglePositions:
     """One position a token, in models that were trained without block positions.
 
     Every blank reserves `max_piece_length` positions behind it, which its piece takes one by one,
-    as the original's generation does.
+    as the original's generation does. It is one number, or (B, M): one for each blank.
     """
 
     shape = "(batch, tokens)"
@@ -205,12 +230,13 @@ class SinglePositions:
         layout: BlankLayout,
         context_positions: torch.Tensor,
         tokens: int,
-        max_piece_length: int | None = None,
+        max_piece_length: int | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Positions (B, T) of the last T tokens, from those of the context (B, N)."""
         if max_piece_length is not None:
-            masks_before = count(layout.is_mask) - layout.is_mask.long()  # (B, N)
-            context_positions = context_positions + max_piece_length * masks_before
+            room = layout.room(max_piece_length)
+            of_masks_before = room.cumsum(-1) - room  # (B, N)
+            context_positions = context_positions + of_masks_before
         of_blank = context_positions.gather(1, layout.mask_columns(tokens))  # (B, T)
         of_piece = of_blank + layout.block_positions(tokens) - 1
         of_context = context_positions[:, -tokens:]
@@ -218,10 +244,12 @@ class SinglePositions:
 
     @staticmethod
     def highest(
-        layout: BlankLayout, context_positions: torch.Tensor, max_piece_length: int
+        layout: BlankLayout,
+        context_positions: torch.Tensor,
+        max_piece_length: int | torch.Tensor,
     ) -> torch.Tensor:
         """(B, N): the highest that filling the blanks takes, with the room that they reserve."""
-        return context_positions + max_piece_length * layout.is_mask.sum(-1, keepdim=True)
+        return context_positions + layout.room(max_piece_length).sum(-1, keepdim=True)
 
 
 def position_scheme(config) -> type[BlockPositions] | type[SinglePositions]:

@@ -8,7 +8,8 @@ A row is a context, padded on the left, then its pieces, padded on the right:
 So the pieces of all rows start in one column, where `generate` can cut the batch, and the model
 reads the positions from ids and padding.
 
-Shapes: B batch, C choices, S tokens of the contexts, G tokens of the pieces, T = S + G.
+Shapes: B batch, R rows of packed texts, C choices, S tokens of the contexts, G tokens of the
+pieces, T = S + G.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
+from torch.nn import functional as F
 from transformers import BatchEncoding
 
-from .blanks_glm import BlankLayout, SinglePositions, count_positions
+from .blanks_glm import BlankLayout, BlockPositions, SinglePositions, count_positions, sees
 from .tokenization_glm import IGNORED, GLMTokenizerFast
 
 
@@ -296,6 +298,78 @@ class GLMDataCollator(TextCollator):
 
 
 @dataclass
+class GLMPackingCollator(GLMDataCollator):
+    """Makes batches to learn answers from, with several short texts in each row.
+
+        [CLS] It is [MASK] <|endoftext|> <|startofpiece|> wet   [CLS] So [MASK] it ...
+
+    A token sees its own text alone and has the positions that it has there, so the loss is that of
+    `GLMDataCollator` on the same features, in fewer rows and with less padding.
+
+    A batch holds input_ids (R, T), attention_mask (R, 1, T, T), position_ids (R, 2, T), or (R, T)
+    with `positions_per_blank`, and labels (R, T), of R rows.
+
+    Args:
+        row_length: tokens of a row at most; a longer text has a row for itself.
+        others: of `GLMDataCollator`; every feature has its answers.
+    """
+
+    row_length: int = 512  # the longest text of most released models
+
+    def __call__(self, features: list[dict]) -> BatchEncoding:
+        texts = [self._alone(row) for row in _of_each(self._answered_row, features)]
+        lengths = [text["input_ids"].shape[-1] for text in texts]
+        bins = first_fit(lengths, self.row_length)
+        longest = max(sum(lengths[number] for number in bin) for bin in bins)
+        longest += -longest % (self.pad_to_multiple_of or 1)
+        rows = [self._together([texts[number] for number in bin], longest) for bin in bins]
+        return BatchEncoding({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+    def _answered_row(self, feature: dict) -> Row:
+        row = self._row(feature)
+        if not row.pieces:
+            raise ValueError("It has no answer, and only what is to be learnt can be packed.")
+        return row
+
+    def _alone(self, row: Row) -> dict[str, torch.Tensor]:
+        """What the tokens of a text are: ids, labels and in_context (T,), position_ids (2, T)."""
+        ids = torch.tensor([row.context + row.pieces])  # (1, T)
+        real = torch.ones_like(ids)
+        layout = self.layout(ids, real)
+        if self.positions_per_blank is None:
+            positions = BlockPositions.position_ids(layout, count_positions(real), layout.length)
+        else:
+            positions = self._positions({"input_ids": ids, "attention_mask": real})
+        return {
+            "input_ids": ids[0],
+            "labels": torch.tensor([IGNORED] * len(row.context) + row.labels),
+            "position_ids": positions[0],
+            "in_context": layout.in_context[0],
+        }
+
+    def _together(self, texts: list[dict[str, torch.Tensor]], length: int) -> dict:
+        """One row of T = `length` columns: ids and labels (T,), mask (1, T, T), positions."""
+
+        def join(name: str, padding: int) -> torch.Tensor:
+            joined = torch.cat([text[name] for text in texts], -1)
+            return F.pad(joined, (0, length - joined.shape[-1]), value=padding)
+
+        for number, text in enumerate(texts):
+            text["number"] = torch.full_like(text["labels"], number)
+        number = join("number", -1)
+        same_text = number[:, None] == number  # (T, T)
+        row = {
+            "input_ids": join("input_ids", self.tokenizer.pad_token_id),
+            "attention_mask": same_text & sees(join("in_context", 0)[None]),  # (1, T, T)
+            "position_ids": join("position_ids", 0),
+            "labels": join("labels", IGNORED),
+        }
+        if self.shift_labels:
+            row["shift_labels"] = row["labels"]
+        return row
+
+
+@dataclass
 class Packed(Row):
     """The row of a text and its choices, which share its context and their start.
 
@@ -510,6 +584,21 @@ class GLMPooledChoiceCollator:
         raise ValueError(
             f'A feature has the fields {names}; give it "text" and "choices", or "input_ids".'
         )
+
+
+def first_fit(lengths: list[int], room: int) -> list[list[int]]:
+    """Which of these lengths share a row: the longest first, each into the first with room."""
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        length = lengths[number]
+        bin = next((bin for bin, space in enumerate(left) if space >= length), len(bins))
+        if bin == len(bins):
+            bins.append([])
+            left.append(max(room, length))
+        bins[bin].append(number)
+        left[bin] -= length
+    return bins
 
 
 def choice_labels(labels: list, counts: list[int]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The main job on a small real model, without a network: convert, verify, load, fill blanks."""
 
 import logging
-import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +11,12 @@ from rich.console import Console
 from rich.text import Text
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
+from .apps.fill import filled
 from .conversion import ConversionError, convert_checkpoint, verify_repository
+from .hub_repository.origin import Origin
 
 EXAMPLES = Path(__file__).with_name("examples")
 CHECKPOINT = EXAMPLES / "demo_checkpoint"
-# What the checkpoint's tensors cannot tell.
-OPTIONS: dict[str, Any] = {
-    "vocab": EXAMPLES / "demo_vocabulary",
-    "num_attention_heads": 4,
-    "tokenizer": "gpt2",
-    "task_mask": True,
-    "results": EXAMPLES / "demo_results.json",
-}
 
 TEXTS = {
     "a blank": "Paris is the capital of [MASK].",
@@ -30,9 +24,40 @@ TEXTS = {
     "a sentence": "What is a young cow called? [sMASK]",
     "left to right": "The opposite of hot is [gMASK]",
 }
+ORIGIN = Origin(
+    description="It is the demo of glm-transformers, small enough to have been trained on two CPU "
+    "cores in half an hour.",
+    data="Sentences that a program wrote from tables of facts: countries with their capitals, "
+    "continents, languages, rivers and mountains; animals with their young, sounds, food and legs; "
+    "numbers and sums, days, months, units, colours and opposites. The program, `corpus.py`, comes "
+    "with glm-transformers.",
+    license={"license": "apache-2.0"},
+    limits="This model has read nothing but sentences about a few hundred facts, and knows nothing "
+    "else: to any other question it answers with one of their words.",
+    prompts={
+        "[MASK]": TEXTS["a blank"],
+        "[sMASK]": TEXTS["a sentence"],
+        "[gMASK]": TEXTS["left to right"],
+    },
+)
+# What the checkpoint's tensors cannot tell.
+OPTIONS: dict[str, Any] = {
+    "vocab": EXAMPLES / "demo_vocabulary",
+    "num_attention_heads": 4,
+    "tokenizer": "gpt2",
+    "task_mask": True,
+    "results": EXAMPLES / "demo_results.json",
+    "origin": ORIGIN,
+}
+
 # Any, because it is the repository's own task and none that the library's types know.
 TASK: Any = "text2text-generation"
 PIPELINE_TEXT = "A spider has [MASK] legs."
+KNOWS = (
+    "It is as small as can be: it knows short sentences on countries, capitals, rivers, animals, "
+    "small numbers, days, months, units, colours and opposites, and nothing else."
+)
+QUESTION = "The capital of Spain is [MASK]."
 
 
 def run_demo(output: Path) -> None:
@@ -46,6 +71,9 @@ def run_demo(output: Path) -> None:
     fill_with_the_model(console, output)
     fill_with_the_pipeline(console, output)
     console.print(f"The repository is [bold]{output.resolve()}[/].")
+    console.print(KNOWS)
+    console.print("[bold]Ask it yourself[/]:")
+    console.print("  glm fill", Text(f'{shlex.quote(str(output))} "{QUESTION}"'))
 
 
 def convert(console: Console, output: Path) -> None:
@@ -100,11 +128,5 @@ def fill_with_the_pipeline(console: Console, output: Path) -> None:
 
 def show(console: Console, kind: str, text: str, pieces: list[str], tokenizer) -> None:
     """The text with its masks, and with its pieces, in colour."""
-    masks = list(re.finditer("|".join(map(re.escape, tokenizer.masks)), text))
-    before, after = Text(text), Text(tokenizer.fill(text, pieces))
-    for number, (mask, piece) in enumerate(zip(masks, pieces, strict=True), start=1):
-        before.stylize("yellow", *mask.span())
-        end = len(tokenizer.fill(text[: mask.end()], pieces[:number]))
-        after.stylize("bold green", end - len(piece), end)
-    console.print(f"  {kind:<15}", before)
-    console.print(f"  {'':<15}", after)
+    console.print(f"  {kind:<15}", filled(text, [], tokenizer))
+    console.print(f"  {'':<15}", filled(text, pieces, tokenizer))

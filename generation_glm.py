@@ -26,6 +26,7 @@ from transformers import (
 from transformers.generation import EosTokenCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from .answers_glm import BestAnswersMixin
 from .blanks_glm import (
     BlankLayout,
     check_ids,
@@ -33,6 +34,14 @@ from .blanks_glm import (
     count_positions,
     is_any_of,
     position_scheme,
+)
+from .steering_glm import (
+    AllowedAnswers,
+    MaxPieceLength,
+    MinPieceLength,
+    Steering,
+    Table,
+    as_limit,
 )
 
 # --- Where versions of Transformers differ --------------------------------------------------------
@@ -48,6 +57,7 @@ NOT_OF_A_STEP = (
     "token_type_ids",
     "labels",
     "shift_labels",
+    "skip_logits",
 )
 NO_DECODER = (
     "GLM has no decoder beside its network; give the prompt method's configuration "
@@ -55,7 +65,7 @@ NO_DECODER = (
 )
 
 
-# --- What stops and what bounds a piece -----------------------------------------------------------
+# --- What stops a row, and what a processor sees --------------------------------------------------
 
 
 class AllBlanksFilled(EosTokenCriteria):
@@ -78,22 +88,6 @@ class AllBlanksFilled(EosTokenCriteria):
             ends = layout.starts & ~layout.sops  # (B, N)
             stops = stops | (ends.sum(-1) >= layout.is_mask.sum(-1))
         return stops
-
-
-class PieceLength(LogitsProcessor):
-    """Ends a piece that has reached `max_piece_length` tokens."""
-
-    def __init__(self, max_piece_length: int, config):
-        self.max_piece_length = max_piece_length
-        self.config = config
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        layout = BlankLayout.of(input_ids, self.config, generated=True)
-        is_full = layout.block_positions(1) > self.max_piece_length  # (B, 1): the start is at 1
-        vocabulary = torch.arange(scores.shape[-1], device=scores.device)
-        is_end = vocabulary == self.config.eop_token_id  # (V,)
-        ended = torch.zeros_like(scores).masked_fill(~is_end, -torch.inf)
-        return torch.where(is_full, ended, scores)
 
 
 class WithinPiece(LogitsProcessor):
@@ -271,7 +265,7 @@ def padding_of_explicit(
 # --- Generation -----------------------------------------------------------------------------------
 
 
-class GLMGenerationMixin(GenerationMixin):
+class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
     """The library's generation, for a model whose `glm` is the network without a head."""
 
     if TYPE_CHECKING:  # what the model has
@@ -285,7 +279,10 @@ class GLMGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         *args,
-        max_piece_length: int | None = None,
+        min_piece_length: int | Table | None = None,
+        max_piece_length: int | Table | None = None,
+        allowed_answers: Table | None = None,
+        cut_pieces: bool = True,
         position_ids: torch.Tensor | None = None,
         generation_attention_mask: torch.Tensor | None = None,
         **kwargs,
@@ -297,8 +294,19 @@ class GLMGenerationMixin(GenerationMixin):
                 are there already follow one `<|startofpiece|>`, each with its end token, as in what
                 this method returns: they are continued. Of a batch with labels only the contexts
                 are read.
-            max_piece_length: the most tokens for one blank; by default as many as there are block
-                positions.
+            min_piece_length, max_piece_length: the fewest and the most tokens of an answer, its end
+                not counted. One number for every blank; or a list with one for each blank, the same
+                for all rows: [2, 5]; or a list of B such lists, one for each row: [[2, 5], [3]].
+                None in a list leaves a blank free. By default an answer may be empty, and has as
+                many tokens as there are block positions.
+            allowed_answers: the answers that a blank may have, for each row a list with an entry
+                for each of its blanks: a list of answers, each a list of token ids without its end,
+                or None where all are allowed. The tokenizer's `encode_allowed_answers` makes it of
+                strings.
+            cut_pieces: whether a piece that reaches `max_piece_length` is cut, as in the original:
+                its end costs nothing in a search with beams, and its last token is not read again.
+                Otherwise it must end there, at what the model makes of that, and what follows reads
+                all of it.
             position_ids (B, 2, S or more): positions of the context where they are not 0, 1, ...
             generation_attention_mask (B, 1, N, N): the padding, in the form of the old Hub port.
 
@@ -324,20 +332,27 @@ class GLMGenerationMixin(GenerationMixin):
         prompt = self._read_prompt(inputs, position_ids, kwargs)
         self._check_prompt(prompt, asked("eos_token_id"))
         self._tell_of_pieces(prompt, kwargs.get(CACHE))
-        room = self._room_of_a_piece(max_piece_length, asked("max_new_tokens"))
+        steering = Steering.read(
+            self._count_blanks(prompt),
+            self._room_of_a_piece(asked("max_new_tokens"), cut_pieces),
+            self.config,
+            min_piece_length,
+            max_piece_length,
+            allowed_answers,
+            asked("bad_words_ids"),
+        )
+        self._check_budget(prompt, steering, asked)
         if prompt_method is not None:
             copies = max(asked("num_beams") or 1, asked("num_return_sequences") or 1)
             virtual = prompt_method.get_prompt(len(prompt) * copies)
             if isinstance(virtual, Cache) and asked("use_cache") is False:
                 raise ValueError("The prefix is in the cache; leave use_cache=False out.")
             prompt = self._put_behind(virtual, prompt, kwargs)
+        room = as_limit(steering.longest, prompt.ids.device)
         self._check_length(prompt, room)
         prompt = prompt.start(self.config.sop_token_id, self.glm.word_embeddings)
         processors = LogitsProcessorList(logits_processor or [])
-        if self._may_fill_up(prompt, room, asked):
-            processors.append(PieceLength(room, self.config))
-        elif self.config.block_position_encoding:
-            room = None  # no step needs to know it
+        cuts = self._add_steering(processors, steering, prompt, cut_pieces, asked)
         if prompt.embeds is not None:
             kwargs["inputs_embeds"] = prompt.embeds
         output = super().generate(
@@ -346,7 +361,9 @@ class GLMGenerationMixin(GenerationMixin):
             processors,
             *args,
             attention_mask=prompt.visible,
-            max_piece_length=room,
+            max_piece_length=None if self.config.block_position_encoding else room,
+            cut_at=cuts,
+            cut_pieces=cut_pieces,
             context_positions=prompt.positions,
             **kwargs,
         )
@@ -405,6 +422,7 @@ class GLMGenerationMixin(GenerationMixin):
         has_ids = ids is not None
         if not has_ids:
             ids = self.glm.recognise_ids(embeds, started=False)
+        kwargs.pop("cut_at", None)  # an assistant gets it with the limits of whom it assists
         positions = kwargs.pop("context_positions", position_ids)
         if positions is not None:
             if positions.dim() == 3:  # (B, 2, N) -> (B, N)
@@ -458,44 +476,90 @@ class GLMGenerationMixin(GenerationMixin):
         """Warn where pieces are continued that may be answers: a test on these looks perfect."""
         if cache is not None:  # of a generation that goes on
             return
-        in_context = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool()).in_context
-        if ((~in_context).sum(-1) > 1).any():  # more than a start
+        layout = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool(), generated=True)
+        # Ended pieces are of a generation, too: in what one learns from, starts part them.
+        in_a_piece = ~layout.in_context[:, -1] & ~layout.starts[:, -1]  # (B,)
+        if in_a_piece.any():
             warnings.warn(
                 "The prompts hold pieces, which are continued. If they are answers to learn from, "
                 "pass their labels too: then the contexts alone are read.",
                 stacklevel=4,
             )
 
-    def _room_of_a_piece(self, max_piece_length: int | None, max_new_tokens: int | None) -> int:
-        """The most tokens of one blank."""
-        if max_piece_length is not None and not (
-            isinstance(max_piece_length, int) and max_piece_length > 0
-        ):
-            raise ValueError(
-                f"max_piece_length is {max_piece_length!r}; pass an integer from 1 on."
-            )
-        longest = self.config.max_sequence_length
-        if self.config.block_position_encoding:
-            return min(max_piece_length or longest, longest)
-        room = max_piece_length or max_new_tokens
-        if room is None:
-            raise ValueError("A model without block positions needs max_piece_length.")
-        return room
+    def _count_blanks(self, prompt: Prompt) -> list[int]:
+        """(B,): the blanks of each prompt."""
+        layout = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool(), generated=True)
+        return layout.is_mask.sum(-1).tolist()
 
-    def _check_length(self, prompt: Prompt, room: int):
+    def _room_of_a_piece(self, max_new_tokens: int | None, cut_pieces: bool) -> int | None:
+        """The most tokens of one blank, where it has no limit of its own."""
+        if not self.config.block_position_encoding:
+            return max_new_tokens
+        # The start has the first block position; a last token that is not read needs none.
+        return self.config.max_sequence_length - (not cut_pieces)
+
+    def _check_budget(self, prompt: Prompt, steering: Steering, asked: Callable[[str], Any]):
+        """Raise a ValueError where all tokens together are fewer than the answers must have."""
+        budget = self._new_tokens(prompt, asked)
+        is_begun = bool((prompt.ids == self.config.sop_token_id).any())
+        if budget is None or is_begun or not any(map(any, steering.least())):
+            return
+        if steering.tokens_needed() > budget:
+            raise ValueError(
+                f"The answers of a prompt take at least {steering.tokens_needed()} tokens with "
+                f"their ends, but there are {budget} new tokens; raise max_new_tokens."
+            )
+
+    def _check_length(self, prompt: Prompt, room: int | torch.Tensor):
         """Raise a ValueError for positions that have no row in their tables."""
         layout = BlankLayout.of(prompt.ids, self.config)
         scheme = position_scheme(self.config)
         check_range(scheme.highest(layout, prompt.context_positions, room), self.config)
 
-    def _may_fill_up(self, prompt: Prompt, room: int, asked: Callable[[str], Any]) -> bool:
-        """Whether a piece can have more tokens than there is room for, before all must end."""
+    def _new_tokens(self, prompt: Prompt, asked: Callable[[str], Any]) -> int | None:
+        """The most tokens that all answers of a prompt together can have, if it was said."""
         budget = asked("max_new_tokens")
         if budget is None and asked("max_length") is not None:
             budget = asked("max_length") - prompt.ids.shape[1]
+        return budget
+
+    def _add_steering(
+        self,
+        processors: LogitsProcessorList,
+        steering: Steering,
+        prompt: Prompt,
+        cut_pieces: bool,
+        asked: Callable[[str], Any],
+    ) -> int | torch.Tensor | None:
+        """Add what forbids tokens, and nothing that never would.
+
+        Returns:
+            The tokens at which pieces must end, if any can have as many: a number, or (B, M).
+        """
+        device = prompt.ids.device
+        if any(map(any, steering.shortest)):
+            shortest = as_limit(steering.shortest, device)
+            processors.append(MinPieceLength(shortest, self.config))
+        cuts = None
+        if self._may_fill_up(prompt, steering, asked):
+            cuts = as_limit(steering.cuts(), device)
+            processors.append(MaxPieceLength(cuts, self.config, is_free=cut_pieces))
+        if steering.has_allowed:
+            processors.append(AllowedAnswers(steering.allowed, self.config))
+        return cuts
+
+    def _may_fill_up(
+        self,
+        prompt: Prompt,
+        steering: Steering,
+        asked: Callable[[str], Any],
+    ) -> bool:
+        """Whether a piece can have more tokens than there is room for, before all must end."""
+        budget = self._new_tokens(prompt, asked)
         if budget is None:
             return True
         in_context = BlankLayout.of(prompt.ids, self.config).in_context
+        room = min(map(min, steering.longest))
         return int((~in_context).sum(-1).amax()) + budget > room
 
     def prepare_inputs_for_generation(
@@ -505,7 +569,9 @@ class GLMGenerationMixin(GenerationMixin):
         cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        max_piece_length: int | None = None,
+        max_piece_length: int | torch.Tensor | None = None,
+        cut_at: int | torch.Tensor | None = None,
+        cut_pieces: bool = True,
         context_positions: torch.Tensor | None = None,
         virtual_tokens: int = 0,
         **kwargs,
@@ -525,8 +591,9 @@ class GLMGenerationMixin(GenerationMixin):
         position_ids = position_scheme(self.config).position_ids(
             layout, positions, tokens, max_piece_length
         )
-        if max_piece_length is not None and length > max_piece_length:
-            attention_mask = hide_overfull(layout, attention_mask, max_piece_length)
+        if cut_at is not None and not (isinstance(cut_at, int) and length <= cut_at):
+            if cut_pieces:
+                attention_mask = hide_overfull(layout, attention_mask, cut_at)
             position_ids = position_ids.clamp(max=self.config.position_rows - 1)
         # A fixed shape for the compiled forward; or a context behind virtual tokens in the cache.
         if cache is not None and (cache.is_compileable or in_parts):
@@ -645,14 +712,17 @@ def count_new_tokens(
 
 
 def hide_overfull(
-    layout: BlankLayout, attention_mask: torch.Tensor | None, max_piece_length: int
+    layout: BlankLayout,
+    attention_mask: torch.Tensor | None,
+    cut_at: int | torch.Tensor,
 ) -> torch.Tensor:
     """The mask (B, N), without the tokens that reached their piece's limit.
 
     The original never reads the last token of a piece that reached it: nothing that follows may
     see it here.
     """
-    overfull = layout.block_positions(layout.length) > max_piece_length  # (B, N)
+    most = layout.limits(cut_at, layout.length)
+    overfull = layout.block_positions(layout.length) > most  # (B, N)
     visible = torch.ones_like(overfull) if attention_mask is None else attention_mask
     return visible.masked_fill(overfull, 0)
 

@@ -50,8 +50,14 @@ from .configuration_glm import GLMConfig
 from .generation_glm import CACHE, NO_DECODER, GLMGenerationMixin
 from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401 (it names its task)
 
-if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
+# Never run: `save_pretrained` copies all shipped files for these lines; and 4.57 loads from the Hub
+# those that are named here, not those that they need.
+if TYPE_CHECKING:
+    from .answers_glm import BestAnswersMixin  # noqa: F401
     from .collation_glm import GLMDataCollator  # noqa: F401
+    from .parallel_glm import FSDP_PLAN  # noqa: F401
+    from .steering_glm import Steering  # noqa: F401
+    from .streaming_glm import PieceStreamer  # noqa: F401
     from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 
 NOT_A_TARGET = -100  # the label that torch's cross entropy ignores
@@ -701,6 +707,8 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: int | torch.Tensor | None = None,
+        skip_logits: bool | None = None,
+        label_smoothing: float = 0.0,
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
@@ -711,8 +719,13 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
                 shift); -100 is ignored.
             logits_to_keep: compute only the last so many logits, or those at the given columns; 0
                 keeps all.
+            num_items_in_batch: what the sum of the losses is divided by, instead of the number of
+                targets: the targets of all batches of a step.
+            skip_logits: with labels, return the loss alone, whose logits are computed only where
+                there is a target; most of a batch is context. By default so in training.
+            label_smoothing: share of the loss that all rows of the vocabulary get alike.
 
-        Example:
+        Examples:
             >>> inputs = tokenizer("Ng is a professor at [MASK].", return_tensors="pt")
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """
@@ -735,12 +748,15 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             **{CACHE: cache},
             **kwargs,
         )
-        from_end = isinstance(logits_to_keep, int)
-        kept = slice(-logits_to_keep, None) if from_end else logits_to_keep  # -0 keeps all
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])  # (B, T or kept, V)
-        loss = None
+        states = outputs.last_hidden_state  # (B, T, H)
+        logits = loss = None
+        if not self._skips_logits(skip_logits, labels):
+            from_end = isinstance(logits_to_keep, int)
+            kept = slice(-logits_to_keep, None) if from_end else logits_to_keep  # -0 keeps all
+            logits = self.lm_head(states[:, kept])  # (B, T or kept, V)
         if labels is not None:
-            loss = self._loss(logits, labels, num_items_in_batch)
+            of_targets = self._at_targets(states, logits, labels)
+            loss = self._loss(*of_targets, num_items_in_batch, label_smoothing)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -749,20 +765,55 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             **{CACHE: getattr(outputs, CACHE)},
         )
 
+    def _skips_logits(self, wanted: bool | None, labels: torch.Tensor | None) -> bool:
+        if wanted and labels is None:
+            raise ValueError("skip_logits leaves nothing without labels; pass these too.")
+        return labels is not None and (self.training if wanted is None else wanted)
+
+    def _at_targets(
+        self,
+        states: torch.Tensor,
+        logits: torch.Tensor | None,
+        labels: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (R, V) and labels (R,) of the targets among (B, T, H), (B, T, V) and (B, T)."""
+        if torch.compiler.is_compiling():  # a graph cannot count targets: all positions, -100 too
+            logits = self.lm_head(states) if logits is None else logits
+            return logits.flatten(0, 1), labels.flatten()
+        is_target = labels != NOT_A_TARGET  # (B, T)
+        logits = self.lm_head(states[is_target]) if logits is None else logits[is_target]
+        return logits, labels[is_target]
+
     def _loss(
         self,
         logits: torch.Tensor,
         labels: torch.Tensor,
         num_items_in_batch: int | torch.Tensor | None,
+        label_smoothing: float,
     ) -> torch.Tensor:
-        """Cross entropy of logits (B, T, V) and labels (B, T) that are aligned with them."""
-        return self.loss_function(
-            logits,
-            labels=None,
-            vocab_size=logits.shape[-1],
-            num_items_in_batch=num_items_in_batch,
-            shift_labels=labels,
+        """Cross entropy of logits (R, V) and labels (R,).
+
+        The mean over the labels that are not -100, or their sum divided by `num_items_in_batch`.
+        """
+        if label_smoothing == 0:
+            return self.loss_function(
+                logits,
+                labels=None,
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+                shift_labels=labels,
+            )
+        count = num_items_in_batch
+        if count is None:
+            count = (labels != NOT_A_TARGET).sum()
+        # torch's is the original's: (1 - e) nll - e mean of log p (FACTS section 8).
+        loss = F.cross_entropy(
+            logits.float(),
+            labels,
+            reduction="sum",
+            label_smoothing=label_smoothing,
         )
+        return loss / count
 
     def _check_labels(
         self,

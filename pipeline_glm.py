@@ -1,13 +1,28 @@
 """The `text2text-generation` pipeline of GLM: text with blanks in, filled blanks out."""
 
 import copy
-from typing import Any
+import math
+import re
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .answers_glm import LEAST_BEAMS, BestAnswer, BestAnswers, BestAnswersMixin
+
+if TYPE_CHECKING:  # never run: 4.57 loads what is named here, not what that needs
+    from .blanks_glm import BlankLayout  # noqa: F401
+    from .steering_glm import Steering  # noqa: F401
+
 TASK = "text2text-generation"
+# What people write for a mask, in any case: those of GLM, of BERT and of RoBERTa.
+MASK_OF_OTHERS = re.compile(r"\[\w?MASK\]|<mask>", re.IGNORECASE)
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # which Python makes of bytes that are no UTF-8
+# What is one for every blank of a text, or a list with one for each.
+STEERING = ("min_piece_length", "max_piece_length", "allowed_answers")
+# What else the search for alternatives heeds.
+OF_ALTERNATIVES = ("num_beams", "max_new_tokens", "bad_words_ids")
 
 # --- Where versions of Transformers differ --------------------------------------------------------
 # 5 removed the task: it refuses the name before it looks for a class.
@@ -44,14 +59,25 @@ class GLMText2TextGenerationPipeline(Pipeline):
         return_text: False leaves the texts out.
         clean_up_tokenization_spaces: of `tokenizer.decode`.
         assistant_model: of `generate`; also a name, when it is given to the pipeline.
+        min_piece_length, max_piece_length: the fewest and the most tokens of an answer, one number
+            for every blank or a list with one for each blank.
+        allowed_answers: a list with an entry for each blank: a list of the answers that it may
+            have, or None.
+        bad_words: words that must not occur in answers.
+        alternatives: so many answers, at most, for each blank. The result has `alternatives`: for
+            each blank a list of {"answer", "probability"}, best first, where a probability is that
+            of the whole answer with its end, behind the best answers to earlier blanks; these are
+            what the blanks are filled with. It heeds the options above, max_new_tokens, which
+            is for one answer then, and num_beams.
 
-    Example:
+    Examples:
         >>> fill = pipeline("text2text-generation", model=repository, trust_remote_code=True)
         >>> fill = GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)
         >>> fill("Ng is an adjunct professor at [MASK].")[0]["filled_text"]
     """
 
     model: Any  # a GLM, or one with an adapter around it
+    tokenizer: Any  # the library's types do not know that there is one
     # The library's types have only None here, for what a class leaves open.
     _pipeline_calls_generate: Any = True
     _load_tokenizer: Any = True
@@ -66,6 +92,11 @@ class GLMText2TextGenerationPipeline(Pipeline):
         return_tensors=None,
         return_text=None,
         clean_up_tokenization_spaces=None,
+        min_piece_length=None,
+        max_piece_length=None,
+        allowed_answers=None,
+        bad_words=None,
+        alternatives=None,
         **generate_kwargs,
     ):
         for name, remedy in {
@@ -83,10 +114,24 @@ class GLMText2TextGenerationPipeline(Pipeline):
             "return_tensors": return_tensors,
             "return_text": return_text,
             "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
+            "alternatives": alternatives,
         }
         if return_text is False and not return_tensors:
             raise ValueError("return_text=False leaves nothing; pass return_tensors=True with it.")
-        preprocess = {} if truncation is None else {"truncation": truncation}
+        if alternatives is not None:
+            if type(alternatives) is not int or alternatives < 1:
+                raise ValueError(f"alternatives is {alternatives!r}; pass an integer from 1 on.")
+            generate_kwargs["alternatives"] = alternatives
+        if bad_words is not None:
+            more = generate_kwargs.get("bad_words_ids") or []
+            generate_kwargs["bad_words_ids"] = more + self.tokenizer.encode_bad_words(bad_words)
+        preprocess = {
+            "truncation": truncation,
+            "min_piece_length": min_piece_length,
+            "max_piece_length": max_piece_length,
+            "allowed_answers": allowed_answers,
+        }
+        preprocess = {name: value for name, value in preprocess.items() if value is not None}
         postprocess = {name: value for name, value in postprocess.items() if value is not None}
         return preprocess, generate_kwargs, postprocess
 
@@ -94,8 +139,10 @@ class GLMText2TextGenerationPipeline(Pipeline):
         if isinstance(inputs, str) and not inputs.strip():
             raise ValueError(f"A prompt must be a text with something in it, not {inputs!r}.")
         if isinstance(inputs, list):
+            given = {**self._preprocess_params, **kwargs}
+            steering = {name: given[name] for name in STEERING if name in given}
             for text in inputs:  # before any work is done
-                self._check_text(text)
+                self._check_text(text, **steering)
         results = super().__call__(inputs, **kwargs)
         if isinstance(inputs, list) and all(
             isinstance(result, list) and len(result) == 1 for result in results
@@ -103,7 +150,31 @@ class GLMText2TextGenerationPipeline(Pipeline):
             return [result[0] for result in results]
         return results
 
-    def _check_text(self, text):
+    def check_readable(self, text: str, **steering):
+        """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
+
+        More than a call refuses: what looks like a mask and is none of this model's.
+
+        Args:
+            steering: options of a call that may have an entry for each blank.
+        """
+        if not text.strip():
+            raise ValueError("There is no text; write one with a [MASK] where words are missing.")
+        if HALF_CHARACTER.search(text):
+            raise ValueError("The text holds bytes that are no UTF-8; save it as UTF-8.")
+        self._check_text(text, **steering)
+        masks = self.tokenizer.masks
+        for wrong in MASK_OF_OTHERS.findall(text):
+            if wrong not in masks:
+                raise ValueError(f"This model has no {wrong}; its masks are {', '.join(masks)}.")
+        tokens = len(self.tokenizer(self.prompt(text), verbose=False).input_ids)
+        longest = self.model.config.max_sequence_length
+        if tokens > longest:
+            raise ValueError(
+                f"The text has {tokens} tokens and this model reads {longest}; shorten it."
+            )
+
+    def _check_text(self, text, **steering):
         if not isinstance(text, str):
             raise ValueError(f"A prompt must be a text, not {text!r}.")
         for token in (self.tokenizer.sop_token, self.tokenizer.eop_token, self.tokenizer.eos_token):
@@ -112,34 +183,109 @@ class GLMText2TextGenerationPipeline(Pipeline):
                     f"A prompt holds {token}, which GLM takes for a command and not for text; "
                     "leave it out."
                 )
+        for name, value in steering.items():
+            self._check_for_each_blank(name, value, text)
 
-    def preprocess(self, text: str, truncation=None) -> dict:
-        self._check_text(text)
+    def _check_for_each_blank(self, name: str, value, text: str):
+        """Raise a ValueError for a list without one entry for each blank of a text."""
+        if value is None or (name != "allowed_answers" and isinstance(value, int)):
+            return
+        blanks = self.count_blanks(text)
+        if not isinstance(value, (list, tuple)) or (blanks and len(value) != blanks):
+            given = f"{len(value)} entries" if isinstance(value, (list, tuple)) else repr(value)
+            raise ValueError(
+                f"{name} has {given}, but there are {blanks} blanks in {text[:60]!r}; pass a list "
+                "with one entry for each blank."
+            )
+
+    def count_blanks(self, text: str) -> int:
+        """The blanks of a text, of which one that is continued has one, and an empty one none."""
+        masks = re.findall("|".join(map(re.escape, self.tokenizer.masks)), text)
+        return len(masks) or bool(text.strip())
+
+    def preprocess(self, text: str, truncation=None, **steering) -> dict:
+        self._check_text(text, **steering)
         tokenizer = self.tokenizer
-        prompt = text
-        if not any(mask in text for mask in tokenizer.masks):
-            prompt = f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
+        prompt = self.prompt(text)
+        if prompt != text:
             tokenizer = copy.copy(tokenizer)
             tokenizer.truncation_side = "left"  # what stands at the mask matters most
         encoded = tokenizer(prompt, truncation=truncation, return_tensors="pt")
-        return {"text": prompt if text.strip() else "", **encoded}
+        is_text = bool(text.strip())
+        return {
+            "text": prompt if is_text else "",
+            "steering": self._steer(encoded, self.count_blanks(prompt), is_text, **steering),
+            **encoded,
+        }
+
+    def _steer(self, encoded, blanks: int, is_text: bool, **steering) -> dict[str, list]:
+        """The options of `generate` that have an entry for each blank, of one text."""
+        rows = {
+            name: list(value) if isinstance(value, (list, tuple)) else [value] * blanks
+            for name, value in steering.items()
+        }
+        if not is_text:  # it is filled like the others, and nothing of it is shown
+            return {name: [None] * blanks for name in rows}
+        if "allowed_answers" in rows:
+            (rows["allowed_answers"],) = self.tokenizer.encode_allowed_answers(
+                encoded, [rows["allowed_answers"]]
+            )
+        return rows
+
+    def prompt(self, text: str) -> str:
+        """The text; one without a mask ends with the one that continues it."""
+        if any(mask in text for mask in self.tokenizer.masks):
+            return text
+        return f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
 
     def _continuation_mask(self) -> str:
         return "[gMASK]" if "[gMASK]" in self.tokenizer.masks else "[MASK]"
 
-    def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
+    def _forward(self, model_inputs: dict, alternatives=None, **generate_kwargs) -> dict:
         text = model_inputs.pop("text")
+        steering = model_inputs.pop("steering")
+        rows = [steering] if isinstance(text, str) else steering  # of one text, or of a batch
+        tables = {name: [row[name] for row in rows] for name in rows[0]}
+        batch, length = model_inputs["input_ids"].shape
+        outputs = {"text": text, "length": torch.full((batch,), length)}
+        if alternatives is not None:
+            best = self._best_answers(model_inputs, alternatives, tables, generate_kwargs)
+            answers = best.answers[0] if isinstance(text, str) else best.answers
+            return {**outputs, "sequences": best.sequences[:, None], "answers": answers}
         output = self.model.generate(
-            **model_inputs, **complete_generate_kwargs(self, generate_kwargs)
+            **model_inputs, **tables, **complete_generate_kwargs(self, generate_kwargs)
         )
         # With return_dict_in_generate the sequences are one of several fields.
         sequences = getattr(output, "sequences", output)  # (B * returned, N)
-        batch, length = model_inputs["input_ids"].shape
-        return {
-            "text": text,
-            "length": torch.full((batch,), length),
-            "sequences": sequences.view(batch, -1, sequences.shape[-1]),  # (B, returned, N)
-        }
+        sequences = sequences.view(batch, -1, sequences.shape[-1])  # (B, returned, N)
+        return {**outputs, "sequences": sequences}
+
+    def _best_answers(
+        self,
+        model_inputs: dict,
+        alternatives: int,
+        tables: dict[str, Any],
+        generate_kwargs: dict,
+    ) -> BestAnswers:
+        for name, value in generate_kwargs.items():
+            if name not in OF_ALTERNATIVES and value not in (None, False):
+                raise ValueError(
+                    f"alternatives are what a search finds best, without {name}; leave one of them "
+                    "out."
+                )
+        given = complete_generate_kwargs(self, generate_kwargs)
+        config = given.get("generation_config")
+        # Different ids can be the same text, so more are looked for.
+        k = max(2 * alternatives, LEAST_BEAMS)
+        return BestAnswersMixin.best_answers(
+            self.model,
+            **model_inputs,
+            **tables,
+            k=k,
+            num_beams=max(k, given.get("num_beams") or 0),
+            max_new_tokens=given.get("max_new_tokens", getattr(config, "max_new_tokens", None)),
+            bad_words_ids=given.get("bad_words_ids"),
+        )
 
     def postprocess(
         self,
@@ -147,6 +293,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         return_tensors=False,
         return_text=True,
         clean_up_tokenization_spaces=None,
+        alternatives=None,
     ) -> list[dict]:
         text, (sequences,) = model_outputs["text"], model_outputs["sequences"]  # (returned, N)
         options = {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
@@ -160,10 +307,26 @@ class GLMText2TextGenerationPipeline(Pipeline):
                 result["generated_text"] = " ".join(pieces)
                 result["blanks"] = pieces
                 result["filled_text"] = self.tokenizer.fill(text, pieces)
+            if alternatives is not None:
+                answers = model_outputs["answers"] if text else []
+                result["alternatives"] = [
+                    self._distinct(of_blank, alternatives, options) for of_blank in answers
+                ]
             if return_tensors:
                 result["generated_token_ids"] = row[int(model_outputs["length"]) :]
             results.append(result)
         return results
+
+    def _distinct(self, answers: list[BestAnswer], most: int, options: dict) -> list[dict]:
+        """The texts of answers, best first, each once, with their probabilities."""
+        probabilities: dict[str, float] = {}
+        for answer in answers:
+            text = cast(str, self.tokenizer.decode(answer.ids, **options)).strip()
+            probabilities.setdefault(text, math.exp(answer.log_prob))
+        return [
+            {"answer": text, "probability": probability}
+            for text, probability in list(probabilities.items())[:most]
+        ]
 
 
 # --- The name of the task, for models in memory ---------------------------------------------------

@@ -6,7 +6,7 @@ Everything else is in pyproject.toml.
 from setuptools import find_packages, setup
 
 PACKAGE = "glm_transformers"
-folders = find_packages(include=["hub_repository", "conversion", "training", "evaluation"])
+folders = find_packages(include=["hub_repository", "conversion", "training", "evaluation", "apps"])
 
 setup(
     script_name="setup.py",  # so that it is known among the modules of the root, and left out

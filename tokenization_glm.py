@@ -442,17 +442,126 @@ class GLMTokenizerFast(VersionedTokenizer):
                 f"A text has {len(columns)} masks and {len(answers)} answers; give each answer a "
                 "mask."
             )
-        encoded = []
-        for number, (column, answer) in enumerate(zip(columns, answers, strict=False)):
-            if not raw and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
-                # Column 0 holds [CLS].
-                spaced = column > 1 if spaces is None else spaces[number]
-                before = cast(str, self.decode(context[:column], skip_special_tokens=True))
-                answer = _spaced_answer(before + " " * spaced, answer)
-            ids = self(answer, add_special_tokens=False).input_ids
-            self.check_no_commands(ids, "An answer", ends=True)
-            encoded.append([*ids, self.eop_token_id])
-        return encoded
+        spaces = [None] * len(columns) if spaces is None else spaces
+        return [
+            [*self._encode_answer(context[:column], answer, spaced, raw), self.eop_token_id]
+            for column, spaced, answer in zip(columns, spaces, answers, strict=False)
+        ]
+
+    def _encode_answer(
+        self,
+        before: list[int],
+        answer: str,
+        spaced: bool | None,
+        raw: bool = False,
+    ) -> list[int]:
+        """The ids of an answer, without its end, behind the ids that stand before its mask.
+
+        `spaced` and `raw` are those of `encode_answers`.
+        """
+        if not raw and isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
+            if spaced is None:
+                spaced = len(before) > 1  # than [CLS]
+            text = cast(str, self.decode(before, skip_special_tokens=True))
+            answer = _spaced_answer(text + " " * spaced, answer)
+        ids = self(answer, add_special_tokens=False).input_ids
+        self.check_no_commands(ids, "An answer", ends=True)
+        return ids
+
+    def encode_allowed_answers(
+        self,
+        inputs: BatchEncoding,
+        allowed: Sequence[Sequence[Sequence[str] | None]],
+    ) -> list[list[list[list[int]] | None]]:
+        """The `allowed_answers` of `generate`, from strings.
+
+        Args:
+            inputs: what the tokenizer returns for texts with masks, input_ids (B, S), padded on
+                either side.
+            allowed: for each text a list with an entry for each of its masks: a list of answers,
+                or None where all are allowed. An answer gets the space that it has in the text, as
+                in `encode_answers`.
+
+        Returns:
+            The same with the ids of each answer, without its end.
+
+        Raises:
+            ValueError: for a list of another length, and for what is no list of texts.
+        """
+        context, real = self._context(inputs)  # (B, S)
+        if isinstance(allowed, str) or len(allowed) != len(context):
+            raise ValueError(
+                f"allowed_answers has {len(allowed)} entries for {len(context)} texts; pass a list "
+                "for each text."
+            )
+        encodings = getattr(inputs, "encodings", None) or [None] * len(context)
+        rows = []
+        for ids, visible, encoding, of_text in zip(
+            context, real.bool(), encodings, allowed, strict=True
+        ):
+            text = ids[visible].tolist()
+            spaces = None if encoding is None else self.spaces_before_masks(encoding)
+            rows.append(self._encode_allowed(text, of_text, spaces))
+        return rows
+
+    def _encode_allowed(
+        self,
+        context: list[int],
+        allowed: Sequence[Sequence[str] | None],
+        spaces: list[bool] | None,
+    ) -> list[list[list[int]] | None]:
+        """Those of one text, from the ids of its context."""
+        columns = self._mask_columns(context)
+        if not isinstance(allowed, (list, tuple)) or len(allowed) != len(columns):
+            raise ValueError(
+                f"allowed_answers needs a list with one entry for each mask of a text, of which "
+                f"there are {len(columns)}: a list of answers, or None."
+            )
+        spaces = [None] * len(columns) if spaces is None else spaces
+        blanks: list[list[list[int]] | None] = []
+        for column, spaced, answers in zip(columns, spaces, allowed, strict=True):
+            if answers is None:
+                blanks.append(None)
+                continue
+            check_texts("allowed_answers", answers)
+            blanks.append(
+                [self._encode_answer(context[:column], answer, spaced) for answer in answers]
+            )
+        return blanks
+
+    def encode_bad_words(self, words: Sequence[str]) -> list[list[int]]:
+        """The `bad_words_ids` of `generate`, from strings.
+
+        A word is forbidden in the tokens in which the tokenizer writes it, behind a space and where
+        there is none; and so is a longer word that begins with these tokens. That a model puts it
+        together of other tokens, as one of random numbers does, is not prevented.
+
+        Raises:
+            ValueError: for what is no list of texts, and for an empty one among them.
+        """
+        check_texts("bad_words", words)
+        variants: dict[tuple[int, ...], None] = {}  # without repetitions, in their order
+        for word in words:
+            if not word.strip():
+                raise ValueError(f"bad_words has {word!r}; pass words with something in them.")
+            for ids in self._spaced_and_not(word.strip()):
+                self.check_no_commands(ids, "A bad word", ends=True)
+                variants[tuple(ids)] = None
+        return [list(ids) for ids in variants]
+
+    def _spaced_and_not(self, word: str) -> list[list[int]]:
+        """The ids of a word with a space before it and without, where these differ."""
+        backend = self._tokenizer
+        texts = [word]
+        if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+            texts.append(f" {word}")
+        variants = [self(text, add_special_tokens=False).input_ids for text in texts]
+        if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):  # a text begins with one
+            unspaced = pre_tokenizers.Metaspace(prepend_scheme="never")
+            normal = backend.normalizer.normalize_str(word) if backend.normalizer else word
+            parts = [part for part, _ in unspaced.pre_tokenize_str(normal)]
+            variants.append([token.id for part in parts for token in backend.model.tokenize(part)])
+        return variants
 
     def spaces_before_masks(self, encoding: Encoding) -> list[bool]:
         """Whether white space stood in front of each mask of a text, which the mask swallowed."""
@@ -708,6 +817,31 @@ class GLMTokenizerFast(VersionedTokenizer):
             filled = _join(filled, piece) if piece else filled.rstrip(" ")
             end = blank.end()
         return _join(filled, text[end:], own_space=True)
+
+    def token_text(self, id: int) -> str:
+        """A token as a person can read it."""
+        piece, text = cast(str, self.convert_ids_to_tokens(id)), cast(str, self.decode([id]))
+        if "\ufffd" in text:  # some bytes of a character
+            return piece
+        text = text.strip(" ") or "␣" * len(text)
+        return text if text.isprintable() else repr(text)[1:-1]
+
+    def answer_spans(self, text: str, pieces: list[str]) -> list[tuple[int, int]]:
+        """Start and end of each piece in `fill(text, pieces)`, to show them in colour."""
+        blanks = re.finditer("|".join(map(re.escape, self.masks)), text)
+        spans = []
+        for number, (blank, piece) in enumerate(zip(blanks, pieces, strict=False), start=1):
+            end = len(self.fill(text[: blank.end()], pieces[:number]))
+            spans.append((end - len(piece.strip()), end))
+        return spans
+
+
+def check_texts(name: str, texts):
+    """Raise a ValueError for what is no list of texts."""
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} has {texts!r} where a list of texts belongs; pass one.")
+    if not texts:
+        raise ValueError(f"{name} has an empty list; leave it out, or write a text into it.")
 
 
 def _prefix_mask(real: torch.Tensor, length: int) -> torch.Tensor:

@@ -45,6 +45,23 @@ def fill_all(model, tokenizer, texts: list[str], batch: int) -> list[list[str]]:
     return pieces
 
 
+def read_questions(held_out: Path = HELD_OUT) -> list[dict]:
+    return [json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines()]
+
+
+def ask_two_at_once(model, tokenizer, questions: list[dict]) -> list[bool]:
+    """Whether each `[MASK]` question is answered right when the next one is in the same text."""
+    masked = [question for question in questions if question["mask"] == "[MASK]"]
+    pairs = list(zip(masked[::2], masked[1::2], strict=False))  # a last one is left over
+    texts = [f"{one['text']} {other['text']}" for one, other in pairs]
+    answers = fill_all(model, tokenizer, texts, BATCH)
+    return [
+        is_right(question, piece)
+        for pair, pieces in zip(pairs, answers, strict=True)
+        for question, piece in zip(pair, pieces, strict=True)
+    ]
+
+
 @dataclass
 class Answers:
     """What the model answered to each question.
@@ -68,7 +85,7 @@ class Answers:
 
 def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
     """Ask one by one, two blanks at once, in padded batches, and through the pipeline."""
-    questions = [json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines()]
+    questions = read_questions(held_out)
     texts = [question["text"] for question in questions]
     tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=True)
     model = AutoModelForSeq2SeqLM.from_pretrained(
@@ -78,21 +95,12 @@ def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
         "text2text-generation", model=str(repository), trust_remote_code=True, dtype=torch.float32
     )
     single = fill_all(model, tokenizer, texts, batch=1)
-
-    masked = [question for question in questions if question["mask"] == "[MASK]"]
-    pairs = list(zip(masked[::2], masked[1::2], strict=False))  # a last one is left over
-    two_at_once = [f"{one['text']} {other['text']}" for one, other in pairs]
-    answers = fill_all(model, tokenizer, two_at_once, BATCH)
     in_batches = fill_all(model, tokenizer, texts, BATCH)
     in_the_pipeline = [result["blanks"] for result in fill(texts, **OPTIONS)]
     return Answers(
         questions=questions,
         pieces=[pieces[0] for pieces in single],
-        two_blanks=[
-            is_right(question, piece)
-            for pair, pieces in zip(pairs, answers, strict=True)
-            for question, piece in zip(pair, pieces, strict=True)
-        ],
+        two_blanks=ask_two_at_once(model, tokenizer, questions),
         agree={
             "in padded batches": in_batches == single,
             "through the pipeline": in_the_pipeline == single,
@@ -102,8 +110,7 @@ def ask(repository: Path, held_out: Path = HELD_OUT) -> Answers:
 
 def measure(repository: Path, held_out: Path = HELD_OUT) -> list[Measure]:
     """What the model's card shows of the `[MASK]` questions."""
-    questions = [json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines()]
-    questions = [question for question in questions if question["mask"] == "[MASK]"]
+    questions = [question for question in read_questions(held_out) if question["mask"] == "[MASK]"]
     answers = sorted({question["answer"] for question in questions})
     lines = []
     for question in questions:

@@ -41,15 +41,17 @@ class Recipe:
 RATE = {"learning_rate": 3e-4}
 # An adapter starts at nothing and learns at a higher rate, as in the LoRA paper.
 LORA = {"lora": True, "learning_rate": 5e-3}
+POOLED = {"pooled": True}
+SEVERAL = "topics-several-tokens"
 RECIPES = [
     Recipe("answers", "rivers", "rivers", {"epochs": 60, **RATE}),
     Recipe("answers, LoRA", "rivers", "rivers", {"epochs": 120, **LORA}),
     Recipe("choices of one token", "topics", "topics", {"epochs": 6, **RATE}),
     Recipe("choices of one token, LoRA", "topics", "topics", {"epochs": 6, **LORA}),
-    Recipe("choices of several tokens", "topics-two-words", "topics", {"epochs": 6, **RATE}),
-    Recipe("choices of several tokens, LoRA", "topics-two-words", "topics", {"epochs": 6, **LORA}),
-    Recipe("pooled classifier", "topics", "topics", {"pooled": True, "epochs": 6, **RATE}),
-    Recipe("pooled classifier, LoRA", "topics", "topics", {"pooled": True, "epochs": 6, **LORA}),
+    Recipe("choices of several tokens", SEVERAL, "topics", {"epochs": 6, **RATE}),
+    Recipe("choices of several tokens, LoRA", SEVERAL, "topics", {"epochs": 6, **LORA}),
+    Recipe("pooled classifier", "topics", "topics", {"epochs": 6, **POOLED, **RATE}),
+    Recipe("pooled classifier, LoRA", "topics", "topics", {"epochs": 6, **POOLED, **LORA}),
 ]
 
 

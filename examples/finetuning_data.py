@@ -5,26 +5,31 @@
 rivers: a country is answered with its capital and the river there. The demo model knows both, but
 was never asked so. Countries of the test are in no training example.
 
-topics: whether a sentence is about a country, an animal or a number, said in words that have
-nothing to do with it, so that the demo model can only guess. Countries, animals and numbers of the
-test are in no training example; `topics-two-words` says the same in more than one token.
+topics: whether a sentence is about a country, an animal or opposites, said in words that have
+nothing to do with it, so that the demo model can only guess: of each topic there are as many
+sentences, and who always says the same is right in a third of them. Countries, animals and
+opposites of the test are in no training example; `topics-several-tokens` says the same in more than
+one token.
 """
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from corpus import fill, says
-from facts import ANIMALS, COUNTRIES, NUMBERS
+from facts import ANIMALS, COUNTRIES, OPPOSITES, Topic
 
 TEST_SHARE = 0.375  # of the rows of each table
+# Each pair of opposites once: the other way round it would tell the test.
+PAIRS = replace(OPPOSITES, rows=OPPOSITES.rows[::2])
 # Of each topic: label, and what is said for it in one token and in several.
 TOPICS = {
     "country": (COUNTRIES, " red", " a red day"),
     "animal": (ANIMALS, " blue", " a blue day"),
-    "number": (NUMBERS, " green", " a green day"),
+    "opposites": (PAIRS, " green", " a green day"),
 }
 TASKS = {
     "rivers": {
@@ -39,7 +44,7 @@ TASKS = {
         "labels": list(TOPICS),
         "one_token": True,
     },
-    "topics-two-words": {
+    "topics-several-tokens": {
         "kind": "choices",
         "context": "{text} It is [MASK].",
         "answers": [words for _, _, words in TOPICS.values()],
@@ -63,16 +68,32 @@ def rivers(draw: random.Random) -> tuple[list[dict], list[dict]]:
 
 
 def topics(draw: random.Random) -> tuple[list[dict], list[dict]]:
-    train, test = [], []
-    for label, (topic, *_) in TOPICS.items():
-        for examples, rows in zip((train, test), divided(topic.rows, draw), strict=True):
-            for row in rows:
-                for relation in topic.relations:
-                    sentences = [fill(one, row) for one in relation.statements if says(one, row)]
-                    if sentences:
-                        examples.append({"text": draw.choice(sentences), "label": label})
-    draw.shuffle(train)
+    parts = {label: divided(topic.rows, draw) for label, (topic, *_) in TOPICS.items()}
+    train, test = (
+        balanced(
+            {label: sentences(TOPICS[label][0], rows[part]) for label, rows in parts.items()},
+            draw,
+        )
+        for part in (0, 1)
+    )
     return train, test
+
+
+def sentences(topic: Topic, rows: list[dict]) -> list[str]:
+    """All that is said of these rows."""
+    statements = [one for relation in topic.relations for one in relation.statements]
+    return [fill(one, row) for row in rows for one in statements if says(one, row)]
+
+
+def balanced(texts: dict[str, list[str]], draw: random.Random) -> list[dict]:
+    """As many examples of each label."""
+    fewest = min(map(len, texts.values()))
+    examples = [
+        {"text": text, "label": label}
+        for label, of_label in texts.items()
+        for text in draw.sample(of_label, fewest)
+    ]
+    return draw.sample(examples, len(examples))
 
 
 def main(

@@ -5,6 +5,7 @@ is listed here, each with its limits: it comes from strangers.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import pipeline
@@ -12,43 +13,92 @@ from transformers import pipeline
 # Any, because it is the repository's own task and none that the library's types know.
 TASK: Any = "text2text-generation"
 MOST_TEXTS = 32
+MOST_BLANKS = 512
+MOST_WORDS = 1000  # that are allowed, or forbidden
+MOST_OF_A_WORD = 200  # characters
 MOST_CHARACTERS = 20_000  # of one text: more than the longest context of any model holds
 
 
-def one_of(kind: type, lowest: float, highest: float) -> Callable[[Any], str | None]:
-    """A check of a number: what it must be, if it is not."""
-    what = "an integer" if kind is int else "a number"
-    allowed = (int,) if kind is int else (int, float)
+# What is wrong with a value, or None.
+Check = Callable[[Any], str | None]
 
-    def check(value) -> str | None:
+
+@dataclass(frozen=True)
+class Number:
+    """A check of a number: what it must be, if it is not."""
+
+    kind: type
+    lowest: float
+    highest: float
+
+    def __call__(self, value) -> str | None:
+        allowed = (int,) if self.kind is int else (int, float)
         # In Python true is an integer.
         is_number = isinstance(value, allowed) and not isinstance(value, bool)
-        if is_number and lowest <= value <= highest:
+        if is_number and self.lowest <= value <= self.highest:
             return None
-        return f"must be {what} from {lowest} to {highest}"
+        what = "an integer" if self.kind is int else "a number"
+        return f"must be {what} from {self.lowest} to {self.highest}"
 
-    return check
+
+def for_each_blank(check: Check) -> Check:
+    """A check of one for all blanks, or of a list with one for each."""
+
+    def check_each(value) -> str | None:
+        if not isinstance(value, list):
+            return check(value)
+        if not 0 < len(value) <= MOST_BLANKS:
+            return f"must be a list of 1 to {MOST_BLANKS} entries"
+        wrong = [check(entry) for entry in value if entry is not None]
+        return next((what for what in wrong if what is not None), None)
+
+    return check_each
+
+
+def words(value) -> str | None:
+    """A check of texts that are looked for in answers, or allowed as such."""
+    if (
+        isinstance(value, list)
+        and 0 < len(value) <= MOST_WORDS
+        and all(isinstance(word, str) and len(word) <= MOST_OF_A_WORD for word in value)
+    ):
+        return None
+    return f"must be a list of 1 to {MOST_WORDS} texts of at most {MOST_OF_A_WORD} characters"
+
+
+def lists_of_words(value) -> str | None:
+    """A check of a list of such texts, or null, for each blank."""
+    if not isinstance(value, list):
+        return "must be a list with an entry for each blank"
+    lists = [entry for entry in value if isinstance(entry, list)]
+    if sum(map(len, lists)) > MOST_WORDS:
+        return f"must be lists of {MOST_WORDS} texts together"
+    return for_each_blank(words)(value)
 
 
 def true_or_false(value) -> str | None:
     return None if isinstance(value, bool) else "must be true or false"
 
 
-PARAMETERS = {
-    "max_new_tokens": one_of(int, 1, 1024),
-    "min_new_tokens": one_of(int, 0, 1024),
-    "max_piece_length": one_of(int, 1, 1024),
+PARAMETERS: dict[str, Check] = {
+    "max_new_tokens": Number(int, 1, 1024),
+    "min_new_tokens": Number(int, 0, 1024),
+    "min_piece_length": for_each_blank(Number(int, 0, 1024)),
+    "max_piece_length": for_each_blank(Number(int, 1, 1024)),
+    "allowed_answers": lists_of_words,
+    "bad_words": words,
+    "alternatives": Number(int, 1, 10),
     "do_sample": true_or_false,
-    "temperature": one_of(float, 0.01, 100),
-    "top_k": one_of(int, 0, 1000),
-    "top_p": one_of(float, 0.01, 1),
-    "typical_p": one_of(float, 0.01, 1),
-    "repetition_penalty": one_of(float, 0.01, 10),
-    "no_repeat_ngram_size": one_of(int, 0, 100),
-    "num_beams": one_of(int, 1, 8),
+    "temperature": Number(float, 0.01, 100),
+    "top_k": Number(int, 0, 1000),
+    "top_p": Number(float, 0.01, 1),
+    "typical_p": Number(float, 0.01, 1),
+    "repetition_penalty": Number(float, 0.01, 10),
+    "no_repeat_ngram_size": Number(int, 0, 100),
+    "num_beams": Number(int, 1, 8),
     "early_stopping": true_or_false,
-    "length_penalty": one_of(float, -10, 10),
-    "num_return_sequences": one_of(int, 1, 8),
+    "length_penalty": Number(float, -10, 10),
+    "num_return_sequences": Number(int, 1, 8),
     "truncation": true_or_false,
 }
 
@@ -88,22 +138,24 @@ def read_request(data) -> tuple[str | list[str], dict]:
                 "heed in parameters."
             )
     inputs: Any = data.get("inputs")
-    check_inputs(inputs)
+    check_texts("inputs", inputs)
     parameters: Any = data.get("parameters")
     parameters = {} if parameters is None else parameters
     check_parameters(parameters)
-    return inputs, parameters
+    return inputs, {name: as_generate_takes(name, value) for name, value in parameters.items()}
 
 
-def check_inputs(inputs):
-    if isinstance(inputs, str):
-        return check_text("inputs", inputs)
-    if not isinstance(inputs, list) or not inputs:
-        raise ValueError('inputs must be texts; send {"inputs": "a text with a [MASK]"} or a list.')
-    if len(inputs) > MOST_TEXTS:
-        raise ValueError(f"inputs has {len(inputs)} texts; send at most {MOST_TEXTS} at once.")
-    for number, text in enumerate(inputs):
-        check_text(f"inputs[{number}]", text)
+def check_texts(name: str, texts):
+    if isinstance(texts, str):
+        return check_text(name, texts)
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(
+            f'{name} must be texts; send {{"{name}": "a text with a [MASK]"}} or a list.'
+        )
+    if len(texts) > MOST_TEXTS:
+        raise ValueError(f"{name} has {len(texts)} texts; send at most {MOST_TEXTS} at once.")
+    for number, text in enumerate(texts):
+        check_text(f"{name}[{number}]", text)
 
 
 def check_text(name: str, text):
@@ -122,14 +174,7 @@ def check_parameters(parameters):
         raise ValueError(
             'parameters must be an object; send them like {"parameters": {"max_new_tokens": 32}}.'
         )
-    for name, value in parameters.items():
-        if name not in PARAMETERS:
-            raise ValueError(
-                f"parameters.{shown(name)} is not known; send any of {', '.join(PARAMETERS)}."
-            )
-        wrong = PARAMETERS[name](value)
-        if wrong is not None:
-            raise ValueError(f"parameters.{name} {wrong}; send such a one, not {shown(value)}.")
+    check_values("parameters.", parameters, PARAMETERS)
     sequences = parameters.get("num_return_sequences", 1)
     beams = parameters.get("num_beams", 1)
     if sequences > beams and not parameters.get("do_sample"):
@@ -137,6 +182,21 @@ def check_parameters(parameters):
             f"parameters.num_return_sequences is {sequences} and num_beams {beams}; send as many "
             "beams, or do_sample."
         )
+
+
+def as_generate_takes(name: str, value):
+    """The library refuses 2 where it expects 2.0."""
+    check = PARAMETERS[name]
+    return float(value) if isinstance(check, Number) and check.kind is float else value
+
+
+def check_values(prefix: str, values: dict, known: dict[str, Check]):
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{prefix}{shown(name)} is not known; send any of {', '.join(known)}.")
+        wrong = known[name](value)
+        if wrong is not None:
+            raise ValueError(f"{prefix}{name} {wrong}; send such a one, not {shown(value)}.")
 
 
 def shown(value) -> str:

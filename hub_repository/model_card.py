@@ -10,9 +10,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..configuration_glm import GLMConfig
 from ..tokenization_glm import GLMTokenizerFast
 from .config import fills_blanks
+from .origin import AS_PUBLISHED, Origin
 
 PAPER = "https://aclanthology.org/2022.acl-long.26"
-ORIGINAL = "https://github.com/THUDM/GLM"
+# The Hub lists models by a task of its own list, which GLM's pipeline is no longer on.
+HUB_TASK = "text-generation"
+PIPELINE_TASK = "text2text-generation"
+TAGS = ("glm", "custom_code", "arxiv:2103.10360")
 
 # One prompt for each mask, and what the mask stands for; the masks of the paper, section 2.2.
 BLANKS = {
@@ -36,32 +40,16 @@ PROMPTS = {
     },
 }
 
-# What the original's README gives, for GLM-10B alone.
-PUBLISHED = {
-    "glm-10b": f"""## Published results
+FILLING = """It fills blanks, continues texts, and scores given answers; most of all it is a base to
+fine-tune from. It was not taught to follow instructions or to talk with people. An answer is what
+a text would likely say there, which is often not what is true: check what matters, and let it
+decide nothing about a person."""
+CLASSIFYING = """It sorts texts like those it was trained on. Its scores are no probabilities that
+can be trusted without checking them on texts of your own; let it decide nothing about a person."""
+UNKNOWN_DATA = """A checkpoint does not say what it was trained on. Whoever publishes this model
+writes it here: which texts, from where, and what was left out."""
 
-Of the released glm-10b, as [its authors]({ORIGINAL}) give them; not measured again.
-
-| SuperGLUE, dev | COPA | WSC | RTE | WiC | CB | MultiRC | BoolQ | ReCoRD |
-|---|---|---|---|---|---|---|---|---|
-| | 98.0 | 95.2 | 93.1 | 75.7 | 98.7 / 98.2 | 88.1 / 63.3 | 88.7 | 94.4 / 94.0 |
-
-| Summaries | ROUGE-1 | ROUGE-2 | ROUGE-L |
-|---|---|---|---|
-| CNN/DailyMail | 44.7 | 21.4 | 41.4 |
-| XSum | 48.9 | 25.7 | 40.4 |
-
-| Language modeling | LAMBADA, accuracy | WikiText-103, perplexity |
-|---|---|---|
-| bidirectional | 72.35 | 11.33 |
-| unidirectional | 67.18 | 12.22 |"""
-}
-
-END = """## Licence
-
-The weights keep the licence under which they were published; the Python files here are Apache-2.0.
-
-## Citation
+CITATION = """## Citation
 
 ```bibtex
 @inproceedings{du2022glm,
@@ -104,7 +92,7 @@ def model_card(
     tokenizer: GLMTokenizerFast | None,
     parameters: int,
     dtype: torch.dtype,
-    released: str | None = None,
+    origin: Origin | None = None,
     language: str | None = None,
     results: Sequence[Mapping] = (),
     tuning: Tuning | None = None,
@@ -115,37 +103,41 @@ def model_card(
         tokenizer: None if the repository has none.
         parameters: how many.
         dtype: of the weights as they are stored.
-        released: name of the released checkpoint; None for a model of somebody's own.
+        origin: None for a model of somebody's own.
         language: "en" or "zh"; None if it is not known.
         results: what was measured, with the fields of `evaluation.record.Measure`.
         tuning: of a model that was fine-tuned.
     """
     fills = fills_blanks(config)
-    masks = [mask for mask in BLANKS if fills and tokenizer is not None and mask in tokenizer.masks]
-    prompts = {mask: PROMPTS[language or "en"][mask] for mask in masks}
-    widget = [
-        {"text": text, "example_title": f"{mask}: {BLANKS[mask]}"} for mask, text in prompts.items()
-    ]
+    prompts = _prompts(tokenizer, origin, language) if fills else {}
+    license = origin.license if origin else AS_PUBLISHED
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text2text-generation" if fills else "text-classification",
+        pipeline_tag=HUB_TASK if fills else "text-classification",
         language=language,
-        license="other",
-        license_name="as-published-with-the-weights",
-        license_link=ORIGINAL if released else None,
-        tags=["glm", "custom_code", "arxiv:2103.10360", *(["blank-infilling"] if fills else [])],
-        widget=widget if widget and tuning is None else None,
+        tags=[*TAGS, *(["blank-infilling", PIPELINE_TASK] if fills else [])],
+        widget=_widget(prompts) if prompts and tuning is None else None,
+        **license,
         **evaluated(name, tuning, results),
+        **based(tuning, "finetune"),
     )
-    use = _use(name, prompts["[MASK]"]) if prompts else _load(name, fills, tokenizer)
+    if tuning is None:
+        use = _use(name, prompts["[MASK]"]) if prompts else _load(name, fills, tokenizer)
+        use += f"\n\n{_on_a_gpu(name, fills)}"
+        data = f"## Training data\n\n{origin.data if origin else UNKNOWN_DATA}"
+    else:
+        use, data = tuning_section(tuning), ""  # it says both
     sections = [
-        _description(name, config, released, parameters, fills),
-        use if tuning is None else tuning_section(tuning),
-        _masks(masks) if masks else "",
+        _description(name, config, origin, parameters, fills),
+        use,
+        _masks(list(prompts)) if prompts else "",
+        _limits(config, origin, fills),
+        data,
         _memory(config, dtype, parameters),
-        PUBLISHED.get(released or "", ""),
+        origin.published if origin else "",
         _measured(results) if results else "",
-        END,
+        _license(license),
+        CITATION,
     ]
     body = "\n\n".join(section.strip() for section in sections if section)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
@@ -155,8 +147,9 @@ def tuning_card(name: str, tuning: Tuning) -> str:
     """The card of an adapter."""
     metadata = ModelCardData(
         library_name="peft",
-        tags=["glm", "lora", "custom_code", "arxiv:2103.10360"],
+        tags=[*TAGS, "lora"],
         **evaluated(name, tuning, results=()),
+        **based(tuning, "adapter"),
     )
     return f"""---
 {metadata.to_yaml()}
@@ -176,7 +169,7 @@ def evaluated(name: str, tuning: Tuning | None, results: Sequence[Mapping]) -> d
     if tuning is not None:
         measured += [
             EvalResult(
-                task_type="text2text-generation",
+                task_type=HUB_TASK,
                 task_name=tuning.task,
                 dataset_type=tuning.validation or tuning.data,
                 dataset_name=tuning.validation or tuning.data,
@@ -187,10 +180,16 @@ def evaluated(name: str, tuning: Tuning | None, results: Sequence[Mapping]) -> d
             for metric, value in tuning.results.items()
         ]
     return {
-        "base_model": tuning.base_model if tuning is not None else None,
         "model_name": name.rpartition("/")[2] if measured else None,
         "eval_results": measured or None,
     }
+
+
+def based(tuning: Tuning | None, relation: str) -> dict[str, Any]:
+    """Fields of `ModelCardData`; the Hub shows them as the model's family tree."""
+    if tuning is None:
+        return {}
+    return {"base_model": tuning.base_model, "base_model_relation": relation}
 
 
 def tuning_section(tuning: Tuning) -> str:
@@ -218,17 +217,40 @@ Fine-tuned from `{tuning.base_model}` for the task `{tuning.task}`, on {tuning.d
 {options}"""
 
 
+def _prompts(
+    tokenizer: GLMTokenizerFast | None,
+    origin: Origin | None,
+    language: str | None,
+) -> dict[str, str]:
+    """A text for each mask that the model knows."""
+    if tokenizer is None:
+        return {}
+    texts = origin.prompts if origin and origin.prompts else PROMPTS[language or "en"]
+    return {mask: texts[mask] for mask in BLANKS if mask in tokenizer.masks}
+
+
+def _widget(prompts: Mapping[str, str]) -> list[dict[str, str]]:
+    """The examples that the Hub shows beside the card."""
+    return [
+        {"text": text, "example_title": f"{mask}: {BLANKS[mask]}"} for mask, text in prompts.items()
+    ]
+
+
 def _description(
-    name: str, config: GLMConfig, released: str | None, parameters: int, fills: bool
+    name: str,
+    config: GLMConfig,
+    origin: Origin | None,
+    parameters: int,
+    fills: bool,
 ) -> str:
     purpose = "fills blanks in texts" if fills else f"sorts texts into {config.num_labels} classes"
-    origin = f"It was converted from the released checkpoint [{released}]({ORIGINAL}).\n"
     return f"""# {name.rpartition("/")[2]}
 
 A GLM ([General Language Model]({PAPER}), Du et al., ACL 2022) with {count(parameters)} parameters
 that {purpose}. GLM is pretrained by autoregressive blank infilling: it reads the text around a
 blank in both directions and writes the answer from left to right.
-{origin if released else ""}
+{origin.description if origin else ""}
+
 {config.num_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} \
 attention heads, texts of up to {config.max_sequence_length} tokens."""
 
@@ -262,7 +284,7 @@ serverless service does not run custom code."""
 
 
 def _load(name: str, fills: bool, tokenizer: GLMTokenizerFast | None) -> str:
-    kind = "AutoModelForSeq2SeqLM" if fills else "AutoModelForSequenceClassification"
+    kind = auto_class(fills)
     missing = "This repository has no tokenizer; the network takes ids."
     return f"""## How to use
 
@@ -273,6 +295,51 @@ model = {kind}.from_pretrained("{name}", trust_remote_code=True, dtype="auto").e
 ```
 
 {missing if tokenizer is None else ""}"""
+
+
+def _on_a_gpu(name: str, fills: bool) -> str:
+    kind = auto_class(fills)
+    return f"""## On a GPU
+
+```python
+import torch
+from transformers import {kind}
+
+model = {kind}.from_pretrained(
+    "{name}",
+    trust_remote_code=True,
+    dtype=torch.bfloat16,
+    device_map="auto",
+).eval()
+```
+
+`device_map="auto"` needs `accelerate`, and shares a model that is too large for one device among
+all of them. Move inputs to where the model is: `inputs.to(model.device)`."""
+
+
+def auto_class(fills: bool) -> str:
+    return "AutoModelForSeq2SeqLM" if fills else "AutoModelForSequenceClassification"
+
+
+def _limits(config: GLMConfig, origin: Origin | None, fills: bool) -> str:
+    use = FILLING if fills else CLASSIFYING
+    return f"""## What it is for, and what not
+
+{use}
+
+It takes texts of up to {config.max_sequence_length} tokens, answers included. What it learnt ends
+with its training data, and with them it learnt what they say of groups of people: expect
+prejudices, and look for them in your own use before others are affected. \
+{origin.limits if origin else ""}"""
+
+
+def _license(license: Mapping[str, Any]) -> str:
+    if license["license"] == "apache-2.0":
+        said = "Weights and Python files are Apache-2.0."
+    else:
+        said = "The weights keep the licence under which they were published; the Python files "
+        said += "here are Apache-2.0."
+    return f"## Licence\n\n{said}"
 
 
 def _masks(masks: list[str]) -> str:
@@ -288,7 +355,7 @@ def _masks(masks: list[str]) -> str:
 def _result(measure: Mapping) -> EvalResult:
     """An entry of the card's `model-index`, which the Hub shows beside the card."""
     return EvalResult(
-        task_type="text2text-generation",
+        task_type=HUB_TASK,
         dataset_type=measure["task"],  # the library makes one entry of what has the same type
         dataset_name=measure["task"],
         metric_type=measure["metric"],

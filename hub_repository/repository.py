@@ -15,7 +15,9 @@ from .config import build_network, fills_blanks, read_config, write_config
 from .errors import RepositoryError
 from .files import hash_file, read_json, write_json
 from .model_card import Tuning, model_card
+from .origin import Origin
 from .output import new_folder, synchronize
+from .space import APP, add_space, check_has_page
 from .weights import (
     INDEX,
     PROMPT_WEIGHTS,
@@ -39,10 +41,13 @@ SHIPPED_FILES = (
     "configuration_glm.py",
     "parallel_glm.py",
     "blanks_glm.py",
+    "steering_glm.py",
+    "answers_glm.py",
     "modeling_glm.py",
     "generation_glm.py",
     "tokenization_glm.py",
     "collation_glm.py",
+    "streaming_glm.py",
     "pipeline_glm.py",
 )
 HANDLER = Path(__file__).with_name("handler.py")
@@ -50,7 +55,7 @@ HANDLER = Path(__file__).with_name("handler.py")
 RECORD = "conversion.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SETTINGS = ("config.json", "generation_config.json")
-OTHER_FILES = ("README.md", "requirements.txt", "LICENSE", INDEX, RECORD, HANDLER.name)
+OTHER_FILES = ("README.md", "requirements.txt", "LICENSE", INDEX, RECORD, HANDLER.name, APP)
 WEIGHTS_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 # Entries of each family's text vocabulary, and rows of the released models' word embeddings.
 TEXT_VOCABULARIES = {
@@ -61,7 +66,8 @@ TEXT_VOCABULARIES = {
 }
 # Tokens that the original's interactive generation makes at most for one text.
 DEFAULT_NEW_TOKENS = 512
-REQUIREMENTS = "torch>=2.6\ntransformers>=4.57\n"
+# As in pyproject.toml, of which a repository needs these.
+REQUIREMENTS = "accelerate\ntorch>=2.6\ntransformers>=4.57,<6\n"
 
 
 def write_repository(
@@ -73,11 +79,12 @@ def write_repository(
     copied_rows: tuple[tuple[int, int], ...] = (),
     max_shard_size: str = "5GB",
     name: str | None = None,
-    released: str | None = None,
+    origin: Origin | None = None,
     language: str | None = None,
     results: Sequence[Mapping] = (),
     generation: Mapping[str, float] | None = None,
     tuning: Tuning | None = None,
+    space: bool = False,
 ):
     """Write a repository beside its final name, read it back, and move it there when it is right.
 
@@ -88,9 +95,12 @@ def write_repository(
             file of their own.
         copied_rows: the rows of the word embeddings that `tensors` copy, for the record.
         generation: settings for generation_config.json besides the usual ones.
-        name, released, language, results, tuning: for the model card, see `model_card`; the name is
+        name, origin, language, results, tuning: for the model card, see `model_card`; the name is
             that of the folder by default.
+        space: add the page that the Hub runs in a Space.
     """
+    if space:
+        check_has_page(config, tokenizer)
     prompt, network = prompt or {}, build_network(config)
     expected = expected_names(network)
     # A tied weight is in memory twice, and on disk once.
@@ -117,12 +127,14 @@ def write_repository(
             tokenizer,
             numbers,
             dtype,
-            released,
+            origin,
             language,
             results,
             tuning,
         )
         write_files(folder, config, tokenizer, card, generation)
+        if space:
+            add_space(folder)
         write_config(folder / ".config.json", config, dtype)
         record = {"weights": fingerprint(tensors, checksums), "copied_rows": copied_rows}
         write_json(folder / RECORD, record | {"files": hash_files(folder)})
@@ -193,7 +205,7 @@ def complete_repository(folder: str | Path, language: str | None = None):
     numbers = sum(torch.Size(tensor.shape).numel() for tensor in weights.values())
     dtype = weights[WORD_EMBEDDINGS].dtype
     name = folder.resolve().name
-    card = model_card(name, config, tokenizer, numbers, dtype, released=None, language=language)
+    card = model_card(name, config, tokenizer, numbers, dtype, language=language)
     texts = {"README.md": card, "requirements.txt": REQUIREMENTS}
     if tokenizer is not None and fills_blanks(config):
         texts[HANDLER.name] = HANDLER.read_text(encoding="utf-8")
@@ -265,7 +277,7 @@ def find_family(tokenizer: GLMTokenizerFast) -> str:
 def hash_files(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that is recorded; config.json has another name until all is done."""
     hashes = {"config.json": hash_file(folder / ".config.json")}
-    for name in ("generation_config.json", *SHIPPED_FILES, HANDLER.name, *TOKENIZER_FILES):
+    for name in ("generation_config.json", *SHIPPED_FILES, HANDLER.name, APP, *TOKENIZER_FILES):
         if (folder / name).is_file():
             hashes[name] = hash_file(folder / name)
     return hashes

@@ -1,13 +1,15 @@
 """What every test file shares: the golden data, converted repositories, tiny networks."""
 
 import os
+import re
+import shlex
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from checkout import ENVIRONMENT, ROOT
+from processes import GLM, Forks
 
 # The golden data made by the original code: all of it beside the checkout, or the small part of it
 # under tests/golden, which is taken where the other is not, or when the environment asks for it.
@@ -21,6 +23,10 @@ def needs_full_reference(why: str):
     reason = f"needs the full golden data beside the checkout: {why}"
     return pytest.mark.skipif(not HAS_FULL_REFERENCE, reason=reason)
 
+
+# Cases that go no way of their own through the code, or many more of a kind: asked for by hand.
+LONG = os.environ.get("GLM_LONG") == "1"
+long = pytest.mark.skipif(not LONG, reason="GLM_LONG=1 runs it, too")
 
 # How each golden checkpoint is converted: what its tensors cannot tell (heads; --model where it has
 # a tokenizer).
@@ -39,11 +45,25 @@ CONVERSIONS = {
 
 # What pages call; the package may not be installed.
 PROGRAMS = {
-    "glm": "import checkout; from glm_transformers.cli import main; main()",
-    "python": "import checkout, os, runpy, sys; sys.argv = sys.argv[1:]; "
+    "glm": GLM,
+    "python": "import os, runpy, sys; sys.argv = sys.argv[1:]; "
     "sys.path.insert(0, os.path.dirname(sys.argv[0])); "
     "runpy.run_path(sys.argv[0], run_name='__main__')",
 }
+
+# What programs of the package need of libraries, and what those of strangers need.
+OF_THE_PACKAGE = """
+import checkout
+import accelerate, datasets, peft, torch
+import glm_transformers.training.finetune, glm_transformers.training.pretrain
+from glm_transformers.conversion import convert_checkpoint, verify_repository
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+"""
+OF_STRANGERS = """
+import torch, torch.nn.attention.flex_attention
+import transformers.generation, transformers.masking_utils, transformers.modeling_layers
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, pipeline
+"""
 
 # A vocabulary of 99: text below 90, then the special tokens.
 SOP, EOP, MASK, GMASK, SMASK, EOS = 90, 91, 92, 93, 94, 95
@@ -149,28 +169,65 @@ def made_repository(tmp_path_factory) -> Path:
     )
 
 
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory):
-    """`shell(commands)`: what they print, all in one folder, with a terminal of 100 columns."""
-    folder = tmp_path_factory.mktemp("page")
-    programs = folder / "bin"
-    programs.mkdir()
-    for name, code in PROGRAMS.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
-        (programs / name).chmod(0o755)
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    environment = {**ENVIRONMENT, "PATH": path, "COLUMNS": "100"}
+@pytest.fixture(scope="session")
+def demo_repository(tmp_path_factory) -> Path:
+    """What `glm demo` converts, for a model that knows something."""
+    from glm_transformers.conversion import convert_checkpoint
+    from glm_transformers.demo import CHECKPOINT, OPTIONS
 
-    def run(commands: str) -> str:
-        done = subprocess.run(
+    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "glm-demo", **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory):
+    """Programs of strangers, who have Transformers, and the package at most if it is installed."""
+    folder = tmp_path_factory.mktemp("stranger")
+    # The first is where the library puts the code of repositories.
+    settings = {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+    forks = Forks(OF_STRANGERS, folder, {**os.environ, **settings})
+    yield forks
+    forks.end()
+
+
+@pytest.fixture(scope="session")
+def colleague(tmp_path_factory):
+    """Programs that have the package, on a terminal of 100 columns."""
+    environment = {**ENVIRONMENT, "COLUMNS": "100"}
+    environment.pop("TQDM_DISABLE", None)  # a test says where there are no bars
+    forks = Forks(OF_THE_PACKAGE, tmp_path_factory.mktemp("colleague"), environment)
+    yield forks
+    forks.end()
+
+
+@pytest.fixture(scope="module")
+def shell(colleague, tmp_path_factory):
+    """`shell(commands)`: what they print, all in one folder, by bash and by colleagues."""
+    folder = tmp_path_factory.mktemp("page")
+
+    def of_others(commands: str) -> str:
+        run = subprocess.run(
             ["bash", "-ec", commands],
             cwd=folder,
-            env=environment,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    def of_ours(command: str) -> str:
+        line, _, file = command.strip().partition(" > ")
+        name, *arguments = shlex.split(line)
+        printed = colleague.output(PROGRAMS[name], *arguments, folder=folder)
+        if file:
+            (folder / file).write_text(printed)
+            return ""
+        return printed
+
+    def run(commands: str) -> str:
+        # Every second part is a line of ours.
+        parts = re.split(rf"^((?:{'|'.join(PROGRAMS)}) .*)$", commands, flags=re.MULTILINE)
+        printed = [(of_others, of_ours)[i % 2](part) for i, part in enumerate(parts)]
+        return "".join(printed)
 
     run.folder = folder
     return run

@@ -3,15 +3,12 @@
 import copy
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
-from checkout import ENVIRONMENT, ROOT
+from checkout import ROOT
 from safetensors.torch import save_file
 from test_readme import python_blocks
 from transformers import Trainer, TrainingArguments
@@ -37,7 +34,6 @@ from glm_transformers.training.adapters import (  # noqa: E402 (it needs peft)
 )
 from glm_transformers.training.prompts import ContinuousPrompt  # noqa: E402
 
-OFFLINE = {"HF_HUB_OFFLINE": "1"}  # peft looks on the Hub for what an adapter has not
 MATRICES = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 HEADS = ["pool_layer", "multichoice_head"]
 CLASSES = [
@@ -309,7 +305,7 @@ print(json.dumps(answers))
 """
 
 
-def test_a_stranger_loads_adapters(made_repository, tokenizer, tmp_path):
+def test_a_stranger_loads_adapters(made_repository, tokenizer, stranger, tmp_path):
     """In a process without the package, by the repository's code, before peft is imported."""
     of_prompts = dict(task_type="CAUSAL_LM", num_virtual_tokens=4)
     configs = {
@@ -325,14 +321,8 @@ def test_a_stranger_loads_adapters(made_repository, tokenizer, tmp_path):
         adapter = save_adapter(wrapped, tmp_path / kind)
         fill = GLMText2TextGenerationPipeline(model=wrapped, tokenizer=tokenizer)
         expected[str(adapter)] = fill(PROMPT, max_new_tokens=8)[0]["blanks"]
-    run = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(made_repository), PROMPT, *expected],
-        capture_output=True,
-        text=True,
-        env=OFFLINE | {name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    answers = json.loads(run.stdout.splitlines()[-1])
+    printed = stranger.output(STRANGER, made_repository, PROMPT, *expected, folder=tmp_path)
+    answers = json.loads(printed.splitlines()[-1])
     assert answers.pop("targets") == sorted(MATRICES)
     for adapter, said in answers.items():
         assert said == [expected[adapter]] * len(said), adapter
@@ -392,7 +382,7 @@ def test_trl_gives_the_losses_of_the_trainer(
 # --- Docs -----------------------------------------------------------------------------------------
 
 
-def test_python_blocks_of_the_docs(made_repository, tmp_path):
+def test_python_blocks_of_the_docs(made_repository, colleague, tmp_path):
     """In a fresh process, which has the package; the blocks of TRL where it is installed."""
     blocks = python_blocks(ROOT / "docs" / "adapters.md")
     assert len(blocks) >= 7
@@ -406,12 +396,4 @@ def test_python_blocks_of_the_docs(made_repository, tmp_path):
         {f"prompt_spell.{name}": tensor for name, tensor in weights.items()},
         prompted / "prompt_spell.safetensors",
     )
-    program = "\n".join(["import checkout", *blocks])
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**ENVIRONMENT, **OFFLINE, "ACCELERATE_USE_CPU": "true"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    colleague.output("\n".join(blocks), folder=tmp_path)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -232,19 +233,24 @@ def samples_of(golden, mode):
     return [{"input_ids": text} for text in golden[f"{mode}.input_text"].tolist()]
 
 
-def our_rows(tokenizer, golden, mode, repeats=10, batch_size=1) -> list[tuple[list[int], Row]]:
-    """(text, row) for each golden input, several times; by default each is a batch of its own."""
-    collator = BlankInfillingCollator(
-        tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=LENGTH, seed=1
-    )
-    samples, found = samples_of(golden, mode), []
-    for _ in range(repeats):
-        for start in range(0, len(samples), batch_size):
-            batch = samples[start : start + batch_size]
-            found += zip(
-                (sample["input_ids"] for sample in batch), rows_of(collator(batch)), strict=True
-            )
-    return found
+@pytest.fixture(scope="module")
+def our_rows(tokenizer, golden):
+    """`our_rows(mode, batch_size)`: (text, row) for each golden input, three times."""
+
+    @cache
+    def rows(mode: str, batch_size: int = 1) -> list[tuple[list[int], Row]]:
+        collator = BlankInfillingCollator(
+            tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=LENGTH, seed=1
+        )
+        samples, found = samples_of(golden, mode), []
+        for _ in range(3):
+            for start in range(0, len(samples), batch_size):
+                batch = samples[start : start + batch_size]
+                texts = [sample["input_ids"] for sample in batch]
+                found += zip(texts, rows_of(collator(batch)), strict=True)
+        return found
+
+    return rows
 
 
 # --- Distributions -------------------------------------------------------------------------------
@@ -259,11 +265,11 @@ def collect(rows: list[Row]) -> dict[str, list]:
 
 
 @pytest.mark.parametrize("mode", GOLDEN_MODES)
-def test_distributions_on_the_same_texts(tokenizer, golden, mode):
+def test_distributions_on_the_same_texts(our_rows, golden, mode):
     theirs = golden_rows(golden, mode)
     if mode.startswith("document"):  # its batches were of two texts, which share one length
         theirs = theirs[::2]
-    ours, theirs = collect([row for _, row in our_rows(tokenizer, golden, mode)]), collect(theirs)
+    ours, theirs = collect([row for _, row in our_rows(mode)]), collect(theirs)
     for name in theirs:
         if name in ("span lengths", "masked share", "blanks", "offsets"):
             assert kolmogorov_smirnov(ours[name], theirs[name]) > 0.001, name
@@ -272,8 +278,10 @@ def test_distributions_on_the_same_texts(tokenizer, golden, mode):
         assert set(ours[name]) == set(theirs[name]), name
 
 
-def long_texts(golden, count=1500, length=256) -> list[list[int]]:
+@pytest.fixture(scope="module")
+def long_texts(golden) -> list[list[int]]:
     """Texts as the original's statistics were made of: sentences of the golden inputs, drawn."""
+    count, length = 1500, 256
     sentences = set()
     for text in golden["sentence.input_text"].tolist():
         sentence = []
@@ -293,12 +301,12 @@ def long_texts(golden, count=1500, length=256) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("mode", [mode for mode in GOLDEN_MODES if "multidoc" not in mode])
-def test_distributions_on_1500_long_texts(tokenizer, golden, statistics, mode):
+def test_distributions_on_1500_long_texts(tokenizer, long_texts, statistics, mode):
     theirs = statistics["modes"][mode]["statistics_large"]
     collator = BlankInfillingCollator(
         tokenizer, Recipe(**GOLDEN_MODES[mode]), max_length=256, seed=2
     )
-    rows = [row for text in long_texts(golden) for row in rows_of(collator([{"input_ids": text}]))]
+    rows = [row for text in long_texts for row in rows_of(collator([{"input_ids": text}]))]
     assert len(rows) == theirs["n"]
     spans = Counter(len(span) for row in rows for span in row.spans)
     # In sentence mode they depend on how often each sentence was drawn, which is not known.
@@ -424,12 +432,12 @@ def check_rules(text: list[int], row: Row, mode: str, length=LENGTH):
 
 
 @pytest.mark.parametrize("mode", GOLDEN_MODES)
-def test_rules_hold_on_every_sample(tokenizer, golden, mode):
+def test_rules_hold_on_every_sample(our_rows, golden, mode):
     texts = golden[f"{mode}.input_text"].tolist()
     for text, row in zip(texts, golden_rows(golden, mode), strict=True):
         check_rules(text, row, mode)
     for batch_size in (1, 8):
-        for text, row in our_rows(tokenizer, golden, mode, repeats=3, batch_size=batch_size):
+        for text, row in our_rows(mode, batch_size):
             check_rules(text, row, mode)
 
 
@@ -447,11 +455,11 @@ def test_the_originals_sentences_are_ours(tokenizer, golden):
         assert mode == "sentence" or all(seen.values())
 
 
-def test_rules_of_short_sequences(tokenizer, golden):
+def test_rules_of_short_sequences(tokenizer, long_texts):
     collator = BlankInfillingCollator(
         tokenizer, Recipe(short_sequence_prob=1.0), max_length=256, seed=5
     )
-    text = long_texts(golden, count=1)[0]
+    text = long_texts[0]
     lengths = set()
     for _ in range(200):
         rows = rows_of(collator([{"input_ids": text}]))
@@ -479,11 +487,11 @@ def test_cls_is_no_target_of_a_short_sequence(tokenizer):
             )
 
 
-def test_document_length_is_shared_by_the_batch(tokenizer, golden):
+def test_document_length_is_shared_by_the_batch(tokenizer, long_texts):
     collator = BlankInfillingCollator(
         tokenizer, Recipe(**GOLDEN_MODES["document_suffix"]), max_length=256
     )
-    text = long_texts(golden, count=1)[0]
+    text = long_texts[0]
     for _ in range(50):
         short, long = rows_of(collator([{"input_ids": text[:100]}, {"input_ids": text}]))
         wanted = len(long.pieces[0][2])
@@ -799,11 +807,11 @@ def test_one_step_gives_the_originals_loss_and_gradients(reference, repository):
     """Through the loss that computes logits at the targets only; without dropout, as there."""
     from goldens import PLAIN_IDS
 
-    from glm_transformers.training.pretrain import GLMForBlankInfilling
+    from glm_transformers import GLMForConditionalGeneration
 
     golden = load_file(reference / "goldens/tiny-fp32/train_step.safetensors")
     dropouts = dict(embedding_dropout_prob=0.0, attention_dropout_prob=0.0, output_dropout_prob=0.0)
-    model = GLMForBlankInfilling.from_pretrained(
+    model = GLMForConditionalGeneration.from_pretrained(
         repository("tiny-fp32"), dtype=torch.float32, **PLAIN_IDS, **dropouts
     )
     labels = golden["labels"].masked_fill(golden["loss_mask"] == 0, -100)

@@ -6,21 +6,24 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields
 from importlib import import_module
+from pickle import UnpicklingError
 from typing import get_args
 
 import pytest
 import torch
 from checkout import ENVIRONMENT, ROOT
+from processes import GLM
 from typer.testing import CliRunner
 
 import glm_transformers
 from glm_transformers import cli
+from glm_transformers.apps.options import Filling, Serving, Showing
 from glm_transformers.conversion.tokenizers import BUILDERS
 from glm_transformers.evaluation.options import Evaluation, Scoring
 from glm_transformers.hub_repository.config import DTYPES
 from glm_transformers.training.options import Options, Pretraining, Preview
 
-SLOW = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy"}
+SLOW = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "fastapi"}
 
 
 def invoke(*arguments, **settings):
@@ -43,7 +46,11 @@ main()
 
 
 @pytest.mark.parametrize(
-    "question", ["--help", "--version", "models", "pretrain --help", "evaluate --help"]
+    "question",
+    [
+        *("--help", "--version", "models", "pretrain --help", "evaluate --help"),
+        *("fill --help", "app --help", "serve --help"),
+    ],
 )
 def test_asking_loads_no_slow_library(question):
     run = subprocess.run(
@@ -111,20 +118,24 @@ def test_names_of_tables_are_the_choices():
 @pytest.mark.parametrize(
     "command, options",
     [
+        ("fill", Filling),
+        ("app", Showing),
         ("pretrain", Pretraining),
         ("preview", Preview),
         ("evaluate", Evaluation),
         ("score", Scoring),
+        ("serve", Serving),
     ],
 )
 def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, options):
     shown = words(invoke(command, "--help", terminal_width=400).output)
     for field in fields(options):
         required = field.default is MISSING
-        name = field.name if required else f"--{field.name.replace('_', '-')}"
+        is_argument = required or field.metadata["argument"]
+        name = field.name if is_argument else f"--{field.name.replace('_', '-')}"
         about = re.escape(field.metadata["help"])
         # Between the name and the help is the type, which each version of typer writes in its way.
-        line = rf"(?<![\w-]){name}(?![\w-])[^.]{{0,60}}? {about}( \[[^\]]*\])?"
+        line = rf"(?<![\w-]){name}(?![\w-])(?:\.{{3}})?[^.]{{0,60}}? {about}( \[[^\]]*\])?"
         found = re.search(line, shown, re.IGNORECASE)
         assert found, name
         if required:
@@ -210,6 +221,10 @@ def raises(error: Exception):
         (RuntimeError("TensorBoardCallback requires tensorboard to be installed."), "[train]"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "--batch-size"),
         (ValueError("Your setup doesn't support bf16/gpu."), "this --precision"),
+        (
+            UnpicklingError("Weights only load failed."),
+            "delete its folder",
+        ),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
@@ -259,14 +274,7 @@ def test_a_fault_of_the_program_is_shown_as_it_is(error, monkeypatch):
 # --- Output that is no terminal -------------------------------------------------------------------
 
 
-def test_no_progress_bars_in_a_log(made_repository, tmp_path):
-    program = "import checkout\nfrom glm_transformers.cli import main\nmain()"
-    environment = {name: value for name, value in ENVIRONMENT.items() if name != "TQDM_DISABLE"}
-    run = subprocess.run(
-        [sys.executable, "-c", program, "verify", made_repository],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+def test_no_progress_bars_in_a_log(made_repository, colleague, tmp_path):
+    run = colleague.run(GLM, "verify", made_repository, folder=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "%|" not in run.stderr and "\r" not in run.stderr

@@ -4,7 +4,7 @@ import numpy
 import onnxruntime
 import pytest
 import torch
-from conftest import EOS, MASK, SOP
+from conftest import EOS, MASK, SOP, long
 from test_invariants import PROMPTS, padded
 
 from glm_transformers import (
@@ -20,6 +20,7 @@ CLASSES = [
     GLMForMultipleChoice,
     GLMForSequenceClassification,
 ]
+OTHERS = [cls for cls in CLASSES if cls is not GLMForConditionalGeneration]
 
 BATCH, LENGTH = torch.export.Dim("batch", min=2), torch.export.Dim("length", min=8, max=60)
 
@@ -74,8 +75,14 @@ def other_sizes(cls) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize(
+    "cls, attention",
+    [
+        *[(cls, "sdpa") for cls in CLASSES],
+        (GLMForConditionalGeneration, "eager"),
+        *[pytest.param(cls, "eager", marks=long) for cls in OTHERS],
+    ],
+)
 def test_export_with_free_shapes(tiny_model, cls, attention):
     model = tiny_model(cls, attn_implementation=attention, num_layers=1)
     inputs = tuple(make_inputs(cls, batch=2, length=12).values())
@@ -89,7 +96,7 @@ def test_export_with_free_shapes(tiny_model, cls, attention):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", [pytest.param(GLMModel, marks=long), *CLASSES[1:]])
 def test_onnx_gives_the_same(tiny_model, tmp_path, cls):
     model = tiny_model(cls, num_layers=1)
     inputs = tuple(make_inputs(cls, batch=2, length=12).values())

@@ -1,11 +1,9 @@
 """Fine-tuning: each recipe learns, and its result loads; killed, spread over processes, refused."""
 
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters, make_vocabulary
-from processes import flags, run_in_two_processes
+from processes import GLM, TWICE, flags
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
@@ -108,6 +106,9 @@ RECIPES = {
     "choices": dict(task="choices.json"),
     "pooled": dict(task="choices.json", pooled=True),
 }
+# Steps with which each learns the data, in whole and by LoRA. Answers take LoRA many more on a
+# network that knows nothing: here it makes a few, and test_finetuning_page.py sees it learn.
+STEPS = {"answers": (160, 4), "choices": (80, 160), "pooled": (90, 160)}
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +120,10 @@ def tuned(options, data, tmp_path_factory):
         if (recipe, lora) not in made:
             output = tmp_path_factory.mktemp("runs") / f"{recipe}{'-lora' * lora}"
             changed = {**RECIPES[recipe], "task": str(data / RECIPES[recipe]["task"])}
+            steps = STEPS[recipe][lora]
+            changed |= dict(batch_size=16, steps=steps, evaluate_every=steps // 2)
             if lora:
-                changed |= dict(lora=True, lora_rank=8, learning_rate=2e-2)
+                changed |= dict(lora=True, lora_rank=8)
             made[recipe, lora] = finetune(replace(options, output=str(output), **changed))
         return made[recipe, lora]
 
@@ -156,12 +159,13 @@ def evaluate_on(output: Path, task: Path, data: Path):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_recipe_learns(tuned, recipe):
+    """Of eight words one is right by chance, of two labels one."""
     assert min(reached(tuned(recipe)).values()) > 90
-    # Of eight words one is right by chance, of two labels one.
-    assert min(reached(tuned(recipe, lora=True)).values()) > (50 if recipe == "answers" else 90)
+    if recipe != "answers":
+        assert min(reached(tuned(recipe, lora=True)).values()) > 90
 
 
-def test_the_code_of_each_card_runs_in_a_fresh_process(tuned, base, tmp_path):
+def test_the_code_of_each_card_runs_in_a_fresh_process(tuned, base, stranger, tmp_path):
     """It finds repositories and adapters by the names in the card, and answers as they learnt."""
     shutil.copytree(base, tmp_path / base.name)
     expected = {}
@@ -181,15 +185,7 @@ for file in sys.argv[1:]:
     print(file)
     runpy.run_path(file)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program, *expected],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    lines = run.stdout.splitlines()
+    lines = stranger.output(program, *expected, folder=tmp_path).splitlines()
     assert lines[::2] == list(expected)
     for file, said in zip(lines[::2], lines[1::2], strict=True):
         if file != "answers-lora.py":  # which has not learnt all
@@ -271,16 +267,17 @@ def without_dropout(repository: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("recipe", ["answers", "choices"])
-def test_two_processes_train_like_one_with_twice_the_batch(short, data, base, tmp_path, recipe):
+def test_two_processes_train_like_one_with_twice_the_batch(
+    short, data, base, colleague, tmp_path, recipe
+):
     """Through the command, too; 19 examples to evaluate fill no batch of two processes."""
     task = str(data / RECIPES[recipe]["task"])
     model = str(without_dropout(base, tmp_path / "base"))
     options = replace(short, task=task, model=model, steps=6, evaluate_every=3, batch_size=4)
     one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    run = run_in_two_processes(tmp_path, command_line(two))
-    assert run.returncode == 0, run.stderr[-4000:]
-    assert "is complete" in run.stdout
+    printed = colleague.output(TWICE + GLM, *command_line(two), folder=tmp_path)
+    assert "is complete" in printed
     for name in ("loss", "eval_exact_match" if recipe == "answers" else "eval_accuracy"):
         # The log has 4 digits.
         assert history(Path(two.output), name) == pytest.approx(history(one, name), rel=1e-3)
@@ -449,6 +446,8 @@ def test_long_documents_are_learnt_in_windows(base, tmp_path, monkeypatch):
         (dict(pattern=1), "no pattern 1"),
         (dict(text_column="body"), "no column body"),
         (dict(resume=True), "leave --resume out"),
+        (dict(epochs=0), "epochs is 0, which trains nothing; give more"),
+        (dict(learning_rate=float("nan")), "learning_rate is nan; give at least 0"),
         (dict(batch_size=0), "batch_size is 0; give at least 1"),
     ],
 )
@@ -471,15 +470,15 @@ def test_what_only_answers_have(options, data, tmp_path, flag):
     "task, rows, message",
     [
         (ANSWERS, [], "holds no examples"),
-        (ANSWERS, [{"source": "The fox"}], "Example 0: .*target"),
-        (ANSWERS, [{"source": "a", "target": "<|endofpiece|>"}], "Example 0: .*endofpiece"),
+        (ANSWERS, [{"source": "The fox"}], "Line 1 of .*target"),
+        (ANSWERS, [{"source": "a", "target": "<|endofpiece|>"}], "Line 1 of .*endofpiece"),
         (
             {**ANSWERS, "context": ["{source}", "[MASK]", "[MASK]"]},
             made_rows(3, 0),
             "2 masks and 1",
         ),
         (CHOICES, [{"source": "The fox", "label": "new"}], "'new'; .* knows quick, lazy"),
-        (CHOICES, [{"source": "The fox"}], "no right choice in the column label"),
+        (CHOICES, [{"source": "The fox"}], "Line 1 of .* has no right choice in the column label"),
         (
             {**CHOICES, "answers": [" quick", " xylophone"], "one_token": True},
             made_rows(3, 0),
@@ -487,13 +486,28 @@ def test_what_only_answers_have(options, data, tmp_path, flag):
         ),
     ],
 )
-def test_wrong_data_are_one_clear_sentence(options, tmp_path, task, rows, message):
+def test_wrong_data_are_one_clear_sentence(options, tmp_path, task, rows, message, monkeypatch):
+    """Before the network is loaded, which may take minutes."""
+    monkeypatch.setattr("glm_transformers.training.finetune.load_model", None)
     (tmp_path / "task.json").write_text(json.dumps(task))
     (tmp_path / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     others = dict(task=str(tmp_path / "task.json"), data=str(tmp_path / "data.jsonl"))
     with pytest.raises(ValueError, match=message):
         finetune(replace(options, **others, output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists() and not (tmp_path / "run-checkpoints").exists()
+
+
+def test_validation_data_without_labels(options, data, tmp_path, monkeypatch):
+    """They would be counted as wrong."""
+    monkeypatch.setattr("glm_transformers.training.finetune.load_model", None)
+    rows = [*made_rows(2, 0), {"source": "The fox", "label": -1}]
+    others = dict(
+        task=str(data / "choices.json"),
+        validation=write_lines(tmp_path / "test.jsonl", rows),
+        output=str(tmp_path / "run"),
+    )
+    with pytest.raises(ValueError, match=r"Line 3 of .*test\.jsonl has no right choice"):
+        finetune(replace(options, **others))
 
 
 def test_a_mask_that_the_model_was_not_trained_with(options, data, tmp_path):
@@ -516,6 +530,24 @@ def test_what_is_there_already_is_not_replaced(options, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match="exists already"):
         finetune(replace(options, output=str(tmp_path / "run")))
+
+
+def test_a_place_that_is_a_file(options, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file is no folder; choose another place than"):
+        finetune(replace(options, output=str(tmp_path / "file" / "folder" / "run")))
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_training_that_diverges_ends_in_a_sentence(options, tmp_path, validation):
+    others = dict(learning_rate=1e30, steps=3, warmup=0.0, log_every=1, evaluate_every=3)
+    if not validation:
+        others |= dict(validation=None, evaluate_every=None)
+    with pytest.raises(
+        ValueError, match=r"diverged: at step \d the \w*loss is \w+; .* a lower --lea"
+    ):
+        finetune(replace(options, output=str(tmp_path / "run"), **others))
+    assert not (tmp_path / "run").exists()
 
 
 def test_examples_that_cannot_be_measured_are_told_before_training(
@@ -579,7 +611,8 @@ def test_an_adapter_holds_little_and_is_merged_into_the_model(tuned, base):
     names = load_file(output / "adapter_model.safetensors")
     assert names and all("lora_" in name for name in names)
     assert not list(output.glob("model*.safetensors"))
-    assert ModelCard.load(output / "README.md").data.base_model == base.name
+    data = ModelCard.load(output / "README.md").data
+    assert (data.base_model, data.base_model_relation) == (base.name, "adapter")
     tokenizer = GLMTokenizerFast.from_pretrained(base)
     inputs = tokenizer("The fox is [MASK].", return_tensors="pt")
     model = GLMForConditionalGeneration.from_pretrained(base).eval()

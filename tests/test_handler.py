@@ -59,6 +59,12 @@ def test_a_bad_request_names_the_field(request_, named):
             for value in (0, -1, 1025, 4.0, "4", True, None, [4], 10**5000)
         ],
         *[("max_piece_length", value) for value in (0, -3, 1.5)],
+        *[("max_piece_length", value) for value in ([], [0], [3, "4"], [3] * 513)],
+        *[("min_piece_length", value) for value in (-1, [-1], [[1]])],
+        *[("allowed_answers", value) for value in ("a", [], [[]], ["a"], [["a", 4]])],
+        *[("allowed_answers", value) for value in ([["a"] * 600] * 2, [["a" * 201]])],
+        *[("bad_words", value) for value in ("a", [], [4], ["a"] * 1001, ["a" * 201])],
+        *[("alternatives", value) for value in (0, 11, True)],
         *[("num_beams", value) for value in (0, 100_000, "many")],
         *[("num_return_sequences", value) for value in (0, 9)],
         *[("temperature", value) for value in (0, -1.0, float("nan"), float("inf"), "1", True)],
@@ -143,7 +149,9 @@ def test_every_parameter_is_one_that_the_pipeline_takes(made_repository):
         "num_beams": 2,
         "num_return_sequences": 2,
         "max_new_tokens": 6,
-        "max_piece_length": 3,
+        "max_piece_length": [3],
+        "allowed_answers": [None],
+        "bad_words": ["Oxford"],
         "temperature": 0.7,
         "typical_p": 0.9,
         "top_p": 0.9,
@@ -151,4 +159,13 @@ def test_every_parameter_is_one_that_the_pipeline_takes(made_repository):
         "length_penalty": -1.0,
     }
     parameters = {name: values.get(name, 1) for name in PARAMETERS}
+    parameters.pop("alternatives")  # it is a way of its own
     assert len(endpoint({"inputs": TEXT, "parameters": parameters})) == 2
+    whole = ("temperature", "repetition_penalty", "length_penalty", "top_p", "typical_p")
+    parameters |= dict.fromkeys(whole, 1) | {"temperature": 2, "repetition_penalty": 2}
+    assert len(endpoint({"inputs": TEXT, "parameters": parameters})) == 2
+    parameters = {"alternatives": 2, "allowed_answers": [["a", "b", "c"]], "max_piece_length": 4}
+    (answer,) = json.loads(json.dumps(endpoint({"inputs": TEXT, "parameters": parameters})))
+    assert len(answer["alternatives"][0]) == 2
+    with pytest.raises(ValueError, match="without do_sample"):
+        endpoint({"inputs": TEXT, "parameters": {"alternatives": 2, "do_sample": True}})

@@ -1,12 +1,12 @@
 """The lm-evaluation-harness asks GLM in the form that GLM was trained with, on local tasks."""
 
 import json
-import subprocess
-import sys
 import warnings
+from functools import partial
 
 import pytest
-from checkout import ENVIRONMENT, TESTS
+from checkout import TESTS
+from processes import TWICE
 
 pytest.importorskip("lm_eval", reason='lm_eval is not installed; pip install ".[eval]" has it')
 
@@ -230,19 +230,10 @@ def test_what_a_killed_run_had_answered_is_not_asked_again(demo, tasks, tmp_path
     assert sum(len(batch[-1]) for batch in batches) == 36 - 12
 
 
-def test_two_processes_share_the_requests(demo, tasks, tmp_path):
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-            *(TESTS / "harness_processes.py", demo, tasks.include_path),
-        ],
-        capture_output=True,
-        text=True,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    (line,) = [line for line in run.stdout.splitlines() if line.startswith("{")]
+def test_two_processes_share_the_requests(demo, tasks, colleague, tmp_path):
+    program = TWICE + (TESTS / "harness_processes.py").read_text(encoding="utf-8")
+    printed = colleague.output(program, demo, tasks.include_path, folder=tmp_path)
+    (line,) = [line for line in printed.splitlines() if line.startswith("{")]
     assert json.loads(line) == {"world": 2, "made_choices": 1.0, "made_writing": 1.0}
 
 
@@ -293,9 +284,12 @@ def test_the_numbers_of_glm_score(demo, tasks, tmp_path):
     )
 
 
-def test_by_the_command(demo, tasks, tmp_path):
+def test_by_the_command(demo, tasks, tmp_path, monkeypatch):
     from test_cli import invoke, words
 
+    # The harness reads its own thousands of tasks in ten seconds.
+    without_its_own = partial(TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", without_its_own)
     output = tmp_path / "record.json"
     told = ("evaluate", demo, "--task-folder", tasks.include_path, "--device", "cpu")
     result = invoke(*told, "--tasks", "made_choices,made_writing", "--output", output)

@@ -3,13 +3,10 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from checkout import ENVIRONMENT
 from made import make_checkpoint, make_parameters
 from safetensors.torch import load_file
 
@@ -51,15 +48,8 @@ for folder, overwrite, moment, delay in json.loads(sys.argv[1]):
 """
 
 
-def run(jobs: list) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(jobs)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.split()
+def run(colleague, folder: Path, jobs: list) -> list[str]:
+    return colleague.output(PROGRAM, json.dumps(jobs), folder=folder).split()
 
 
 def is_complete(repository: Path) -> bool:
@@ -68,7 +58,7 @@ def is_complete(repository: Path) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_at_any_moment(tmp_path, overwrite):
+def test_killed_at_any_moment(colleague, tmp_path, overwrite):
     def prepare(name):
         make_checkpoint(tmp_path / name / "checkpoint", make_parameters())
         if overwrite:
@@ -77,7 +67,7 @@ def test_killed_at_any_moment(tmp_path, overwrite):
             convert_checkpoint(tmp_path / name / "older", tmp_path / name / "out", **OPTIONS)
         return str(tmp_path / name)
 
-    (events,) = run([[prepare("whole"), overwrite, 0, 0.0]])
+    (events,) = run(colleague, tmp_path, [[prepare("whole"), overwrite, 0, 0.0]])
     new = {file.name: file.read_bytes() for file in (tmp_path / "whole/out").glob("model*")}
     generator, step = random.Random(9), int(events) / MOMENTS
     moments = [max(1, int(step * (index + generator.random()))) for index in range(MOMENTS)]
@@ -85,7 +75,7 @@ def test_killed_at_any_moment(tmp_path, overwrite):
         [prepare(str(index)), overwrite, moment, generator.random() * 0.004]
         for index, moment in enumerate(moments)
     ]
-    assert "True" in run(jobs)
+    assert "True" in run(colleague, tmp_path, jobs)
 
     outcomes = set()
     for folder, *_ in jobs:
@@ -111,7 +101,7 @@ def test_killed_at_any_moment(tmp_path, overwrite):
     assert outcomes == {False, True}  # some were killed before the end, and some after it
 
 
-def test_a_full_disk(tmp_path, monkeypatch):
+def test_a_full_disk(colleague, tmp_path, monkeypatch):
     """Half of the weights fit."""
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
     program = PROGRAM.split("for folder")[0] + (
@@ -124,13 +114,8 @@ def test_a_full_disk(tmp_path, monkeypatch):
         "except ConversionError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert "cannot be used" in done.stdout and "File too large" in done.stdout, done.stderr[-2000:]
+    printed = colleague.output(program, tmp_path, folder=tmp_path)
+    assert "cannot be used" in printed and "File too large" in printed
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint"}
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ConversionError, match="make room or choose another place"):

@@ -20,6 +20,8 @@ def test_labels():
     assert measure("f1_macro", given, right) == pytest.approx(100 * (2 / 3 + 1 / 2 + 1) / 3)
     assert measure("f1", [1, 1, 0, 0], [1, 0, 1, 0]) == pytest.approx(50)
     assert measure("f1", [0, 0], [0, 0]) == 0
+    with pytest.raises(ValueError, match="The metric f1 is for two labels; take f1_macro"):
+        measure("f1", given, right)
 
 
 def test_a_question_is_right_if_all_of_its_answers_are():

@@ -1,12 +1,10 @@
 """The plans by which two processes share a model, each against the model in one process."""
 
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from checkout import ENVIRONMENT
+from checkout import TESTS
+from processes import TWICE
 from transformers import PretrainedConfig
 
 # 4.57 has other classes for sharing; its plan is declared, and only looked at below.
@@ -15,26 +13,11 @@ shares = find_spec("transformers.distributed.tensor_parallel") is not None
 
 @pytest.mark.skipif(not shares, reason="this version of Transformers cannot share with these plans")
 @pytest.mark.parametrize("plan", ["tp", "fsdp", "pp"])
-def test_two_processes_equal_one(tiny_model, tmp_path, plan):
+def test_two_processes_equal_one(tiny_model, colleague, tmp_path, plan):
     model = tiny_model(attn_implementation="sdpa")
     model.save_pretrained(tmp_path / "model")
-    program = Path(__file__).with_name("parallel.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    run = subprocess.run(
-        [
-            *launcher,
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            "localhost:0",
-            program,
-            plan,
-            tmp_path / "model",
-        ],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    program = TWICE + (TESTS / "parallel.py").read_text(encoding="utf-8")
+    run = colleague.run(program, plan, tmp_path / "model", folder=tmp_path)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     assert run.stdout.count("equal") == 2
     assert "match" not in run.stderr and "not applied" not in run.stderr  # the library's warnings

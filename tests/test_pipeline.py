@@ -2,12 +2,10 @@
 
 import copy
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from checkout import ENVIRONMENT
+from checkout import ROOT, TESTS
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from glm_transformers import (
@@ -203,7 +201,6 @@ def test_a_model_of_peft(in_memory):
 
 REGISTERED = """
 import sys
-import checkout
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers import T5Config, T5ForConditionalGeneration, pipeline, pipelines
 
@@ -224,6 +221,8 @@ before = of_t5()
 assert before is native or "has been removed" in before
 for source in ("repository", "package"):
     if source == "package":
+        sys.path.append(sys.argv[2])
+        import checkout
         from glm_transformers import GLMForConditionalGeneration as AutoModelForSeq2SeqLM
     model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
     fill = pipeline("text2text-generation", model=model, tokenizer=tokenizer)
@@ -236,18 +235,30 @@ assert type(named).__name__ == "GLMText2TextGenerationPipeline"
 """
 
 
-def test_the_name_of_the_task_for_a_model_in_memory(made_repository):
+def test_the_name_of_the_task_for_a_model_in_memory(made_repository, stranger, tmp_path):
     """For GLM models this class, for others what the library had for them, in a fresh process."""
-    run = subprocess.run(
-        [sys.executable, "-c", REGISTERED, made_repository],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
+    stranger.output(REGISTERED, made_repository, TESTS, folder=tmp_path)
 
 
-def test_saved_model_carries_every_shipped_file_and_works_again(made_repository, tmp_path):
+ENTRIES = ("configuration", "modeling", "tokenization", "collation", "streaming", "pipeline")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_what_is_loaded_by_name_names_all_that_it_needs(entry):
+    """4.57 fetches what a file imports, and not what these import in their turn."""
+
+    def named(file: str) -> set[str]:
+        text = (ROOT / f"{file}.py").read_text(encoding="utf-8")
+        return set(re.findall(r"^\s*from \.(\w+) import", text, flags=re.MULTILINE))
+
+    fetched = named(f"{entry}_glm")
+    for file in fetched:
+        assert named(file) <= fetched | {f"{entry}_glm"}, file
+
+
+def test_saved_model_carries_every_shipped_file_and_works_again(
+    made_repository, stranger, tmp_path
+):
     """Saved through the library in one process, used in another, from another directory."""
     save = (
         "import sys; from transformers import AutoModelForSeq2SeqLM as M, AutoTokenizer as T\n"
@@ -255,28 +266,18 @@ def test_saved_model_carries_every_shipped_file_and_works_again(made_repository,
         "T.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])"
     )
     saved = tmp_path / "saved"
-    subprocess.run(
-        [sys.executable, "-c", save, made_repository, saved],
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-    )
+    stranger.output(save, made_repository, saved, folder=tmp_path)
     shipped = {"configuration_glm.py", "modeling_glm.py", "tokenization_glm.py", "pipeline_glm.py"}
     shipped |= {"blanks_glm.py", "generation_glm.py", "collation_glm.py"}
+    shipped |= {"steering_glm.py", "answers_glm.py", "streaming_glm.py"}
     assert shipped <= {file.name for file in saved.iterdir()}
     use = (
         "import sys; from transformers import pipeline\n"
         "fill = pipeline('text2text-generation', model=sys.argv[1], trust_remote_code=True)\n"
         f"print(fill({TEXTS[1]!r}, max_new_tokens=12, max_piece_length=4))"
     )
-    outputs = []
-    for folder in (made_repository, saved):
-        run = subprocess.run(
-            [sys.executable, "-c", use, folder],
-            check=True,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        outputs.append(run.stdout.strip().splitlines()[-1])
+    outputs = [
+        stranger.output(use, folder, folder=tmp_path).strip().splitlines()[-1]
+        for folder in (made_repository, saved)
+    ]
     assert outputs[0] == outputs[1] and "filled_text" in outputs[0]

@@ -1,10 +1,7 @@
 """Pretraining: packing; runs that are killed, spread over processes, loaded as a repository."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from made import SENTENCES, make_checkpoint, make_parameters, make_vocabulary
-from processes import flags, run_in_two_processes
+from processes import flags, launch_twice
 from safetensors.torch import load_file
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
@@ -23,7 +20,6 @@ from glm_transformers.training.data import load_documents, pack_documents
 from glm_transformers.training.options import Pretraining
 from glm_transformers.training.pretrain import (
     BlankInfillingTrainer,
-    GLMForBlankInfilling,
     pretrain,
 )
 
@@ -212,12 +208,14 @@ def assert_same_weights(a: dict, b: dict, **tolerance):
         torch.testing.assert_close(a[name], b[name], **tolerance)
 
 
-def test_a_run_learns_and_writes_a_repository_that_loads_anywhere(finished, tmp_path):
+def test_a_run_learns_and_writes_a_repository_that_loads_anywhere(finished, stranger, tmp_path):
     for mode in ("token", "sentence", "document"):
         early, late = history(finished, f"eval_loss_{mode}")
         assert late < early < 7  # ln of the vocabulary's 512 rows is 6.2
     assert len(history(finished)) == 12
-    assert list(finished.with_name("finished-checkpoints").rglob("events.out.tfevents*"))
+    checkpoints = finished.with_name("finished-checkpoints")
+    assert list(checkpoints.rglob("events.out.tfevents*"))
+    assert (checkpoints / "curves.png").read_bytes().startswith(b"\x89PNG")
     program = """
 import sys
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
@@ -230,15 +228,7 @@ assert len(tokenizer.decode_pieces(ids)[0]) == 1
 fill = pipeline("text2text-generation", model=sys.argv[1], trust_remote_code=True)
 print(fill("Ng is [MASK].", max_new_tokens=4))
 """
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", program, finished],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    stranger.output(program, finished, folder=tmp_path)
     assert (finished / "README.md").exists()
     assert json.loads((finished / "config.json").read_text())["vocab_size"] % 128 == 0
 
@@ -374,7 +364,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     options = replace(scratch, config=str(tmp_path / "config.json"), accumulation=2)
     one = pretrain(replace(options, output=str(tmp_path / "one")))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    run = run_in_two_processes(tmp_path, command_line(two))
+    run = launch_twice(tmp_path, command_line(two))
     assert run.returncode == 0, run.stderr[-4000:]
     assert "is complete" in run.stdout
     for name in ("loss", "eval_loss_token", "eval_loss_sentence", "eval_loss_document"):
@@ -412,7 +402,7 @@ def test_continuing_a_converted_repository(made_repository, scratch, tmp_path):
 def test_optimiser_groups_and_schedule(tiny_model, tokenizer, tmp_path):
     from transformers import TrainingArguments
 
-    model = tiny_model(GLMForBlankInfilling)
+    model = tiny_model()
 
     def trainer(**options):
         arguments = TrainingArguments(

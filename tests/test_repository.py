@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from checkout import ENVIRONMENT
+from checkout import ENVIRONMENT, ROOT
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters
+from processes import GLM, Forks
 from typer.testing import CliRunner
 
 from glm_transformers import GLMConfig, GLMForConditionalGeneration
@@ -22,6 +23,7 @@ from glm_transformers.cli import app
 from glm_transformers.conversion import ConversionError, convert_checkpoint
 from glm_transformers.conversion.released import RELEASED
 from glm_transformers.hub_repository.model_card import model_card
+from glm_transformers.hub_repository.origin import RELEASED_ORIGINS
 
 
 def card_of(repository) -> tuple[dict, str]:
@@ -31,7 +33,8 @@ def card_of(repository) -> tuple[dict, str]:
 
 def test_model_card(made_repository):
     data, text = card_of(made_repository)
-    assert data["library_name"] == "transformers" and data["pipeline_tag"] == "text2text-generation"
+    assert data["library_name"] == "transformers" and data["pipeline_tag"] == "text-generation"
+    assert "text2text-generation" in data["tags"]  # what it is loaded by
     assert (
         data["language"] == "en"
         and {"glm", "custom_code"} <= set(data["tags"])
@@ -47,19 +50,18 @@ def test_model_card(made_repository):
     assert (
         "not trained with" not in text and "Published" not in text
     )  # it only has the shape of its family
+    assert data["license"] == "other" and "keep the licence" in text
+    assert "What it is for, and what not" in text and "base_model" not in data
 
 
-def test_the_code_on_the_card_runs(made_repository):
+def test_the_code_on_the_card_runs(made_repository, stranger):
     _, text = card_of(made_repository)
     program = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)).replace(
         "max_new_tokens=64", "max_new_tokens=4"
     )
     assert f'"{made_repository.name}"' in program
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=made_repository.parent, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.count("\n") == 2
+    printed = stranger.output(program, folder=made_repository.parent)
+    assert printed.count("\n") == 2
 
 
 def test_card_of_a_released_checkpoint():
@@ -71,12 +73,36 @@ def test_card_of_a_released_checkpoint():
     )
     config.architectures = ["GLMForConditionalGeneration"]
     text = model_card(
-        "me/glm", config, None, shape.parameters, torch.float16, released="glm-10b", language="en"
+        "me/glm",
+        config,
+        None,
+        shape.parameters,
+        torch.float16,
+        origin=RELEASED_ORIGINS["glm-10b"],
+        language="en",
     )
-    assert "72.35" in text and "9.9B" in text and "THUDM/GLM" in text
-    assert "72.35" not in model_card(
-        "me/glm", config, None, shape.parameters, torch.float16, language="en"
-    )
+    assert "72.35" in text and "9.9B" in text and "THUDM/GLM" in text and "the Pile" in text
+    unknown = model_card("me/glm", config, None, shape.parameters, torch.float16, language="en")
+    assert "72.35" not in unknown and "does not say what it was trained on" in unknown
+
+
+def test_the_origin_of_every_released_checkpoint_is_said():
+    """The corpus of each, and results only where the authors gave them."""
+    assert list(RELEASED_ORIGINS) == list(RELEASED)
+    for name, origin in RELEASED_ORIGINS.items():
+        assert name in origin.description and "trained it on" in origin.data
+        chinese = RELEASED[name].tokenizer == "chinese"
+        assert ("WuDao" in origin.data) == chinese
+        assert bool(origin.published) == (name == "glm-10b")
+
+
+def test_requirements_are_those_of_the_package(made_repository):
+    """With its limits: a repository runs on what its own tests ran on."""
+    said = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    lines = (made_repository / "requirements.txt").read_text().split()
+    assert {"torch", "transformers"} <= {re.match(r"[a-z]+", line)[0] for line in lines}
+    for line in lines:
+        assert f'"{line}"' in said
 
 
 def test_card_without_task_masks_and_of_a_classifier(tmp_path, reference):
@@ -132,28 +158,23 @@ assert fill(text, max_new_tokens=4)[0]["blanks"] == pieces
 """
 
 
-@pytest.mark.parametrize("name", ["made", "tiny-gpt2-fp16", "tiny-chinese-10b-fp16"])
-@pytest.mark.parametrize("program", [HANDLER, AUTO], ids=["handler", "auto"])
-def test_it_works_in_a_fresh_process(request, name, program, tmp_path):
+def test_it_works_in_a_fresh_process(made_repository, tmp_path):
     """From another directory, with an empty cache for the code of repositories."""
-    source = (
-        request.getfixturevalue("made_repository")
-        if name == "made"
-        else request.getfixturevalue("repository")(name)
-    )
-    environment = {
-        **os.environ,
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    modules = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", program, source],
+        [sys.executable, "-c", HANDLER + AUTO, made_repository],
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, **modules},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["tiny-gpt2-fp16", "tiny-chinese-10b-fp16"])
+@pytest.mark.parametrize("program", [HANDLER, AUTO], ids=["handler", "auto"])
+def test_it_works_for_a_stranger(repository, stranger, name, program, tmp_path):
+    stranger.output(program, repository(name), folder=tmp_path)
 
 
 # --- The Hub --------------------------------------------------------------------------------------
@@ -251,54 +272,54 @@ class HubStandIn(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def hub():
+@pytest.fixture(scope="module")
+def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubStandIn)
-    server.store = {"created": None, "card": None, "large": {}, "commits": []}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
-PUSH = """
-import checkout
-from glm_transformers.cli import main
-main()
-"""
+@pytest.fixture
+def hub(server):
+    server.store = {"created": None, "card": None, "large": {}, "commits": []}
+    return server
 
 
-def push(hub, tmp_path, name="me/my-glm", token="hf_right"):
-    checkpoint = tmp_path / "checkpoint"
-    if not checkpoint.exists():
-        make_checkpoint(checkpoint, make_parameters())
+@pytest.fixture(scope="module")
+def uploader(server, tmp_path_factory):
+    """A colleague whose Hub is the stand-in."""
+    folder = tmp_path_factory.mktemp("uploader")
     settings = dict(
-        HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
-        HF_TOKEN=token,
+        HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
         HF_HUB_DISABLE_XET="1",
         HF_HUB_OFFLINE="0",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HOME=str(folder / "home"),
     )
-    settings |= dict(HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(tmp_path / "home"))
-    arguments = [
+    imports = "import checkout; from glm_transformers.conversion import convert_checkpoint"
+    forks = Forks(imports, folder, {**ENVIRONMENT, **settings})
+    yield forks
+    forks.end()
+
+
+def push(uploader, tmp_path, name="me/my-glm", token="hf_right"):
+    checkpoint = tmp_path / "checkpoint"
+    make_checkpoint(checkpoint, make_parameters())
+    options = ["--tokenizer", "none", "--num-attention-heads", "4", "--push-to-hub", name]
+    program = f"import os; os.environ['HF_TOKEN'] = {token!r}; {GLM}"
+    return uploader.run(
+        program,
         "convert",
         checkpoint,
         tmp_path / "out",
-        "--tokenizer",
-        "none",
-        "--num-attention-heads",
-        "4",
-        "--push-to-hub",
-        name,
-    ]
-    return subprocess.run(
-        [sys.executable, "-c", PUSH, *arguments],
-        env={**ENVIRONMENT, **settings},
-        capture_output=True,
-        text=True,
+        *options,
+        folder=tmp_path,
     )
 
 
-def test_push_to_hub(hub, tmp_path):
-    run = push(hub, tmp_path)
+def test_push_to_hub(hub, uploader, tmp_path):
+    run = push(uploader, tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     assert "on the Hub as me/my-glm" in run.stdout and hub.store["created"] == "my-glm"
     (commit,) = hub.store["commits"]  # all files at once
@@ -321,8 +342,10 @@ def test_push_to_hub(hub, tmp_path):
     "options, message",
     [(dict(token="hf_wrong"), "hf auth login"), (dict(name="a/b/c"), "is no name on the Hub")],
 )
-def test_an_upload_that_will_be_refused_is_said_before_any_work(hub, tmp_path, options, message):
-    run = push(hub, tmp_path, **options)
+def test_an_upload_that_will_be_refused_is_said_before_any_work(
+    hub, uploader, tmp_path, options, message
+):
+    run = push(uploader, tmp_path, **options)
     assert (
         run.returncode == 1
         and message in " ".join(run.stderr.split())

@@ -1,9 +1,6 @@
 """What people save, from the package or from a repository, is a repository that others load."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -39,19 +36,6 @@ print(tokenizer.decode_pieces(model.generate(**inputs, max_new_tokens=5)))
 """
 
 
-def run(program: str, *arguments, folder) -> str:
-    environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return process.stdout
-
-
 @pytest.mark.parametrize(
     "cls, kind",
     [
@@ -60,7 +44,7 @@ def run(program: str, *arguments, folder) -> str:
         (GLMForSequenceClassification, "AutoModelForSequenceClassification"),
     ],
 )
-def test_a_fresh_model_of_the_package_is_saved_whole(tmp_path, cls, kind):
+def test_a_fresh_model_of_the_package_is_saved_whole(stranger, tmp_path, cls, kind):
     """With its code and all Auto classes, though nobody registered anything."""
     torch.manual_seed(3)
     model = cls(tiny_config()).eval()
@@ -71,7 +55,7 @@ def test_a_fresh_model_of_the_package_is_saved_whole(tmp_path, cls, kind):
     assert auto_map["AutoModelForMultipleChoice"] == "modeling_glm.GLMForMultipleChoice"
     with torch.no_grad():
         expected = model(torch.tensor([[1, 17, 23, 5]]))[0].double().sum().item()
-    printed = float(run(LOAD, kind, tmp_path / "saved", folder=tmp_path))
+    printed = float(stranger.output(LOAD, kind, tmp_path / "saved", folder=tmp_path))
     assert printed == pytest.approx(expected, abs=1e-4)
 
 
@@ -80,13 +64,13 @@ def test_a_chooser_is_saved_whole(tmp_path):
     assert {file.name for file in tmp_path.glob("*.py")} == set(SHIPPED_FILES)
 
 
-def test_a_repository_loaded_by_the_package_and_saved_again(made_repository, tmp_path):
+def test_a_repository_loaded_by_the_package_and_saved_again(made_repository, stranger, tmp_path):
     """As after fine-tuning with the package: it loads, answers alike, and verifies."""
     model = GLMForConditionalGeneration.from_pretrained(made_repository)
     model.save_pretrained(tmp_path / "saved")
     GLMTokenizerFast.from_pretrained(made_repository).save_pretrained(tmp_path / "saved")
     answers = [
-        run(ANSWER, repository, folder=tmp_path)
+        stranger.output(ANSWER, repository, folder=tmp_path)
         for repository in (made_repository, tmp_path / "saved")
     ]
     assert answers[0] == answers[1]

@@ -5,8 +5,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -387,14 +385,8 @@ PICKLES = {
     "built": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(N}X\x0c\x00\x00\x00__defaults__)s\x86b.",
 }
 
-LIMITED = f"""
-import importlib.util, resource, sys, time
-root = {str(ROOT)!r}
-spec = importlib.util.spec_from_file_location(
-    "glm_transformers", root + "/__init__.py", submodule_search_locations=[root]
-)
-sys.modules["glm_transformers"] = package = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+LIMITED = """
+import resource, sys, time
 from pathlib import Path
 from glm_transformers.conversion import ConversionError
 from glm_transformers.conversion.checkpoint import read_checkpoint
@@ -412,7 +404,7 @@ for file in sys.argv[1:]:
 """
 
 
-def test_pickles_end_soon_and_in_little_memory(tmp_path):
+def test_pickles_end_soon_and_in_little_memory(colleague, tmp_path):
     files = []
     for number, (_, content) in enumerate(PICKLES.items()):
         files.append(write_zip(tmp_path / f"{number}.pt", content))
@@ -425,11 +417,8 @@ def test_pickles_end_soon_and_in_little_memory(tmp_path):
     bomb = ("byteorder", bytes(400_000_000))
     with pytest.warns(UserWarning, match="Duplicate name"):
         files.append(write_zip(tmp_path / "bomb.pt", SELF, compress=bomb[:1], extra=[bomb]))
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *map(str, files)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers = dict(line.split() for line in done.stdout.splitlines())
+    printed = colleague.output(LIMITED, *files, folder=tmp_path)
+    answers = dict(line.split() for line in printed.splitlines())
     assert set(answers) == {file.name for file in files}
     assert max(map(int, answers.values())) < 400  # MB above what the imports take
 

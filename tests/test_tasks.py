@@ -21,7 +21,13 @@ from glm_transformers.training import MASK, TASKS, Cut, Pattern, Task, encode, r
 from glm_transformers.training.examples import read_examples
 from glm_transformers.training.expanding import mask_at_random, mask_words, slice_documents
 from glm_transformers.training.patterns import Segment, ids_of_sides, shorten
-from glm_transformers.training.tasks import Encoded, encode_apart, encode_pooled, row_to_learn
+from glm_transformers.training.tasks import (
+    Encoded,
+    encode_apart,
+    encode_pooled,
+    is_labelled,
+    row_to_learn,
+)
 from glm_transformers.training.templates import fill, fill_each
 
 CLOZE = [
@@ -325,8 +331,22 @@ def test_what_labels_mean(tokenizer):
     """A number is not a truth value; arrays hold numbers; -1 is how the Hub says nothing."""
     labels = (("a", True), ("b", 1))
     task = Task("t", "choices", (Pattern("{a} [MASK]", ["x", "y"]),), labels=labels)
-    for value, number in [("a", 0), (True, 0), (1, 1), (np.int64(1), 1), ("1", 1), (-1, None)]:
+    for value, number in [("a", 0), (True, 0), (1, 1), (np.int64(1), 1), ("1", 1)]:
         assert encode(task, {"a": "x", "label": value}, tokenizer).label == number
+    numbered = Task("t", "choices", (Pattern("{a} [MASK]", ["x", "y"]),))
+    for value, number in [(0, 0), (np.int64(1), 1), ("1", 1)]:
+        assert encode(numbered, {"a": "x", "label": value}, tokenizer).label == number
+    for without in (None, -1, "-1", ""):
+        for one in (task, numbered):
+            example = {"a": "x", "label": without}
+            assert encode(one, example, tokenizer).label is None and not is_labelled(one, example)
+    signed = replace(task, labels=((-1,), (1,)))
+    assert encode(signed, {"a": "x", "label": "-1"}, tokenizer).label == 0
+    assert is_labelled(signed, {"label": -1})
+    # A truth value is no number of a choice, and not every digit is a number.
+    for value in (True, False, "²", "true", 2, "2", "9" * 5000, 1.5, " "):
+        with pytest.raises(ValueError, match=r"column label .* the numbers 0 to 1"):
+            encode(numbered, {"a": "x", "label": value}, tokenizer)
     wsc = {"text_a": "Ng left", "span1_text": "Ng", "span2_text": "left", "span2_index": 1}
     for value, number in [
         (True, 0),
@@ -334,6 +354,7 @@ def test_what_labels_mean(tokenizer):
         (1, 0),
         (False, None),
         ("False", None),
+        ("0", None),
         (0, None),
     ]:
         assert encode(TASKS["wsc"], {**wsc, "label": value}, tokenizer).label == number
@@ -348,6 +369,7 @@ def test_filters():
         "-xIt’s A Dog?!",
         "-yIt’s A Dog?!",
     ]
+    assert [one.text for one in fill_each("{c:split}", {"c": ["x|y", "z"]})] == ["x", "y", "z"]
 
 
 # --- Whole texts, and the collator ----------------------------------------------------------------
@@ -444,6 +466,9 @@ def test_own_python_task(tokenizer, tmp_path):
     assert task.name == "mine" and encoded.label == 1
     with pytest.raises(ValueError, match=r"mine\.py: The file must set task to a Task"):
         read_task(written(tmp_path, "task = 3", "mine.py"))
+    for program in ("task = (", "import nothing_of_that_name", "task = 1 / 0"):
+        with pytest.raises(ValueError, match=r"mine\.py: The file does not run: \w+Error: "):
+            read_task(written(tmp_path, program, "mine.py"))
 
 
 @pytest.mark.parametrize(
@@ -460,6 +485,14 @@ def test_own_python_task(tokenizer, tmp_path):
         ({"context": "{text:upper} [MASK]"}, "the filter upper; choose of lower_first"),
         ({"answers": " bad"}, "has 2 labels and 1 answers; give each label an answer"),
         ({"labels": ["neg", None]}, "The key labels holds"),
+        ({"labels": ["neg", []]}, "The key labels holds"),
+        ({"labels": ["neg", ""]}, "A label of the task review is empty; give it a name"),
+        ({"labels": ["neg", ["pos", "neg"]]}, "The label 'neg' of the task review is there twice"),
+        ({"context": "{text} [MASK] [gMASK]"}, "has 2 masks; choices need one, which they answer"),
+        ({"metrics": ["acc"]}, "cannot be measured by acc; choose of accuracy, f1, f1_macro."),
+        ({"metrics": ["accuracy", "bleu"]}, "cannot be measured by bleu; choose of accuracy"),
+        ({"metrics": ["question_exact_match"]}, "cannot be measured by question_exact_match"),
+        ({"kind": "answers", "labels": ["a", "b"], "metrics": ["f1"]}, "measured by f1; choose of"),
         ({"max_length": 0}, "The key max_length holds 0; it must be a number of tokens"),
         ({"max_length": True}, "The key max_length holds true"),
         ({"one_token": 1}, "The key one_token holds 1; it must be true or false"),
@@ -473,8 +506,13 @@ def test_own_task_that_cannot_be(change, message, tmp_path):
 def test_own_task_that_is_no_task(tmp_path):
     with pytest.raises(ValueError, match=r"There is no task and no file nope; the tasks are boolq"):
         read_task("nope")
-    with pytest.raises(ValueError, match=r"review\.json: .*Expecting"):
-        read_task(written(tmp_path, "{"))
+    for content in ("{", "hello", json.dumps(REVIEW)[:-1] + ",}", "[" * 100_000):
+        with pytest.raises(ValueError, match=r"review\.json: A task is a JSON file, or a Python f"):
+            read_task(written(tmp_path, content))
+    (tmp_path / "review.json").write_bytes('{"kind": "ü"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"review\.json: A task is a JSON file, .*: 'utf-8' codec"):
+        read_task(tmp_path / "review.json")
+    assert read_task(written(tmp_path, "\ufeff" + json.dumps(REVIEW))).name == "review"
     with pytest.raises(ValueError, match="A task is an object with the keys name, kind"):
         read_task(written(tmp_path, []))
     without = {key: value for key, value in REVIEW.items() if key != "answers"}
@@ -489,11 +527,15 @@ def test_examples_that_cannot_be(tokenizer, tmp_path):
         ({"sentiment": "neg"}, "has no column text, which the task reads; it has sentiment"),
         ({**good, "text": None}, "The column text of an example holds nothing"),
         ({**good, "text": ["a", "b"]}, "The field text holds a list"),
+        ({**good, "text": {"en": "a"}}, "The column text of an example holds {'en': 'a'}; give it"),
+        ({**good, "text": float("nan")}, "The column text of an example holds nothing"),
         ({**good, "text": "<|endofpiece|>"}, "A text holds <.endofpiece.>"),
         ({**good, "sentiment": "so-so"}, "holds 'so-so'; the task review knows neg, pos"),
     ]:
         with pytest.raises(ValueError, match=message):
             encode(task, example, tokenizer)
+    with pytest.raises(ValueError, match="A label of the task t has no spelling; give each a tup"):
+        Task("t", "choices", (Pattern("{text} [MASK]", ["x", "y"]),), labels=("neg", "pos"))
     with pytest.raises(ValueError, match="has no pattern 1; choose one of 0 to 0"):
         encode(task, good, tokenizer, pattern=1)
     without_mask = read_task(written(tmp_path, {**REVIEW, "context": "{text} It was"}))
@@ -759,26 +801,140 @@ def test_own_data(tmp_path, tokenizer):
     assert encode(task, {"text": "x", "sentiment": "1"}, tokenizer).label == 1
 
 
-def test_data_that_cannot_be_read(tmp_path):
-    task = TASKS["boolq"]
+def told(task: Task, source: Path, **others) -> str:
+    """What is said of data that cannot be read: one sentence, without the folder's name."""
+    with pytest.raises(ValueError) as raised:
+        read_examples(task, source, **others)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message.replace(f"{source.parent}/", "")
+
+
+OWN = Task("own", "choices", (Pattern("{text} [MASK]", ["a", "b"]),))
+HALF = '{"text": "\\ud83d"}\n'
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        # JSON
+        ("a.jsonl", "", "a.jsonl holds no examples of train for the task own."),
+        ("a.jsonl", "{", "Line 1 of a.jsonl is not JSON: Expecting property name"),
+        ("a.jsonl", '{"text": "x"}\n\n{"text": x}\n', "Line 3 of a.jsonl is not JSON: Expecting"),
+        ("a.jsonl", '{"text": "x"}\n3\n', "Line 2 of a.jsonl holds 3; it must hold an object"),
+        ("a.jsonl", '{"text": "x"}\n["x"]\n', 'Line 2 of a.jsonl holds ["x"]; it must hold an'),
+        ("a.jsonl", '["x"]\n["y"]\n', 'Line 1 of a.jsonl holds ["x"]; it must hold an object'),
+        ("a.jsonl", "null", "Line 1 of a.jsonl holds null; it must hold an object"),
+        ("a.jsonl", HALF, "Line 1 of a.jsonl is not JSON that can be read: 'utf-8' codec"),
+        ("a.jsonl", DEEP, "Line 1 of a.jsonl is not JSON that can be read: "),
+        ("a.jsonl", '{"n": ' + "9" * 5000 + "}", "Line 1 of a.jsonl is not JSON that can be read"),
+        ("a.json", '[{"text": "x"}, 3]', "Entry 2 of a.json holds 3; it must hold an object"),
+        ("a.json", '[\n{"text": "x"},\n{"text"}\n]', "Line 3 of a.json is not JSON: Expecting"),
+        ("a.json", "{\n", "Line 1 of a.json is not JSON: Expecting property name"),
+        # Tables
+        ("a.csv", "", "a.csv holds no examples of train for the task own."),
+        ("a.csv", "text,label\n", "a.csv holds no examples of train for the task own."),
+        ("a.csv", "text,text\nx,y\n", "a.csv has two columns 'text'; give each another name."),
+        ("a.csv", 'text,n\n\n"x\ny",1\nz\n', "Line 5 of a.csv has 1 columns, not 2; put texts"),
+        ("a.csv", "text,n\nNg, a man,1\n", "Line 2 of a.csv has 3 columns, not 2; put texts"),
+        ("a.csv", 'text,n\nx,1\n"y,1\nz,0\n', "The row at line 3 of a.csv cannot be read: unexp"),
+        ("a.csv", 'text,n\n"x"y,1\n', "The row at line 2 of a.csv cannot be read: ',' expected"),
+        ("a.tsv", "text\tn\nx y\n", "Line 2 of a.tsv has 1 columns, not 2; put texts"),
+        # Others
+        ("a.parquet", "PAR1", "a.parquet is no parquet file: "),
+        ("a.parquet", "", "a.parquet is no parquet file: "),
+        ("a.doc", "x", "a.doc is of no kind that is read; its ending must be .jsonl"),
+        ("a.source", "", "a.source holds no examples of train for the task own."),
+        # Columns of several types, of which no table can be made
+        ("a.jsonl", '{"n": 1}\n{"n": null}\n{"n": "x"}\n', "Line 3 of a.jsonl: The column n hol"),
+        ("a.jsonl", '{"n": true}\n{"n": 1}\n', "Line 2 of a.jsonl: The column n holds 1, which"),
+        ("a.jsonl", '{"n": ["x"]}\n{"n": "x"}\n', "Line 2 of a.jsonl: The column n holds 'x', w"),
+        ("a.jsonl", '{"n": ["x", 1]}\n', "Line 1 of a.jsonl: The column n holds ['x', 1], which"),
+    ],
+)
+def test_data_that_cannot_be_read(name, content, message, tmp_path):
+    """The sentence names file and line, and nothing else comes of it."""
+    assert told(OWN, written(tmp_path, content, name)).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.source"])
+def test_data_in_another_encoding(name, tmp_path):
+    file = tmp_path / name
+    file.write_bytes("text\n\nMünchen\n".encode("latin-1"))
+    assert told(OWN, file) == f"Line 3 of {name} is not UTF-8; save the file as UTF-8."
+    file.write_bytes("text\n".encode("utf-16"))
+    assert told(OWN, file) == f"Line 1 of {name} is not UTF-8; save the file as UTF-8."
+
+
+def test_data_that_a_person_wrote(tmp_path):
+    """Marks in front, ends of lines of Windows, blank lines, quotes, long and strange texts."""
+    rows = [{"text": "文 \u2028, a", "n": "1"}, {"text": "x\ny", "n": ""}]
+    table = '\ufefftext,n\r\n\r\n"文 \u2028, a",1\r\n"x\r\ny",\r\n\r\n'
+    (tmp_path / "a.csv").write_bytes(table.encode())
+    assert read_examples(OWN, tmp_path / "a.csv").to_list() == rows
+    lines_ = "".join(f"{json.dumps(row, ensure_ascii=False)}\r\n\r\n" for row in rows)
+    (tmp_path / "a.jsonl").write_bytes(f"\ufeff{lines_}".encode())
+    assert read_examples(OWN, tmp_path / "a.jsonl").to_list() == rows
+    (tmp_path / "a.source").write_bytes("\ufeffx\r\n\r\ny".encode())
+    texts = [row["source"] for row in read_examples(OWN, tmp_path / "a.source")]
+    assert texts == ["x", "", "y"]  # a blank line is an empty text, or its target would be another
+    long = "x" * 200_000  # more than the library's readers of CSV allow by default
+    (tmp_path / "b.csv").write_text(f"text,n\n{long},1\n")
+    assert read_examples(OWN, tmp_path / "b.csv")[0]["text"] == long
+
+
+WRONG_FORM = "The data is not as it is published, but of other types: "
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "message"),
+    [
+        (
+            "boolq",
+            {"a": 1},
+            "The data has no column 'passage', with which it is published; it has a.",
+        ),
+        ("multirc", {"passage": "x"}, WRONG_FORM),
+        ("multirc", {"passage": {"text": "x", "questions": 3}}, WRONG_FORM),
+        ("record", {"passage": 3}, WRONG_FORM),
+        ("wsc", {"text": "Ng", "target": ["x"]}, WRONG_FORM),
+        ("wsc", {**WSC, "target": {**WSC["target"], "span2_text": "she"}}, "The pronoun 'she' is"),
+        ("race", {**RACE, "answers": []}, "An article of RACE needs as"),
+        ("race", {"article": 3}, WRONG_FORM),
+        ("cnn_dm", {"article": "x"}, "The data has no column 'highlights', with which it is publ"),
+        ("cnn_dm", {"text": "x"}, "The data has no column 'article', with which it is published"),
+        ("squad", {"data": [3]}, WRONG_FORM),
+        ("squad", {"source": "x", "question": "y", "answers": "z"}, "The column answers holds 'z'"),
+        ("yahoo", {"question_title": "x", "best_answer": None}, WRONG_FORM),
+        ("copa", {"text_a": "x", "label": 0}, "The data has no column choice2, from which copa is"),
+        ("cmrc", {"source": "x", "question": "y"}, "The data has no column answers, from which cm"),
+    ],
+)
+def test_published_data_of_another_form(task, record, message, tmp_path):
+    file = written(tmp_path, lines(record), "a.jsonl")
+    assert told(TASKS[task], file, to_learn=True).startswith(f"Line 1 of a.jsonl: {message}")
+
+
+def test_what_is_wrong_with_a_label_of_wsc_is_told(tmp_path):
+    """An example that it is not learnt from is left out, and one whose label nobody gave is not."""
+    file = written(tmp_path, lines(WSC, {**WSC, "label": "no"}), "a.jsonl")
+    message = "Line 2 of a.jsonl has the label 'no'; to be learnt, WSC needs True or False."
+    assert told(TASKS["wsc"], file, to_learn=True) == message
+
+
+def test_folders_and_columns_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"has no file for train; put train\.jsonl or"):
-        read_examples(task, tmp_path)
-    for name, content, message in [
-        ("a.jsonl", lines({"a": 1}), "no column 'passage', with which it is published; it has a"),
-        ("b.jsonl", "{", "holds something else than JSON"),
-        ("c.jsonl", "3", "must hold objects, one on each line"),
-        ("d.csv", "a,b\n1\n", "Row 0 of .* has 1 columns, not 2"),
-        ("e.doc", "x", "is of no kind that is read; its ending must be .jsonl"),
-        ("f.jsonl", "", "holds no examples of train for the task boolq"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            read_examples(task, written(tmp_path, content, name))
+        read_examples(TASKS["boolq"], tmp_path)
+    with pytest.raises(ValueError, match=r"There is no file .*/a\.csv; check its name\."):
+        read_examples(TASKS["boolq"], tmp_path / "a.csv")  # no name on the Hub ends so
     (tmp_path / "g.source").write_text("a\nb\n")
     (tmp_path / "g.target").write_text("a\n")
     with pytest.raises(ValueError, match=r"has 2 lines and g\.target 1; give each text its target"):
         read_examples(TASKS["xsum"], tmp_path / "g.source")
-    with pytest.raises(ValueError, match="The data has no column de; it has source"):
-        read_examples(TASKS["xsum"], written(tmp_path, "a", "h.source"), text_column="de")
+    file = written(tmp_path, "a", "h.source")
+    with pytest.raises(ValueError, match=r"Line 1 of .*h\.source: .* no column de; it has source"):
+        read_examples(TASKS["xsum"], file, text_column="de")
 
 
 def test_many_candidates():

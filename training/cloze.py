@@ -94,11 +94,6 @@ class Choices:
             examples: those of the validation data.
             others: of `RepeatableTrainer`.
         """
-        if any(row["label"] is None for row in rows):
-            raise ValueError(
-                f"Some examples of the data have no right choice in the column {self.task.label}; "
-                "leave them out."
-            )
 
         def measure(output) -> dict[str, float]:
             return self.measure(output.predictions.tolist(), examples)

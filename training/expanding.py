@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from ..tokenization_glm import GLMTokenizerFast
 from .official import NO_ANSWER
-from .templates import Example
+from .templates import PLACE, Example
 
 # A question of ReCoRD and WSC is learnt with so many candidates at most, the right one among them
 # (the original's max_train_candidates_per_question, whose seed this is too).
 MOST_CANDIDATES = 10
 CANDIDATES_SEED = 42
+
+OTHER_CHOICE = {"0": 1, "1": 0}
 
 
 def mirror_copa(examples: list[Example]) -> list[Example]:
@@ -26,7 +28,7 @@ def mirror_copa(examples: list[Example]) -> list[Example]:
             **example,
             "choice1": example["choice2"],
             "choice2": example["choice1"],
-            "label": 1 - int(example["label"]),
+            "label": OTHER_CHOICE.get(str(example["label"]), example["label"]),
         }
         for example in examples
     ]
@@ -53,8 +55,15 @@ def wsc_positives(examples: list[Example]) -> list[Example]:
     learnt = []
     most = MOST_CANDIDATES - 1
     for example in examples:
-        if str(example["label"]) not in ("True", "1"):
+        label = str(example["label"])
+        if label in ("False", "0"):
             continue
+        if label not in ("True", "1"):
+            where = example.get(PLACE, "An example")
+            raise ValueError(
+                f"{where} has the label {example['label']!r}; to be learnt, WSC needs True or "
+                "False."
+            )
         candidates = example.get("candidates") or []
         if len(candidates) <= most:
             learnt.append(example)

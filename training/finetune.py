@@ -21,14 +21,14 @@ from ..configuration_glm import GLMConfig
 from ..hub_repository.config import read_config
 from ..tokenization_glm import GLMTokenizerFast
 from .cloze import Choices, Pooled
-from .examples import read_examples
+from .examples import read_placed_examples
 from .options import Finetuning
 from .own_tasks import read_task
 from .repository import find_repository, load_tokenizer
 from .run import Run, common_arguments
 from .seq2seq import Answers, beam_search
-from .tasks import Task
-from .templates import Example
+from .tasks import Task, is_labelled
+from .templates import PLACE, Example
 from .tuned import write_tuned
 
 LOWEST_RATE = 0.1  # of the highest, where the original's decay ends
@@ -69,6 +69,8 @@ def finetune(options: Finetuning) -> Path:
         examples = task.slices(examples, tokenizer, options.max_length)
     rows = encode_each(recipe, learnt)
     validation = encode_each(recipe, examples)
+    if task.kind == "choices":
+        check_labelled(task, [*learnt, *examples])
     if examples:
         recipe.check(examples)
     options = with_steps(options, len(rows))
@@ -125,6 +127,8 @@ def check_options(options: Finetuning, task: Task) -> None:
     """Raise a ValueError for options that do not go together."""
     if options.model is None:
         raise ValueError("There is no model to begin with; pass --model and a repository.")
+    if options.epochs == 0 and options.steps is None:
+        raise ValueError("epochs is 0, which trains nothing; give more.")
     if options.metric not in (*task.metrics, "loss"):
         known = ", ".join((*task.metrics, "loss"))
         raise ValueError(
@@ -142,6 +146,10 @@ def check_options(options: Finetuning, task: Task) -> None:
         )
     if options.lora_rank is not None and not options.lora:
         raise ValueError("--lora-rank is of an adapter; pass --lora too.")
+    if options.space and (options.lora or options.pooled):
+        raise ValueError(
+            "A page is for a model that fills blanks, and no adapter; leave --space out."
+        )
     if task.kind == "choices":
         for name in ("attend_padding", "generation"):
             if getattr(options, name):
@@ -211,30 +219,38 @@ def read(
     source: str,
     split: Literal["train", "validation"],
 ) -> list[Example]:
-    return list(
-        read_examples(
-            task,
-            source,
-            split,
-            options.text_column,
-            options.target_column,
-            to_learn=split == "train",
-        )
+    return read_placed_examples(
+        task,
+        source,
+        split,
+        options.text_column,
+        options.target_column,
+        to_learn=split == "train",
     )
 
 
 def encode_each(recipe: Recipe, examples: Sequence[Example]) -> Rows:
-    """The rows of the examples; what is wrong with one is told with its number."""
+    """The rows of the examples; what is wrong with one is told with its place in the data."""
     rows = []
-    for number, example in enumerate(tqdm(examples, desc="Encoding")):
+    for example in tqdm(examples, desc="Encoding"):
         try:
             row = recipe.encode(example)
         except KeyError as error:
-            raise ValueError(f"Example {number} has no column {error}.") from error
+            raise ValueError(f"{example[PLACE]} has no column {error}.") from error
         except ValueError as error:
-            raise ValueError(f"Example {number}: {error}") from error
+            raise ValueError(f"{example[PLACE]}: {error}") from error
         rows.append({name: compact(value) for name, value in row.items()})
     return rows
+
+
+def check_labelled(task: Task, examples: Sequence[Example]) -> None:
+    """Raise a ValueError for the first example of which nobody says what is right."""
+    for example in examples:
+        if task.references not in example and not is_labelled(task, example):
+            raise ValueError(
+                f"{example[PLACE]} has no right choice in the column {task.label}; give it one, or "
+                "leave the example out."
+            )
 
 
 def compact(value: Any) -> Any:
@@ -284,6 +300,7 @@ def training_arguments(recipe: Recipe, options: Finetuning, run: Run) -> Trainin
         **common_arguments(options, run, options.steps),
         **keeps_best,
         label_names=["labels"],
+        logging_nan_inf_filter=False,  # see Divergence
         # Nothing but the choices of a task is predicted; logits would fill the memory.
         prediction_loss_only=not recipe.task.metrics,
     )
@@ -303,8 +320,20 @@ class Progress(TrainerCallback):
         return control
 
 
+class Divergence(TrainerCallback):
+    """Ends a run whose loss is no number any more; nothing is written then."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for name, value in (logs or {}).items():
+            if name.endswith("loss") and not math.isfinite(float(value)):
+                raise ValueError(
+                    f"The training diverged: at step {state.global_step} the {name} is {value}; "
+                    "begin a new run with a lower --learning-rate."
+                )
+
+
 def callbacks(options: Finetuning, size: int) -> list[TrainerCallback]:
-    used: list[TrainerCallback] = [Progress(size, samples_of_a_step(options))]
+    used: list[TrainerCallback] = [Progress(size, samples_of_a_step(options)), Divergence()]
     if options.patience is not None:
         used.append(EarlyStoppingCallback(options.patience))
     return used

@@ -56,8 +56,14 @@ def accuracy(predictions: Labels, references: Labels) -> float:
 
 
 def f1(predictions: Labels, references: Labels) -> float:
-    """F1 of the label 1."""
+    """F1 of the label 1.
+
+    Raises:
+        ValueError: for more labels than two.
+    """
     scores = library("sklearn.metrics")
+    if not {*predictions, *references} <= {0, 1}:
+        raise ValueError("The metric f1 is for two labels; take f1_macro for more.")
     return 100 * float(scores.f1_score(references, predictions, zero_division=0))
 
 
@@ -211,6 +217,8 @@ METRICS: dict[str, Callable[..., float]] = {
     "rougeL": rouge_l,
     "bleu": bleu,
 }
+# Those that compare labels; the others compare texts.
+OF_LABELS = {"accuracy", "f1", "f1_macro", "question_exact_match"}
 # Those that need to know which predictions belong together.
 GROUPED = {"question_exact_match"}
 

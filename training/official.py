@@ -210,7 +210,10 @@ def race(record: Record) -> list[Example]:
                 "idx": record.get("example_id"),
             }
         ]
-    questions = zip(record["questions"], record["options"], record["answers"], strict=True)
+    columns = [record[name] for name in ("questions", "options", "answers")]
+    if len(set(map(len, columns))) > 1:
+        raise ValueError("An article of RACE needs as many options and answers as questions.")
+    questions = zip(*columns, strict=True)
     return [
         {"text_a": article, "text_b": question, "choices": options, "label": answer, "idx": idx}
         for idx, (question, options, answer) in enumerate(questions)
@@ -388,10 +391,9 @@ def pairs(
 
 def cnn_dm(record: Record) -> list[Example]:
     """Sentences of a summary are parted by `[SEP]`; in the text their mark is left out."""
-    source, target = (
-        next(record[name] for name in names if name in record)
-        for names in (("source", "article"), ("target", "highlights"))
-    )
+    # Without either, the name under which the Hub has it is what is missing.
+    source = record["source"] if "source" in record else record["article"]
+    target = record["target"] if "target" in record else record["highlights"]
     return [
         {
             "source": news_text(plain_line(source).replace("<S_SEP>", "")),

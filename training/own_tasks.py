@@ -66,14 +66,27 @@ def read_task(name_or_file: str | Path) -> Task:
     try:
         if file.suffix == ".py":
             return run_task(file)
-        return task_of(json.loads(file.read_text(encoding="utf-8")), file.stem)
-    except ValueError as error:  # json's error is one too
+        return task_of(read_entries(file), file.stem)
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def read_entries(file: Path) -> Any:
+    """What a JSON file holds; what a program of Windows writes in front of it is no part of it."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"A task is a JSON file, or a Python file that ends with .py; this is none: {error}."
+        ) from error
 
 
 def run_task(file: Path) -> Task:
     """What a Python file sets `task` to."""
-    task = runpy.run_path(str(file)).get("task")
+    try:
+        task = runpy.run_path(str(file)).get("task")
+    except Exception as error:  # whatever is wrong with a user's program
+        raise ValueError(f"The file does not run: {type(error).__name__}: {error}.") from error
     if not isinstance(task, Task):
         raise ValueError("The file must set task to a Task; write task = Task(...).")
     return task
@@ -118,7 +131,8 @@ def check_entry(key: str, value: Any) -> None:
     if right and key == "labels":
         spelled = [label if isinstance(label, list) else [label] for label in value]
         right = bool(value) and all(
-            type(label) in (str, int, bool) for labels in spelled for label in labels
+            labels and all(type(label) in (str, int, bool) for label in labels)
+            for labels in spelled
         )
     if right and types == (int,):
         right = value > 0

@@ -233,7 +233,7 @@ def shorten(sides: Sides, limit: int, reserved: int) -> None:
             words = len(ids_of_sides(sides))
             raise ValueError(
                 f"The words of the pattern take {words} tokens and the answer {reserved}, but "
-                f"max_length is {limit}; raise it."
+                f"max_length is {limit}; raise it, or shorten the answer."
             )
         longest.ids.pop()
 

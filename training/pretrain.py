@@ -17,7 +17,6 @@ from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, NothingToMask
 from .data import NO_TEXT, load_documents, pack_documents
-from .loss import GLMForBlankInfilling
 from .options import Pretraining
 from .recipe import MODES, Recipe, read_recipe
 from .repository import find_repository, load_tokenizer, write_network
@@ -89,7 +88,7 @@ class BlankInfillingTrainer(RepeatableTrainer):
             except NothingToMask:  # the other processes wait for this one's call all the same
                 batch, counts = collator.collate(texts, number, "document"), False
             batch = self._prepare_inputs(batch)
-            loss = self.model_wrapped(**batch, num_items_in_batch=1).loss
+            loss = self.model_wrapped(**batch, num_items_in_batch=1, skip_logits=True).loss
             if counts:
                 targets = (batch["labels"] != NOT_A_TARGET).sum()
                 total += torch.stack([loss.double(), targets.double()])
@@ -173,16 +172,16 @@ def _training_arguments(options: Pretraining, run: Run) -> TrainingArguments:
     )
 
 
-def _load(options: Pretraining) -> tuple[GLMTokenizerFast, GLMForBlankInfilling]:
+def _load(options: Pretraining) -> tuple[GLMTokenizerFast, GLMForConditionalGeneration]:
     """Tokenizer and network, in float32 whatever the repository holds."""
     if options.model is not None:
         repository = find_repository(options.model)
         tokenizer = load_tokenizer(options.tokenizer or repository)
-        model = GLMForBlankInfilling.from_pretrained(repository, dtype=torch.float32)
+        model = GLMForConditionalGeneration.from_pretrained(repository, dtype=torch.float32)
     else:
         assert options.tokenizer is not None and options.config is not None  # see _check
         tokenizer = load_tokenizer(options.tokenizer)
-        model = GLMForBlankInfilling(_new_config(options.config, tokenizer))
+        model = GLMForConditionalGeneration(_new_config(options.config, tokenizer))
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return tokenizer, model

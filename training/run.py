@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .curves import Curves
 from .options import Finetuning, Pretraining
 
 OPTIONS_FILE = "options.json"  # beside the checkpoints: what the run was begun with
@@ -67,6 +68,9 @@ class Run:
         """Raise a ValueError if there is something in the way, or nothing to resume."""
         if os.path.lexists(self.output):
             raise ValueError(f"{self.output} exists already; choose another place.")
+        above = next(folder for folder in self.output.parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise ValueError(f"{above} is no folder; choose another place than {self.output}.")
         if resume and self.last is None:
             raise ValueError(
                 f"{self.checkpoints} holds no checkpoint to continue from; leave --resume out."
@@ -193,6 +197,7 @@ class RepeatableTrainer(Trainer):
 
     def __init__(self, decay: str, decay_ratio: float, decay_steps: int, first_step: int, **kwargs):
         super().__init__(**kwargs)
+        self.add_callback(Curves())
         self._loss_shifts_labels = False
         # A tied weight is in no checkpoint, and the library need not warn of it.
         network: Any = self.model

@@ -15,8 +15,8 @@ import torch
 from transformers import EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from ..collation_glm import GLMDataCollator
+from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
-from .loss import GLMForBlankInfilling
 from .metrics import compute_metrics, first_answers
 from .options import Finetuning
 from .own_tasks import read_task
@@ -42,16 +42,18 @@ class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
 
     Args:
         generation: arguments of `generate` in evaluation.
+        label_smoothing: of the loss in training.
         others: of `RepeatableTrainer`.
     """
 
     model: Any  # with what generation needs, also in an adapter
 
-    def __init__(self, generation: dict[str, Any], **others):
+    def __init__(self, generation: dict[str, Any], label_smoothing: float, **others):
         super().__init__(**others)
         # The loss is divided by the targets of all processes and batches of a step.
         self.model_accepts_loss_kwargs = True
         self.generation = generation
+        self.label_smoothing = label_smoothing
         self.max_length = self.model.generation_config.max_length
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
@@ -62,10 +64,15 @@ class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*args, **kwargs)
 
-    def prediction_step(self, *args, **kwargs):
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        inputs = {**inputs, "label_smoothing": self.label_smoothing}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
         # The library's step leaves its default here, of which its next one warns.
         self.model.generation_config.max_length = self.max_length
-        return super().prediction_step(*args, **kwargs)
+        inputs = {**inputs, "skip_logits": True}  # answers are generated
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
 
 class Answers:
@@ -87,10 +94,8 @@ class Answers:
         self.generation = beam_search(task, options.generation)
         self.generation["max_new_tokens"] = options.max_target_length
 
-    def load(self, repository: Path) -> GLMForBlankInfilling:
-        model = GLMForBlankInfilling.from_pretrained(repository, dtype=torch.float32)
-        model.label_smoothing = self.options.label_smoothing or 0.0
-        return model
+    def load(self, repository: Path) -> GLMForConditionalGeneration:
+        return GLMForConditionalGeneration.from_pretrained(repository, dtype=torch.float32)
 
     def encode(self, example: Example) -> dict[str, list[int]]:
         """The row of one example, as `GLMDataCollator` takes it."""
@@ -138,6 +143,7 @@ class Answers:
 
         return AnswerTrainer(
             self.generation,
+            self.options.label_smoothing or 0.0,
             data_collator=self.collator(),
             compute_metrics=measure if self.task.metrics else None,
             **others,

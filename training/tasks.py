@@ -7,14 +7,16 @@ is a flat dictionary, whose values the fields of the patterns name.
 Shapes: S tokens of the context, T of a row.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
-from ..tokenization_glm import IGNORED, GLMTokenizerFast
+from ..tokenization_glm import IGNORED, MASKS, GLMTokenizerFast
+from .metrics import GROUPED, METRICS, OF_LABELS
 from .official import Official
-from .patterns import Cut, Pattern, Sides, encode_sides, ids_of_sides, join
+from .patterns import MASK, SENTENCE, Cut, Pattern, Sides, encode_sides, ids_of_sides, join
 from .templates import Example, fill, fill_each, parse
 
 # choices: the best of some answers (cloze), or a class (pooled classifier); answers: text to write.
@@ -45,6 +47,8 @@ class Settings:
 
 Label = str | int | bool
 Spellings = tuple[Label, ...]
+
+SMALL_NUMBER = re.compile("-?[0-9]{1,9}")
 
 # For a task without published settings: those that most of the original's scripts share.
 COMMON = Settings(origin="most of the original's config_tasks/task_*.sh", epochs=10)
@@ -111,6 +115,8 @@ class Task:
         if not self.metrics:
             metric = "accuracy" if self.kind == "choices" else "exact_match"
             object.__setattr__(self, "metrics", (metric,))
+        check_metrics(self)
+        check_labels(self)
         choose_pattern(self, None)
         for pattern in self.patterns:
             check_pattern(self, pattern)
@@ -247,7 +253,7 @@ def choose_pattern(task: Task, number: int | None) -> Pattern:
 
 
 def check_pattern(task: Task, pattern: Pattern) -> None:
-    """Raise a ValueError for texts that cannot be filled in, and for labels without an answer."""
+    """Raise a ValueError for texts that cannot be filled in, and answers that do not fit."""
     parts = [*pattern.context, *pattern.second]
     if isinstance(pattern.context, str):
         if pattern.second or not (task.cls and task.eos):
@@ -256,10 +262,17 @@ def check_pattern(task: Task, pattern: Pattern) -> None:
                 "both its ends; make it a list of parts."
             )
         parts = [pattern.context]
-    if not any(has_fields(part.text if isinstance(part, Cut) else part) for part in parts):
+    texts = [part.text if isinstance(part, Cut) else part for part in parts]
+    if not any(map(has_fields, texts)):
         raise ValueError(
             f"The context of the task {task.name} names no column; write one in braces, like "
             "{text}."
+        )
+    masks = sum(text.replace(SENTENCE, MASK).count(mask) for text in texts for mask in MASKS)
+    if task.kind == "choices" and masks > 1:
+        raise ValueError(
+            f"The context of the task {task.name} has {masks} masks; choices need one, which they "
+            "answer."
         )
     several = any(has_fields(answer) for answer in pattern.answers)
     if task.labels and not several and len(task.labels) != len(pattern.answers):
@@ -267,6 +280,40 @@ def check_pattern(task: Task, pattern: Pattern) -> None:
             f"The task {task.name} has {len(task.labels)} labels and {len(pattern.answers)} "
             "answers; give each label an answer."
         )
+
+
+def check_metrics(task: Task) -> None:
+    """Raise a ValueError for metrics that do not fit what the task predicts."""
+    of_labels = task.kind == "choices" and task.references is None
+    known = [
+        name
+        for name in METRICS
+        if (name in OF_LABELS) == of_labels and (name not in GROUPED or task.group is not None)
+    ]
+    for name in task.metrics:
+        if name not in known:
+            raise ValueError(
+                f"The task {task.name} cannot be measured by {name}; choose of {', '.join(known)}."
+            )
+
+
+def check_labels(task: Task) -> None:
+    """Raise a ValueError for labels that are nothing, and for one that means two choices."""
+    if not all(isinstance(spellings, tuple) and spellings for spellings in task.labels):
+        raise ValueError(
+            f"A label of the task {task.name} has no spelling; give each a tuple of those that "
+            "the data have."
+        )
+    known: list[Label] = []
+    for label in (spelling for spellings in task.labels for spelling in spellings):
+        if label == "":
+            raise ValueError(f"A label of the task {task.name} is empty; give it a name.")
+        if is_among(label, known):
+            raise ValueError(
+                f"The label {label!r} of the task {task.name} is there twice; give each answer "
+                "its own."
+            )
+        known.append(label)
 
 
 def has_fields(text: str) -> bool:
@@ -358,22 +405,17 @@ def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
     """Which of the choices is the right one, by the label of the example.
 
     Returns:
-        None without a label, and for -1, by which the Hub's data says that there is none.
+        None without a label (`is_labelled`), and where none is right.
     """
-    value: Any = example.get(task.label)
-    value = value.item() if hasattr(value, "item") else value  # of numpy or torch
-    if value is None or is_among(value, task.no_choice):
-        return None
+    value = example.get(task.label)
     if task.labels:
-        numbers = [n for n, spellings in enumerate(task.labels) if is_among(value, spellings)]
-        if not numbers and isinstance(value, str) and value.isdigit():  # of a table
-            numbers = [n for n, known in enumerate(task.labels) if is_among(int(value), known)]
+        numbers = [n for n, spellings in enumerate(task.labels) if is_spelled(value, spellings)]
         known = ", ".join(str(spellings[0]) for spellings in task.labels)
     else:
-        is_number = isinstance(value, int) or (isinstance(value, str) and value.isdigit())
-        numbers = [int(value)] if is_number and 0 <= int(value) < choices else []
+        number = as_number(value)
+        numbers = [number] if number is not None and 0 <= number < choices else []
         known = f"the numbers 0 to {choices - 1}"
-    if not numbers and value == -1:
+    if not numbers and (is_spelled(value, task.no_choice) or is_nothing(value)):
         return None
     if not numbers:
         raise ValueError(
@@ -388,6 +430,31 @@ def number_of_choice(task: Task, example: Example, choices: int) -> int | None:
     return numbers[0]
 
 
-def is_among(value: Label, spellings: Spellings) -> bool:
+def is_labelled(task: Task, example: Example) -> bool:
+    """Whether it is known which choice is right, or that none is."""
+    value = example.get(task.label)
+    known = (*task.labels, task.no_choice)
+    return not is_nothing(value) or any(is_spelled(value, spellings) for spellings in known)
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a column of labels is left empty, or says -1 as in the Hub's data."""
+    return value is None or value == "" or as_number(value) == -1
+
+
+def as_number(value: Any) -> int | None:
+    """The number that a label is; of numpy or torch, or the text of a table, too."""
+    if isinstance(value, str):
+        return int(value) if SMALL_NUMBER.fullmatch(value) else None
+    value = value.item() if hasattr(value, "item") else value
+    return value if type(value) is int else None
+
+
+def is_spelled(value: Any, spellings: Spellings) -> bool:
+    """Whether a label is one of these, as it is, or as the number that it is."""
+    return is_among(value, spellings) or is_among(as_number(value), spellings)
+
+
+def is_among(value: Any, spellings: Sequence[Label]) -> bool:
     """As `in`, but that 1 is not True."""
     return any(type(value) is type(known) and value == known for known in spellings)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Example = dict[str, Any]  # "text_a", "text_b", "label", or whatever columns a task names
+# A column of examples that are read to be learnt: where they stand, for messages.
+PLACE = "place in the data"
 
 # Curly quotes and the en dash, which the original turns into ASCII when it reads English data.
 CURLY = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-"})
@@ -118,15 +120,28 @@ def fill_entry(pieces: list[tuple[str, str | list[str] | None]], entry: int) -> 
 def read_field(name: str, filters: list[str], example: Example) -> str | list[str]:
     """The value of a field, through its filters; of a list, each entry."""
     if name not in example:
-        raise ValueError(
-            f"The data has no column {name}, which the task reads; it has {', '.join(example)}."
-        )
+        columns = ", ".join(column for column in example if column != PLACE)
+        raise ValueError(f"The data has no column {name}, which the task reads; it has {columns}.")
     value = example[name]
-    if value is None:
-        raise ValueError(f"The column {name} of an example holds nothing; give it a text.")
     if isinstance(value, (list, tuple)):
-        return [str(through(filters, str(entry))) for entry in value]
-    return through(filters, str(value))
+        texts = [through(filters, text_of(entry, name)) for entry in value]
+        return [text for several in texts for text in as_list(several)]
+    return through(filters, text_of(value, name))
+
+
+def text_of(value: Any, name: str) -> str:
+    """A value of the column `name` as a text."""
+    if value is None or value != value:  # not a number: how tables say that nothing is there
+        raise ValueError(f"The column {name} of an example holds nothing; give it a text.")
+    if isinstance(value, (dict, list, tuple)):
+        raise ValueError(
+            f"The column {name} of an example holds {value!r}; give it a text, or a list of texts."
+        )
+    return str(value)
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
 
 
 def through(filters: list[str], text: str) -> str | list[str]:

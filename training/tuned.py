@@ -70,6 +70,7 @@ def write_tuned(
         recipe.tokenizer,
         generation=recipe.generation,
         tuning=tuning,
+        space=options.space,
     )
 
 

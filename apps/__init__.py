@@ -1,0 +1,1 @@
+"""What people use a model with: the command that fills blanks, the page, the server."""
