@@ -251,6 +251,9 @@ def fill(
     Raises:
         ValueError: a sentence for the person who wrote the text.
     """
+    longest_text = max(len(text), len(allowed), len(forbidden))
+    if longest_text > MOST_CHARACTERS:  # programs can send more than the fields take
+        raise ValueError(f"The text has {longest_text} characters; {MOST_CHARACTERS} are the most.")
     answers = listed(allowed)
     blanks = pipeline.count_blanks(text)
     steering: dict[str, Any] = dict(min_piece_length=shortest, max_piece_length=longest)

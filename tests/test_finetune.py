@@ -18,6 +18,7 @@ from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.evaluation.evaluate import evaluate
 from glm_transformers.evaluation.options import Evaluation
+from glm_transformers.hub_repository.space import PAGE
 from glm_transformers.training.finetune import encode_each, finetune
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.run import RepeatableTrainer
@@ -124,6 +125,8 @@ def tuned(options, data, tmp_path_factory):
             changed |= dict(batch_size=16, steps=steps, evaluate_every=steps // 2)
             if lora:
                 changed |= dict(lora=True, lora_rank=8)
+            elif recipe != "pooled":
+                changed |= dict(space=True)
             made[recipe, lora] = finetune(replace(options, output=str(output), **changed))
         return made[recipe, lora]
 
@@ -139,6 +142,12 @@ def test_evaluate_gives_the_numbers_of_the_run(tuned, data, recipe, lora):
     name = measure.metric.removesuffix(", percent")
     assert measure.value == max(history(output, f"eval_{name}"))
     assert measure.count == 19 and measure.of == "examples"
+
+
+def test_a_run_leaves_a_space_if_asked(tuned):
+    output = tuned("answers")
+    assert (output / "app.py").read_bytes() == PAGE.read_bytes()
+    assert "sdk: gradio" in (output / "README.md").read_text(encoding="utf-8").splitlines()
 
 
 def test_evaluate_gives_the_numbers_of_choices_of_one_token(short, data, tmp_path):
@@ -442,6 +451,7 @@ def test_long_documents_are_learnt_in_windows(base, tmp_path, monkeypatch):
         (dict(save_every=5), "pass --evaluate-every instead of --save-every"),
         (dict(lora_rank=4), "pass --lora too"),
         (dict(pooled=True), "leave --pooled out"),
+        (dict(lora=True, space=True), "leave --space out"),
         (dict(max_length=65), "longest position 64; pass --max-length 64 or less"),
         (dict(max_target_length=65), "pass --max-target-length 64 or less"),
         (dict(pattern=1), "no pattern 1"),

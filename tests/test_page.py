@@ -68,6 +68,12 @@ def test_answers_that_are_drawn(pipeline):
     assert all("<table" not in table for _, table, _ in drawn)
 
 
+def test_programs_cannot_send_more_than_the_page_takes(pipeline):
+    for texts in ({"text": "a" * 20_001}, {"text": SPAIN, "forbidden": "a, " * 10_000}):
+        with pytest.raises(ValueError, match="20000 are the most"):
+            page.fill(pipeline, **texts)
+
+
 def test_what_cannot_be_seen_in_the_text_is_said():
     assert "nothing for blank 1, blank 3." in page.empty_ones(["", "a", ""])
     assert page.empty_ones(["a"]) == ""
