@@ -140,7 +140,8 @@ def test_evaluate_gives_the_numbers_of_the_run(tuned, data, recipe, lora):
 
 def test_evaluate_gives_the_numbers_of_choices_of_one_token(short, data, tmp_path):
     """After so few steps that not all are right."""
-    (tmp_path / "words.json").write_text(json.dumps({**CHOICES, "one_token": True}))
+    words = {**CHOICES, "answers": [" Beijing", " General"], "one_token": True}
+    (tmp_path / "words.json").write_text(json.dumps(words))
     others = dict(task=str(tmp_path / "words.json"), output=str(tmp_path / "run"), patience=None)
     output = finetune(replace(short, **others, steps=4, evaluate_every=4))
     (measure,) = evaluate_on(output, tmp_path / "words.json", data)
