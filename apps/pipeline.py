@@ -10,6 +10,7 @@ def open_pipeline(
     repository: str,
     dtype: str = "float32",
     device: str | torch.device | None = None,
+    quantize: str | None = None,
 ) -> GLMText2TextGenerationPipeline:
     """What fills blanks with a repository; no code that lies in the repository is run.
 
@@ -17,9 +18,10 @@ def open_pipeline(
         repository: a converted repository, a folder or a name on the Hub.
         dtype: of the weights and the arithmetic.
         device: by default the GPU, if there is one.
+        quantize: "int8" for weights in fewer bytes.
 
     Raises:
         ValueError: as `evaluation.model.load`.
     """
-    model, tokenizer = load(repository, dtype, device)
+    model, tokenizer = load(repository, dtype, device, quantize)
     return GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)
