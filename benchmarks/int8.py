@@ -14,7 +14,9 @@ is left out.
 
 import gc
 import io
+import logging
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -159,11 +161,9 @@ def main(
     answers: Annotated[bool, typer.Option(help="Ask the demo, too.")] = True,
 ):
     """Print both tables."""
-    import sys
-
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
     warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
