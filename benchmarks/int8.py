@@ -12,7 +12,6 @@ libraries through `from_pretrained`, which leave the head as it is; a way whose 
 is left out.
 """
 
-import gc
 import io
 import logging
 import statistics
@@ -33,11 +32,11 @@ from transformers import BitsAndBytesConfig, DynamicCache, TorchAoConfig
 
 from glm_transformers import GLMConfig, GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
-from glm_transformers.demo import CHECKPOINT, OPTIONS
+from glm_transformers.demo import CHECKPOINT, EXAMPLES, OPTIONS
 from glm_transformers.evaluation.quantization import to_int8
 from glm_transformers.modeling_glm import CACHE
 
-VOCABULARY, CONTEXT = 50304, 256
+VOCABULARY, CONTEXT = 50304, 64
 MASK, START, END = VOCABULARY - 1, VOCABULARY - 2, VOCABULARY - 3
 
 
@@ -138,6 +137,7 @@ def state_bytes(model: torch.nn.Module) -> int:
 
 def share_right(model: torch.nn.Module, tokenizer: GLMTokenizerFast) -> list[float]:
     """Of the held-out questions, in batches and one by one."""
+    sys.path.insert(0, str(EXAMPLES))
     from evaluate_demo import BATCH, fill_all, is_right, read_questions
 
     questions = read_questions()
@@ -146,22 +146,55 @@ def share_right(model: torch.nn.Module, tokenizer: GLMTokenizerFast) -> list[flo
     for batch in (BATCH, 1):
         answers = fill_all(model, tokenizer, texts, batch)
         right = [
-            is_right(question, piece)
-            for question, (piece,) in zip(questions, answers, strict=True)
+            is_right(question, piece) for question, (piece,) in zip(questions, answers, strict=True)
         ]
         shares.append(sum(right) / len(right))
     return shares
 
 
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def compare_steps(folder: Path, ways: list[str], batches: list[int], repeats: int) -> None:
+    write_network(folder)
+    models = {name: WAYS[name](folder) for name in ways}
+    print(
+        "\n| 12 x 768 | MB |" + "".join(f" batch {rows}, ms | to {ways[0]} |" for rows in batches)
+    )
+    print("|---" + "|---:" * (1 + 2 * len(batches)) + "|")
+    cells = {name: [f"{state_bytes(model) / 1e6:.0f}"] for name, model in models.items()}
+    for rows in batches:
+        times = time_in_turn([step_of(model, rows) for model in models.values()], repeats)
+        for name, ours in zip(models, times, strict=True):
+            ratios = [one / first for one, first in zip(ours, times[0], strict=True)]
+            cells[name] += [f"{statistics.median(ours):.1f}", f"{statistics.median(ratios):.2f}"]
+    for name, of_way in cells.items():
+        print(f"| {name} | {' | '.join(of_way)} |", flush=True)
+
+
+def compare_answers(folder: Path, ways: list[str]) -> None:
+    convert_checkpoint(CHECKPOINT, folder, **OPTIONS)
+    tokenizer = GLMTokenizerFast.from_pretrained(folder)
+    print("\n| the demo | MB | right, in batches | one by one |\n|---|---:|---:|---:|")
+    for name in ways:
+        model = WAYS[name](folder)
+        shares = " | ".join(f"{share:.1%}" for share in share_right(model, tokenizer))
+        print(f"| {name} | {state_bytes(model) / 1e6:.1f} | {shares} |", flush=True)
+
+
 def main(
+    batch: Annotated[
+        list[int], typer.Option(default_factory=lambda: [1, 8], help="Rows of a step.")
+    ],
+    way: Annotated[
+        list[str], typer.Option(default_factory=lambda: list(WAYS), help="Rows of the tables.")
+    ],
     threads: int = torch.get_num_threads(),
     repeats: Annotated[int, typer.Option(help="Measured rounds.")] = 20,
-    batch: Annotated[list[int], typer.Option(help="Rows of a step.")] = [1, 8],  # noqa: B006
-    way: Annotated[list[str], typer.Option(help="Of the table; all by default.")] = list(WAYS),  # noqa: B006
-    answers: Annotated[bool, typer.Option(help="Ask the demo, too.")] = True,
+    steps: Annotated[bool, typer.Option(help="Time a step.")] = True,
+    answers: Annotated[bool, typer.Option(help="Ask the demo.")] = True,
 ):
     """Print both tables."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     transformers.logging.disable_progress_bar()
@@ -170,35 +203,10 @@ def main(
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {threads} threads")
     with tempfile.TemporaryDirectory() as folder:
-        network = Path(folder) / "network"
-        write_network(network)
-        models = {name: WAYS[name](network) for name in way}
-        print("\n12 x 768\n")
-        print("| weights | MB |" + "".join(f" batch {b}, ms | to float32 |" for b in batch))
-        print("|---" + "|---:" * (1 + 2 * len(batch)) + "|")
-        cells = {name: [f"{state_bytes(model) / 1e6:.0f}"] for name, model in models.items()}
-        for rows in batch:
-            steps = [step_of(model, rows) for model in models.values()]
-            of_ways = time_in_turn(steps, repeats)
-            first = of_ways[0]
-            for name, times in zip(models, of_ways, strict=True):
-                ratios = [ours / theirs for ours, theirs in zip(times, first, strict=True)]
-                cells[name].append(f"{statistics.median(times):.1f}")
-                cells[name].append(f"{statistics.median(ratios):.2f}")
-        for name, of_way in cells.items():
-            print(f"| {name} | {' | '.join(of_way)} |", flush=True)
-        del models, steps
-        gc.collect()
-        if not answers:
-            return
-        demo = convert_checkpoint(CHECKPOINT, Path(folder) / "demo", **OPTIONS)
-        tokenizer = GLMTokenizerFast.from_pretrained(demo)
-        print("\nThe demo\n")
-        print("| weights | MB | right, in batches | one by one |\n|---|---:|---:|---:|")
-        for name in way:
-            model = WAYS[name](demo)
-            shares = " | ".join(f"{share:.1%}" for share in share_right(model, tokenizer))
-            print(f"| {name} | {state_bytes(model) / 1e6:.1f} | {shares} |", flush=True)
+        if steps:
+            compare_steps(Path(folder) / "network", way, batch, repeats)
+        if answers:
+            compare_answers(Path(folder) / "demo", way)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class GLMHarness(LM):
         max_length: tokens of a context with its continuation; the model's longest by default. Of a
             longer context the left is dropped.
         mask: the blank of a context that has none; by default `[gMASK]`, if the model knows it.
-        dtype, device, quantize: of `load`. Under `accelerate launch` each process has a device of its own and
-            answers its share of the requests.
+        dtype, device, quantize: of `load`. Under `accelerate launch` each process has a device of
+            its own and answers its share of the requests.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """Weights in int8: smaller, as right as in float32, and everything that works on them."""
 
 import io
-import sys
 
 import pytest
 import torch
@@ -75,8 +74,7 @@ def test_as_right_as_in_float32(exact, fill, monkeypatch):
         texts = [question["text"] for question in questions]
         answers = fill_all(model, fill.tokenizer, texts, BATCH)
         return sum(
-            is_right(question, piece)
-            for question, (piece,) in zip(questions, answers, strict=True)
+            is_right(question, piece) for question, (piece,) in zip(questions, answers, strict=True)
         )
 
     assert count_right(fill.model) >= count_right(exact) - len(questions) / 100
