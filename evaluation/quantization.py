@@ -34,7 +34,7 @@ def check_quantization(
         )
 
 
-def to_int8(model: nn.Module) -> nn.Module:
+def to_int8(model: Any) -> Any:
     """The same network, with the weights of its linear layers in int8, the output head's included.
 
     The tables of embeddings stay as they are: a step reads a few rows of them. Only what changes no
@@ -46,7 +46,7 @@ def to_int8(model: nn.Module) -> nn.Module:
     (`torchao`).
 
     Args:
-        model: in evaluation mode; it is changed.
+        model: of this package, in evaluation mode; it is changed.
     """
     if hasattr(model, "lm_head"):
         model.lm_head = untied_head(model.lm_head)
