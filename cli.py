@@ -61,6 +61,11 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         r"fastapi|uvicorn",
         '{} Install what serving needs with pip install ".[serve]".',
     ),
+    (
+        ModuleNotFoundError,
+        r"torchao",
+        '{} Install what int8 needs on a GPU with pip install ".[quantize]".',
+    ),
     (KeyError, r"not a registered task", "lm-evaluation-harness has no such task: {}."),
     (
         RuntimeError,

@@ -12,6 +12,7 @@ def open_pipeline(
     repository: str,
     dtype: str = "float32",
     device: str | torch.device | None = None,
+    quantize: str | None = None,
 ) -> GLMText2TextGenerationPipeline:
     """What fills blanks with a repository; no code that lies in the repository is run.
 
@@ -19,9 +20,10 @@ def open_pipeline(
         repository: a converted repository, a folder or a name on the Hub.
         dtype: of the weights and the arithmetic.
         device: by default the GPU, if there is one.
+        quantize: "int8" for weights in fewer bytes.
 
     Raises:
         ValueError: as `evaluation.model.load`.
     """
-    loaded: dict[str, Any] = load(repository, dtype, device)._asdict()
+    loaded: dict[str, Any] = load(repository, dtype, device, quantize)._asdict()
     return GLMText2TextGenerationPipeline(**loaded)

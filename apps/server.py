@@ -44,7 +44,12 @@ def serve(options: Serving) -> None:
         ValueError: if there is no such place to listen, and as `open_pipeline`.
     """
     with bind(options.host, options.port) as listener:
-        fill = open_pipeline(options.repository, options.dtype, options.device)
+        fill = open_pipeline(
+            options.repository,
+            options.dtype,
+            options.device,
+            options.quantize,
+        )
         name = Path(options.repository).resolve().name
         batches = Batches(fill, options.batch_size, options.queue)
         server = Server(make_app(batches, name, options.timeout), batches, options.timeout)

@@ -131,7 +131,7 @@ def language_modeling(options: Evaluation, finished: Finished) -> Iterator[Measu
     """LAMBADA and the perplexities that are asked for."""
     if not data_files(options):
         return
-    loaded = load(options.repository, options.dtype, options.device)
+    loaded = load(options.repository, options.dtype, options.device, options.quantize)
     settings: dict[str, Any] = {
         "unidirectional": options.unidirectional,
         "batch_size": options.batch_size,
@@ -226,6 +226,7 @@ def harness_tasks(options: Evaluation, finished: Finished) -> list[Measure]:
             max_length=options.length,
             dtype=options.dtype,
             device=options.device,
+            quantize=options.quantize,
         ),
         tasks=options.tasks.split(","),
         task_manager=TaskManager(include_path=options.task_folder),

@@ -45,8 +45,8 @@ class GLMHarness(LM):
         max_length: tokens of a context with its continuation; the model's longest by default. Of a
             longer context the left is dropped.
         mask: the blank of a context that has none; by default `[gMASK]`, if the model knows it.
-        dtype, device: of `load`. Under `accelerate launch` each process has a device of its own and
-            answers its share of the requests.
+        dtype, device, quantize: of `load`. Under `accelerate launch` each process has a device of
+            its own and answers its share of the requests.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class GLMHarness(LM):
         mask: str | None = None,
         dtype: str = "float32",
         device: str | None = None,
+        quantize: str | None = None,
     ):
         super().__init__()
         accelerator = Accelerator()
@@ -68,6 +69,7 @@ class GLMHarness(LM):
             pretrained,
             dtype,
             accelerator.device if several else device,
+            quantize,
         )
         self._device = self.model.device
         self.repository = pretrained

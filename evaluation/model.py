@@ -15,6 +15,7 @@ from ..modeling_glm import (
 )
 from ..tokenization_glm import GLMTokenizerFast
 from ..training.repository import find_folder, find_repository, load_tokenizer
+from .quantization import check_quantization, to_int8
 
 ADAPTER = "adapter_config.json"  # where peft says what an adapter is
 
@@ -74,6 +75,7 @@ def load(
     repository: str,
     dtype: str = "float32",
     device: str | torch.device | None = None,
+    quantize: str | None = None,
 ) -> Loaded:
     """A repository's model, in evaluation mode, and its tokenizer; with this package's own code.
 
@@ -81,10 +83,11 @@ def load(
         repository: a converted repository or an adapter, a folder or a name on the Hub.
         dtype: of the arithmetic; the golden numbers are those of float32.
         device: by default the GPU, if there is one.
+        quantize: "int8" for weights in fewer bytes, see `quantization.to_int8`.
 
     Raises:
-        ValueError: if there is no such repository, if it cannot fill blanks, or if weights of it
-            are missing.
+        ValueError: if there is no such repository, if it cannot fill blanks, if weights of it are
+            missing, or if it cannot be quantised so.
     """
     found = find(repository)
     if found.is_classifier:
@@ -93,7 +96,7 @@ def load(
         )
     device = check_device(device)
     tokenizer = load_tokenizer(found.repository)
-    model: Any = load_network(GLMForConditionalGeneration, found, dtype, device)
+    model: Any = load_network(GLMForConditionalGeneration, found, dtype, device, quantize)
     return Loaded(model, tokenizer)
 
 
@@ -102,6 +105,7 @@ def load_network(
     found: Found,
     dtype: str,
     device: str | torch.device,
+    quantize: str | None = None,
     **config: Any,
 ) -> torch.nn.Module:
     """The network of this class, with the adapter if there is one, in evaluation mode.
@@ -110,8 +114,10 @@ def load_network(
         config: fields of the configuration that are not as the repository has them.
 
     Raises:
-        ValueError: if weights are missing, or if an adapter does not fit.
+        ValueError: if weights are missing, if an adapter does not fit, or if they cannot be
+            quantised so.
     """
+    check_quantization(quantize, dtype, device, has_adapter=found.adapter is not None)
     loaded: Any = kind.from_pretrained(
         found.repository,
         dtype=DTYPES[dtype],
@@ -135,7 +141,8 @@ def load_network(
         settings = found.adapter / "generation_config.json"
         if settings.is_file():
             model.generation_config = type(model.generation_config).from_pretrained(found.adapter)
-    return model.eval().to(device)
+    model = model.eval().to(device)
+    return model if quantize is None else to_int8(model)
 
 
 def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:

@@ -67,7 +67,7 @@ def score(options: Scoring) -> Scores:
         raise ValueError("Answers to blanks are read with both sides; leave unidirectional out.")
     if options.output is not None:
         check_new(options.output)
-    loaded = load(options.model, options.dtype, options.device)
+    loaded = load(options.model, options.dtype, options.device, options.quantize)
     fitting(options.length, loaded.model.config.max_sequence_length, loaded)
     scores = RUNS[kind](loaded, lines, options)
     if options.output is not None:

@@ -245,6 +245,7 @@ def predict(exam: Exam, options: Evaluation, finished: Finished) -> list[Any]:
             exam.found,
             options.dtype,
             device,
+            options.quantize,
             num_labels=recipe.num_labels,
         )
         scores = classify_examples(
@@ -256,7 +257,13 @@ def predict(exam: Exam, options: Evaluation, finished: Finished) -> list[Any]:
             **settings,
         )
         return [best_of(of_example) for of_example in scores]
-    model: Any = load_network(GLMForConditionalGeneration, exam.found, options.dtype, device)
+    model: Any = load_network(
+        GLMForConditionalGeneration,
+        exam.found,
+        options.dtype,
+        device,
+        options.quantize,
+    )
     if isinstance(recipe, Answers):
         contexts = [encode(exam, example) for example in exam.examples]
         generation = search(recipe, model, options)

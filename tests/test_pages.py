@@ -37,7 +37,7 @@ def run_page(name: str, capsys) -> int:
 
 @pytest.mark.parametrize(
     "name, outputs",
-    [("index.md", 1), ("running.md", 6), ("from_original.md", 0)],
+    [("index.md", 1), ("running.md", 7), ("from_original.md", 0)],
 )
 def test_pages_on_the_demo(demo, tmp_path, monkeypatch, capsys, name, outputs):
     (tmp_path / demo.name).symlink_to(demo)

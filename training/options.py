@@ -57,7 +57,8 @@ class Options:
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         *others, last = choices
-        raise ValueError(f"{name} is {value}; choose {', '.join(others)} or {last}.")
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{name} is {value}; choose {listed}.")
 
 
 def check_limits(name: str, value: Any, least: float | None, most: float | None) -> None:
