@@ -14,6 +14,16 @@ from .steering_glm import Table, check_table, for_each_blank
 
 LEAST_BEAMS = 4  # of a search for answers: narrower ones miss better answers
 UNFINISHED = -1e8  # the library gives -1e9 to beams that found no end
+# What would make scores other than the model's, or forbid the ends of short answers, where a
+# repository's generation_config.json asks for it.
+NEUTRAL = {
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": (10**9, 1.0),  # from this token on, by this factor
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class BestAnswersMixin:
         max_piece_length: int | Table | None = None,
         allowed_answers: Table | None = None,
         bad_words_ids: list[list[int]] | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
     ) -> BestAnswers:
         """The best answers to each blank, with their log-probabilities: a search with beams.
 
@@ -77,27 +88,40 @@ class BestAnswersMixin:
             input_ids (B, S): contexts, padded on either side.
             attention_mask (B, S): 1 for tokens, 0 for padding.
             k: answers of each blank, at most: a blank that few are allowed for has fewer.
-            num_beams: width of the search, at least k; by default k, and at least 4. Each beam
-                keeps its scores, of V numbers, for each step of the search.
+            num_beams: width of the search, at least k and 2; by default k, and at least 4. Each
+                beam keeps its scores, of V numbers, for each step of the search.
             max_new_tokens: the most tokens of one answer with its end, where no `max_piece_length`
                 is given; by default that of the generation configuration.
+            stopping_criteria: of `generate`; what they stop has empty answers from there on.
             min_piece_length, max_piece_length, allowed_answers, bad_words_ids: of `generate`.
 
         Raises:
             ValueError: as `generate`, and for prompts that hold pieces.
         """
         num_beams = max(k, LEAST_BEAMS) if num_beams is None else num_beams
-        if not (isinstance(k, int) and 1 <= k <= num_beams):
-            raise ValueError(f"k is {k!r} and num_beams {num_beams!r}; pass 1 <= k <= num_beams.")
+        if not (isinstance(k, int) and 1 <= k <= num_beams and num_beams > 1):
+            raise ValueError(
+                f"k is {k!r} and num_beams {num_beams!r}; pass 1 <= k <= num_beams, and 2 beams at "
+                "least."
+            )
         if is_any_of(input_ids, self.config.start_token_ids).any():
             raise ValueError("A prompt holds <|startofpiece|>; pass contexts alone.")
         if max_new_tokens is None:
             max_new_tokens = self.generation_config.max_new_tokens
         if max_piece_length is None and max_new_tokens is not None:
+            if max_new_tokens < 2:
+                raise ValueError(
+                    f"max_new_tokens is {max_new_tokens}; an answer and its end take 2 at least."
+                )
             max_piece_length = max_new_tokens - 1
             if self.config.block_position_encoding:
                 max_piece_length = min(max_piece_length, self.config.max_sequence_length - 1)
         visible = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if visible.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has the shape {tuple(visible.shape)}; pass the padding of the "
+                f"prompts, {tuple(input_ids.shape)}."
+            )
         visible = visible.bool()  # (B, S)
         masks = is_any_of(input_ids, self.config.mask_token_ids or []) & visible
         blanks = masks.sum(-1).tolist()  # (B,)
@@ -115,6 +139,7 @@ class BestAnswersMixin:
                 self,
                 [[*contexts[row], *best_pieces(answers[row], self.config)] for row in rows],
                 num_beams,
+                stopping_criteria or StoppingCriteriaList(),
                 bad_words_ids=bad_words_ids,
                 **{name: [table[row] for row in rows] for name, table in tables.items()},
             )
@@ -141,6 +166,7 @@ def search_answers(
     model,
     prompts: list[list[int]],
     num_beams: int,
+    stopping_criteria: StoppingCriteriaList,
     max_piece_length: Table,
     **options,
 ) -> list[list[BestAnswer]]:
@@ -167,15 +193,15 @@ def search_answers(
         max_piece_length=max_piece_length,
         cut_pieces=False,
         max_new_tokens=longest + 1,
-        stopping_criteria=StoppingCriteriaList([PieceEnded(config)]),
+        stopping_criteria=StoppingCriteriaList([*stopping_criteria, PieceEnded(config)]),
         num_beams=num_beams,
         num_return_sequences=num_beams,
         do_sample=False,
         early_stopping=False,
         length_penalty=0.0,  # scores are sums of log-probabilities
-        repetition_penalty=1.0,
         return_dict_in_generate=True,
         output_scores=True,
+        **NEUTRAL,
         **options,
     )
     pieces = output.sequences[:, length:].tolist()
@@ -190,7 +216,7 @@ def finished(pieces: list[list[int]], scores: list[float], config) -> list[BestA
     """The answers that have come to an end, best first; one with two ends has the likelier one."""
     answers: dict[tuple[int, ...], float] = {}
     for piece, score in zip(pieces, scores, strict=True):
-        if score > UNFINISHED:
-            end = next(place for place, id in enumerate(piece) if id in config.end_token_ids)
-            answers.setdefault(tuple(piece[:end]), score)
+        ends = [place for place, id in enumerate(piece) if id in config.end_token_ids]
+        if ends and score > UNFINISHED:
+            answers.setdefault(tuple(piece[: ends[0]]), score)
     return [BestAnswer([*ids], score) for ids, score in answers.items()]

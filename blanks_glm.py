@@ -209,7 +209,7 @@ class BlockPositions:
         max_piece_length: int | torch.Tensor,
     ) -> torch.Tensor:
         """(B, N): the highest that filling the blanks takes, whatever the answers are."""
-        return context_positions
+        return context_positions * layout.in_context  # pieces have the positions of their blanks
 
 
 class SinglePositions:

@@ -299,7 +299,7 @@ class GLMDataCollator(TextCollator):
 
 @dataclass
 class GLMPackingCollator(GLMDataCollator):
-    """Makes batches to learn answers from, with several short texts in each row.
+    """Makes batches to learn answers from, with several short texts in each row; for training only.
 
         [CLS] It is [MASK] <|endoftext|> <|startofpiece|> wet   [CLS] So [MASK] it ...
 
@@ -350,13 +350,15 @@ class GLMPackingCollator(GLMDataCollator):
     def _together(self, texts: list[dict[str, torch.Tensor]], length: int) -> dict:
         """One row of T = `length` columns: ids and labels (T,), mask (1, T, T), positions."""
 
-        def join(name: str, padding: int) -> torch.Tensor:
-            joined = torch.cat([text[name] for text in texts], -1)
+        def padded(parts: list[torch.Tensor], padding: int) -> torch.Tensor:
+            joined = torch.cat(parts, -1)
             return F.pad(joined, (0, length - joined.shape[-1]), value=padding)
 
-        for number, text in enumerate(texts):
-            text["number"] = torch.full_like(text["labels"], number)
-        of_text = join("number", -1)  # (T,): the text that each token is of
+        def join(name: str, padding: int) -> torch.Tensor:
+            return padded([text[name] for text in texts], padding)
+
+        numbers = [torch.full_like(text["labels"], number) for number, text in enumerate(texts)]
+        of_text = padded(numbers, -1)  # (T,): the text that each token is of
         same_text = of_text[:, None] == of_text  # (T, T)
         row = {
             "input_ids": join("input_ids", self.tokenizer.pad_token_id),

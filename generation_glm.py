@@ -59,6 +59,8 @@ NOT_OF_A_STEP = (
     "shift_labels",
     "skip_logits",
 )
+# 4.57 has a length where nobody gave one, and means new tokens by it: no answer is bounded by it.
+DEFAULT_MAX_LENGTH = GenerationConfig().max_length
 NO_DECODER = (
     "GLM has no decoder beside its network; give the prompt method's configuration "
     'task_type="CAUSAL_LM".'
@@ -259,6 +261,13 @@ def padding_of_explicit(
     is_added = seen.is_floating_point()  # to the scores
     visible = seen >= 0 if is_added else seen != 0
     in_context = BlankLayout.of(ids, config).in_context
+    of_start = seen_by[rows, :length, first]  # (B, S): what is seen of the start
+    sees_start = of_start >= 0 if is_added else of_start != 0
+    if (~in_context & ~sees_start & is_any_of(ids, config.mask_token_ids or [])).any():
+        raise ValueError(
+            "A row holds several texts, of which only the first would be filled; to generate, make "
+            "batches with GLMDataCollator."
+        )
     return (visible | ~in_context).long()
 
 
@@ -518,9 +527,9 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
 
     def _new_tokens(self, prompt: Prompt, asked: Callable[[str], Any]) -> int | None:
         """The most tokens that all answers of a prompt together can have, if it was said."""
-        budget = asked("max_new_tokens")
-        if budget is None and asked("max_length") is not None:
-            budget = asked("max_length") - prompt.ids.shape[1]
+        budget, length = asked("max_new_tokens"), asked("max_length")
+        if budget is None and length not in (None, DEFAULT_MAX_LENGTH):
+            budget = length - prompt.ids.shape[1]
         return budget
 
     def _add_steering(
@@ -647,7 +656,7 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         ends, as the original divides it."""
         prompt_length, length = beams["decoder_prompt_len"], beams["cur_len"] + 1
         written = beams["topk_running_sequences"][:, :, prompt_length:length]  # (B, beams, G)
-        ends = (written == self.config.eop_token_id).sum(-1)  # (B, beams)
+        ends = is_any_of(written, self.config.end_token_ids).sum(-1)  # (B, beams)
         counted = (written.shape[-1] - ends).clamp(min=1)
         # The library divides by this length to the power of the penalty.
         share = (written.shape[-1] / counted) ** beams["length_penalty"]

@@ -722,15 +722,19 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             num_items_in_batch: what the sum of the losses is divided by, instead of the number of
                 targets: the targets of all batches of a step.
             skip_logits: with labels, return the loss alone, whose logits are computed only where
-                there is a target; most of a batch is context. By default so in training.
+                there is a target; most of a batch is context. By default so in training with
+                `labels`: who gives `shift_labels` alone makes a loss of the logits.
             label_smoothing: share of the loss that all rows of the vocabulary get alike.
 
         Examples:
             >>> inputs = tokenizer("Ng is a professor at [MASK].", return_tensors="pt")
             >>> tokenizer.decode_pieces(model.generate(**inputs))
         """
+        if skip_logits is None:
+            skip_logits = self.training and labels is not None
         shift_labels = kwargs.pop("shift_labels", None)  # the library's word for aligned labels
         labels = labels if shift_labels is None else shift_labels
+        self._check_kept(skip_logits, labels, logits_to_keep)
         cache = given_cache(cache, past_key_values)
         inputs = (input_ids, inputs_embeds, attention_mask, position_ids, cache)
         if labels is not None:
@@ -750,7 +754,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         )
         states = outputs.last_hidden_state  # (B, T, H)
         logits = loss = None
-        if not self._skips_logits(skip_logits, labels):
+        if not skip_logits:
             from_end = isinstance(logits_to_keep, int)
             kept = slice(-logits_to_keep, None) if from_end else logits_to_keep  # -0 keeps all
             logits = self.lm_head(states[:, kept])  # (B, T or kept, V)
@@ -765,10 +769,18 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
             **{CACHE: getattr(outputs, CACHE)},
         )
 
-    def _skips_logits(self, wanted: bool | None, labels: torch.Tensor | None) -> bool:
-        if wanted and labels is None:
+    def _check_kept(
+        self,
+        skip_logits: bool,
+        labels: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor,
+    ):
+        """Raise a ValueError where nothing is asked for, or a loss of logits that are left out."""
+        if skip_logits and labels is None:
             raise ValueError("skip_logits leaves nothing without labels; pass these too.")
-        return labels is not None and (self.training if wanted is None else wanted)
+        keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        if labels is not None and not keeps_all:
+            raise ValueError("The loss needs all logits; leave logits_to_keep out with labels.")
 
     def _at_targets(
         self,
@@ -777,6 +789,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
         labels: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (R, V) and labels (R,) of the targets among (B, T, H), (B, T, V) and (B, T)."""
+        labels = labels.to(states.device)  # the last of the devices that share the network
         if torch.compiler.is_compiling():  # a graph cannot count targets: all positions, -100 too
             logits = self.lm_head(states) if logits is None else logits
             return logits.flatten(0, 1), labels.flatten()

@@ -22,7 +22,7 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # which Python makes of bytes th
 # What is one for every blank of a text, or a list with one for each.
 STEERING = ("min_piece_length", "max_piece_length", "allowed_answers")
 # What else the search for alternatives heeds.
-OF_ALTERNATIVES = ("num_beams", "max_new_tokens", "bad_words_ids")
+OF_ALTERNATIVES = ("num_beams", "max_new_tokens", "bad_words_ids", "stopping_criteria")
 
 # --- Where versions of Transformers differ --------------------------------------------------------
 # 5 removed the task: it refuses the name before it looks for a class.
@@ -285,6 +285,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
             num_beams=max(k, given.get("num_beams") or 0),
             max_new_tokens=given.get("max_new_tokens", getattr(config, "max_new_tokens", None)),
             bad_words_ids=given.get("bad_words_ids"),
+            stopping_criteria=given.get("stopping_criteria"),
         )
 
     def postprocess(

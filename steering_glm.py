@@ -255,7 +255,9 @@ class MaxPieceLength(LogitsProcessor):
         is_full = layout.block_positions(1) > most  # (R, 1): the start is at 1
         vocabulary = torch.arange(scores.shape[-1], device=scores.device)
         is_end = vocabulary == self.config.eop_token_id  # (V,)
-        of_end = torch.zeros_like(scores) if self.is_free else scores
+        # What else forbids the end must leave it to be said here.
+        is_stuck = scores.isneginf() if not self.is_free else torch.ones_like(scores).bool()
+        of_end = scores.masked_fill(is_stuck, 0)
         return torch.where(is_full, of_end.masked_fill(~is_end, -torch.inf), scores)
 
 

@@ -58,7 +58,6 @@ class PieceStreamer(BaseStreamer):
         self._wait_for_a_prompt()
 
     def _wait_for_a_prompt(self):
-        self.has_prompt = False
         self.blanks = 0
         self._wait_for_answer(0)
 
@@ -76,14 +75,15 @@ class PieceStreamer(BaseStreamer):
         if value.dim() > 1 and len(value) > 1:
             raise ValueError("A PieceStreamer shows one text; give each its own call of generate.")
         ids = value.flatten().tolist()
-        if not self.has_prompt:
+        # A prompt, also behind a generation that failed; tokens hold no start.
+        if value.dim() > 1 and self.tokenizer.sop_token_id in ids:
             ids = self._read_prompt(ids)
         for id in ids:
             self._put_token(id)
 
     def _read_prompt(self, ids: list[int]) -> list[int]:
         """Count the blanks of a prompt; returns what it has of answers already."""
-        self.has_prompt = True
+        self._wait_for_answer(0)
         start = ids.index(self.tokenizer.sop_token_id)
         masks = set(self.tokenizer.mask_token_ids)
         self.blanks = sum(id in masks for id in ids[:start])

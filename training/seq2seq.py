@@ -65,7 +65,8 @@ class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
         return super().evaluation_loop(*args, **kwargs)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        inputs = {**inputs, "label_smoothing": self.label_smoothing}
+        if model.training:
+            inputs = {**inputs, "label_smoothing": self.label_smoothing}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, *args, **kwargs):
