@@ -93,8 +93,9 @@ def finetune(options: Finetuning) -> Path:
     if trainer.is_world_process_zero():
         run.record(begun)
     trainer.train(resume_from_checkpoint=run.last)
+    weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
-        write_tuned(run.output, options, recipe, trainer, learnt[0])
+        write_tuned(run.output, options, recipe, trainer, weights, learnt[0])
     trainer.accelerator.wait_for_everyone()
     return run.output
 

@@ -213,6 +213,13 @@ class RepeatableTrainer(Trainer):
         batches = arguments.gradient_accumulation_steps * arguments.world_size
         return batches * arguments.per_device_train_batch_size
 
+    def gather_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the whole network, which engines such as FSDP keep in parts.
+
+        Every process must call this; the main one gets them all.
+        """
+        return self.accelerator.get_state_dict(self.model_wrapped)
+
     def get_train_dataloader(self) -> DataLoader:
         data: Any = self.train_dataset
         order = Shuffled(
