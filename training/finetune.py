@@ -80,8 +80,9 @@ def finetune(options: Finetuning) -> Path:
     trainer = recipe.trainer(
         rows,
         examples,
-        model=load_model(recipe, options, repository),
+        # Before the model: an engine that spreads it over processes has it loaded so.
         args=training_arguments(recipe, options, run),
+        model=load_model(recipe, options, repository),
         train_dataset=rows,
         eval_dataset=without_missing_labels(validation) or None,
         callbacks=callbacks(options, len(rows)),
