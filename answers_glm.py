@@ -4,16 +4,10 @@ Shapes: B batch, S tokens of the prompt, N tokens of it with its answers, V voca
 """
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from transformers import (
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    SuppressTokensLogitsProcessor,
-)
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from .blanks_glm import is_any_of
 from .steering_glm import Table, check_table, for_each_blank
@@ -75,7 +69,8 @@ class BestAnswersMixin:
 
         Blank after blank, in all rows at once, the earlier ones filled with their best answers. A
         log-probability is that of the whole answer and its end, as the model gives it: what
-        forbids answers makes the others no likelier. With a prompt method of peft, call it on the
+        forbids answers makes the others no likelier. As for `generate`, the end of the text is an
+        end, too, which answers to `[gMASK]` have. With a prompt method of peft, call it on the
         model of peft: `BestAnswersMixin.best_answers(peft_model, ...)`.
 
         Args:
@@ -166,15 +161,12 @@ def search_answers(
     room = config.max_sequence_length - 1
     limits = [most for row in max_piece_length for most in row]
     longest = max((room if most is None else most for most in limits), default=room)
-    other_ends = [id for id in config.end_token_ids if id != config.eop_token_id]
-    processors = [SuppressTokensLogitsProcessor(other_ends, model.device)] if other_ends else []
     output = model.generate(
         input_ids=torch.tensor(ids, device=model.device),
         attention_mask=torch.tensor(visible, device=model.device),
         max_piece_length=max_piece_length,
         cut_pieces=False,
         max_new_tokens=longest + 1,
-        logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList([PieceEnded(config)]),
         num_beams=num_beams,
         num_return_sequences=num_beams,
@@ -186,16 +178,19 @@ def search_answers(
         output_scores=True,
         **options,
     )
-    found = []
-    for sequence, score in zip(
-        output.sequences.tolist(), output.sequences_scores.tolist(), strict=True
-    ):
-        piece = sequence[length:]
-        if score > UNFINISHED:
-            found.append([BestAnswer(piece[: piece.index(config.eop_token_id)], score)])
-        else:
-            found.append([])
+    pieces = output.sequences[:, length:].tolist()
+    scores = output.sequences_scores.tolist()
     return [
-        list(chain.from_iterable(found[row : row + num_beams]))
-        for row in range(0, len(found), num_beams)
+        finished(pieces[row : row + num_beams], scores[row : row + num_beams], config)
+        for row in range(0, len(pieces), num_beams)
     ]
+
+
+def finished(pieces: list[list[int]], scores: list[float], config) -> list[BestAnswer]:
+    """The answers that have come to an end, best first; one with two ends has the likelier one."""
+    answers: dict[tuple[int, ...], float] = {}
+    for piece, score in zip(pieces, scores, strict=True):
+        if score > UNFINISHED:
+            end = next(place for place, id in enumerate(piece) if id in config.end_token_ids)
+            answers.setdefault(tuple(piece[:end]), score)
+    return [BestAnswer([*ids], score) for ids, score in answers.items()]

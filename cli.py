@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from . import __version__
-from .apps.options import Serving
+from .apps.options import Filling, Serving, Showing
 from .conversion.released import RELEASED
 from .evaluation.options import Evaluation, Scoring
 from .training.options import Finetuning, Options, Pretraining, Preview
@@ -50,6 +50,11 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
         ModuleNotFoundError,
         r"lm_eval",
         '{} Install what the harness needs with pip install ".[eval]".',
+    ),
+    (
+        ModuleNotFoundError,
+        r"gradio",
+        '{} Install what the page needs with pip install ".[app]".',
     ),
     (
         ModuleNotFoundError,
@@ -155,7 +160,7 @@ def takes(options: type[OptionsKind]) -> Callable[[Callable[[OptionsKind], None]
 
 
 def parameter(field: Field, kind: Any) -> Parameter:
-    """An argument if the field must be given, else an option, or a switch if it is a bool."""
+    """An argument if the field must be given or says so, else an option, a switch for a bool."""
     about = dict(
         help=field.metadata["help"],
         min=field.metadata["least"],
@@ -163,6 +168,8 @@ def parameter(field: Field, kind: Any) -> Parameter:
     )
     if field.default is MISSING:
         given, default = typer.Argument(**about), Parameter.empty
+    elif field.metadata["argument"]:
+        given, default = typer.Argument(**about), field.default
     else:
         names = [f"--{field.name.replace('_', '-')}"]
         given, default = typer.Option(*names, **about), field.default
@@ -242,6 +249,10 @@ def convert(
         Path | None,
         typer.Option(help="Record of glm evaluate or glm score, for the model card."),
     ] = None,
+    space: Annotated[
+        bool,
+        typer.Option("--space", help="Add the page that the Hub shows for a Space."),
+    ] = False,
 ) -> None:
     """Convert a checkpoint to a complete Hub repository.
 
@@ -266,6 +277,7 @@ def convert(
             overwrite=overwrite,
             push_to_hub=push_to_hub,
             results=results,
+            space=space,
         )
     typer.secho(f"{repository} is complete and verified.", fg=typer.colors.GREEN)
     if (repository / PROMPT_WEIGHTS).exists():
@@ -385,6 +397,31 @@ def demo(
         from .demo import run_demo
 
         run_demo(output)
+
+
+@app.command()
+@takes(Filling)
+def fill(options: Filling) -> None:
+    """Fill the blanks of texts.
+
+    Of those on the command line, or on standard input; in a terminal it asks for them.
+    """
+    from .apps.fill import fill as run
+
+    run(options)
+
+
+@app.command("app")
+@takes(Showing)
+def show_page(options: Showing) -> None:
+    """Show a page on which people fill blanks, in a browser."""
+    from .apps.page import build, launch
+    from .apps.pipeline import open_pipeline
+
+    pipeline = open_pipeline(options.repository, options.dtype, options.device)
+    page = build(pipeline, Path(options.repository).resolve().name)
+    typer.echo(f"The page is at {launch(page, options.host, options.port)}. Ctrl-C ends it.")
+    page.block_thread()
 
 
 @app.command()

@@ -356,8 +356,8 @@ class GLMPackingCollator(GLMDataCollator):
 
         for number, text in enumerate(texts):
             text["number"] = torch.full_like(text["labels"], number)
-        number = join("number", -1)
-        same_text = number[:, None] == number  # (T, T)
+        of_text = join("number", -1)  # (T,): the text that each token is of
+        same_text = of_text[:, None] == of_text  # (T, T)
         row = {
             "input_ids": join("input_ids", self.tokenizer.pad_token_id),
             "attention_mask": same_text & sees(join("in_context", 0)[None]),  # (1, T, T)

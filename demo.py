@@ -1,7 +1,7 @@
 """The main job on a small real model, without a network: convert, verify, load, fill blanks."""
 
 import logging
-import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
+from .apps.fill import filled
 from .conversion import ConversionError, convert_checkpoint, verify_repository
 from .hub_repository.origin import Origin
 
@@ -52,6 +53,11 @@ OPTIONS: dict[str, Any] = {
 # Any, because it is the repository's own task and none that the library's types know.
 TASK: Any = "text2text-generation"
 PIPELINE_TEXT = "A spider has [MASK] legs."
+KNOWS = (
+    "It is as small as can be: it knows short sentences on countries, capitals, rivers, animals, "
+    "small numbers, days, months, units, colours and opposites, and nothing else."
+)
+QUESTION = "The capital of Spain is [MASK]."
 
 
 def run_demo(output: Path) -> None:
@@ -65,6 +71,9 @@ def run_demo(output: Path) -> None:
     fill_with_the_model(console, output)
     fill_with_the_pipeline(console, output)
     console.print(f"The repository is [bold]{output.resolve()}[/].")
+    console.print(KNOWS)
+    console.print("[bold]Ask it yourself[/]:")
+    console.print("  glm fill", Text(f'{shlex.quote(str(output))} "{QUESTION}"'))
 
 
 def convert(console: Console, output: Path) -> None:
@@ -119,11 +128,5 @@ def fill_with_the_pipeline(console: Console, output: Path) -> None:
 
 def show(console: Console, kind: str, text: str, pieces: list[str], tokenizer) -> None:
     """The text with its masks, and with its pieces, in colour."""
-    masks = list(re.finditer("|".join(map(re.escape, tokenizer.masks)), text))
-    before, after = Text(text), Text(tokenizer.fill(text, pieces))
-    for number, (mask, piece) in enumerate(zip(masks, pieces, strict=True), start=1):
-        before.stylize("yellow", *mask.span())
-        end = len(tokenizer.fill(text[: mask.end()], pieces[:number]))
-        after.stylize("bold green", end - len(piece), end)
-    console.print(f"  {kind:<15}", before)
-    console.print(f"  {'':<15}", after)
+    console.print(f"  {kind:<15}", filled(text, [], tokenizer))
+    console.print(f"  {'':<15}", filled(text, pieces, tokenizer))

@@ -642,6 +642,18 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
                 processors[i] = WithinPiece(processor, self.config)
         return processors
 
+    def _update_finished_beams(self, **beams) -> tuple[torch.Tensor, ...]:
+        """The library's, with a score that is divided by the length of the answers, without their
+        ends, as the original divides it."""
+        prompt_length, length = beams["decoder_prompt_len"], beams["cur_len"] + 1
+        written = beams["topk_running_sequences"][:, :, prompt_length:length]  # (B, beams, G)
+        ends = (written == self.config.eop_token_id).sum(-1)  # (B, beams)
+        counted = (written.shape[-1] - ends).clamp(min=1)
+        # The library divides by this length to the power of the penalty.
+        share = (written.shape[-1] / counted) ** beams["length_penalty"]
+        beams["topk_log_probs"] = beams["topk_log_probs"] * share
+        return super()._update_finished_beams(**beams)
+
     def generate_batch(self, *args, **kwargs):
         raise NotImplementedError("Continuous batching is causal only; use generate.")
 

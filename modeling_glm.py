@@ -51,8 +51,13 @@ from .generation_glm import CACHE, NO_DECODER, GLMGenerationMixin
 from .parallel_glm import HEAD_TP_PLAN
 from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401 (it names its task)
 
-if TYPE_CHECKING:  # never run: these lines make `save_pretrained` copy the other shipped files
+# Never run: `save_pretrained` copies all shipped files for these lines; and 4.57 loads from the Hub
+# those that are named here, not those that they need.
+if TYPE_CHECKING:
+    from .answers_glm import BestAnswersMixin  # noqa: F401
     from .collation_glm import GLMDataCollator  # noqa: F401
+    from .parallel_glm import FSDP_PLAN  # noqa: F401
+    from .steering_glm import Steering  # noqa: F401
     from .streaming_glm import PieceStreamer  # noqa: F401
     from .tokenization_glm import GLMTokenizerFast  # noqa: F401
 

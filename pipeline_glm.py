@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
@@ -11,7 +11,14 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answers_glm import LEAST_BEAMS, BestAnswer, BestAnswers, BestAnswersMixin
 
+if TYPE_CHECKING:  # never run: 4.57 loads what is named here, not what that needs
+    from .blanks_glm import BlankLayout  # noqa: F401
+    from .steering_glm import Steering  # noqa: F401
+
 TASK = "text2text-generation"
+# What people write for a mask, in any case: those of GLM, of BERT and of RoBERTa.
+MASK_OF_OTHERS = re.compile(r"\[\w?MASK\]|<mask>", re.IGNORECASE)
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # which Python makes of bytes that are no UTF-8
 # What is one for every blank of a text, or a list with one for each.
 STEERING = ("min_piece_length", "max_piece_length", "allowed_answers")
 # What else the search for alternatives heeds.
@@ -70,6 +77,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
     """
 
     model: Any  # a GLM, or one with an adapter around it
+    tokenizer: Any  # the library's types do not know that there is one
     # The library's types have only None here, for what a class leaves open.
     _pipeline_calls_generate: Any = True
     _load_tokenizer: Any = True
@@ -111,7 +119,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         if return_text is False and not return_tensors:
             raise ValueError("return_text=False leaves nothing; pass return_tensors=True with it.")
         if alternatives is not None:
-            if not isinstance(alternatives, int) or alternatives < 1:
+            if type(alternatives) is not int or alternatives < 1:
                 raise ValueError(f"alternatives is {alternatives!r}; pass an integer from 1 on.")
             generate_kwargs["alternatives"] = alternatives
         if bad_words is not None:
@@ -142,6 +150,30 @@ class GLMText2TextGenerationPipeline(Pipeline):
             return [result[0] for result in results]
         return results
 
+    def check_readable(self, text: str, **steering):
+        """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
+
+        More than a call refuses: what looks like a mask and is none of this model's.
+
+        Args:
+            steering: options of a call that may have an entry for each blank.
+        """
+        if not text.strip():
+            raise ValueError("There is no text; write one with a [MASK] where words are missing.")
+        if HALF_CHARACTER.search(text):
+            raise ValueError("The text holds bytes that are no UTF-8; save it as UTF-8.")
+        self._check_text(text, **steering)
+        masks = self.tokenizer.masks
+        for wrong in MASK_OF_OTHERS.findall(text):
+            if wrong not in masks:
+                raise ValueError(f"This model has no {wrong}; its masks are {', '.join(masks)}.")
+        tokens = len(self.tokenizer(self.prompt(text), verbose=False).input_ids)
+        longest = self.model.config.max_sequence_length
+        if tokens > longest:
+            raise ValueError(
+                f"The text has {tokens} tokens and this model reads {longest}; shorten it."
+            )
+
     def _check_text(self, text, **steering):
         if not isinstance(text, str):
             raise ValueError(f"A prompt must be a text, not {text!r}.")
@@ -151,7 +183,6 @@ class GLMText2TextGenerationPipeline(Pipeline):
                     f"A prompt holds {token}, which GLM takes for a command and not for text; "
                     "leave it out."
                 )
-
         for name, value in steering.items():
             self._check_for_each_blank(name, value, text)
 
@@ -159,7 +190,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         """Raise a ValueError for a list without one entry for each blank of a text."""
         if value is None or (name != "allowed_answers" and isinstance(value, int)):
             return
-        blanks = self._count_blanks(text)
+        blanks = self.count_blanks(text)
         if not isinstance(value, (list, tuple)) or (blanks and len(value) != blanks):
             given = f"{len(value)} entries" if isinstance(value, (list, tuple)) else repr(value)
             raise ValueError(
@@ -167,7 +198,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
                 "with one entry for each blank."
             )
 
-    def _count_blanks(self, text: str) -> int:
+    def count_blanks(self, text: str) -> int:
         """The blanks of a text, of which one that is continued has one, and an empty one none."""
         masks = re.findall("|".join(map(re.escape, self.tokenizer.masks)), text)
         return len(masks) or bool(text.strip())
@@ -175,16 +206,15 @@ class GLMText2TextGenerationPipeline(Pipeline):
     def preprocess(self, text: str, truncation=None, **steering) -> dict:
         self._check_text(text, **steering)
         tokenizer = self.tokenizer
-        prompt = text
-        if not any(mask in text for mask in tokenizer.masks):
-            prompt = f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
+        prompt = self.prompt(text)
+        if prompt != text:
             tokenizer = copy.copy(tokenizer)
             tokenizer.truncation_side = "left"  # what stands at the mask matters most
         encoded = tokenizer(prompt, truncation=truncation, return_tensors="pt")
         is_text = bool(text.strip())
         return {
             "text": prompt if is_text else "",
-            "steering": self._steer(encoded, self._count_blanks(prompt), is_text, **steering),
+            "steering": self._steer(encoded, self.count_blanks(prompt), is_text, **steering),
             **encoded,
         }
 
@@ -201,6 +231,12 @@ class GLMText2TextGenerationPipeline(Pipeline):
                 encoded, [rows["allowed_answers"]]
             )
         return rows
+
+    def prompt(self, text: str) -> str:
+        """The text; one without a mask ends with the one that continues it."""
+        if any(mask in text for mask in self.tokenizer.masks):
+            return text
+        return f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
 
     def _continuation_mask(self) -> str:
         return "[gMASK]" if "[gMASK]" in self.tokenizer.masks else "[MASK]"

@@ -818,6 +818,23 @@ class GLMTokenizerFast(VersionedTokenizer):
             end = blank.end()
         return _join(filled, text[end:], own_space=True)
 
+    def token_text(self, id: int) -> str:
+        """A token as a person can read it."""
+        piece, text = cast(str, self.convert_ids_to_tokens(id)), cast(str, self.decode([id]))
+        if "\ufffd" in text:  # some bytes of a character
+            return piece
+        text = text.strip(" ") or "␣" * len(text)
+        return text if text.isprintable() else repr(text)[1:-1]
+
+    def answer_spans(self, text: str, pieces: list[str]) -> list[tuple[int, int]]:
+        """Start and end of each piece in `fill(text, pieces)`, to show them in colour."""
+        blanks = re.finditer("|".join(map(re.escape, self.masks)), text)
+        spans = []
+        for number, (blank, piece) in enumerate(zip(blanks, pieces, strict=False), start=1):
+            end = len(self.fill(text[: blank.end()], pieces[:number]))
+            spans.append((end - len(piece.strip()), end))
+        return spans
+
 
 def check_texts(name: str, texts):
     """Raise a ValueError for what is no list of texts."""

@@ -3,7 +3,94 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..training.options import Options, about
+from ..training.options import LARGEST_SEED, Options, about
+
+
+@dataclass
+class Filling(Options):
+    """What `glm fill` is told.
+
+    repository: a converted repository, a folder or a name on the Hub.
+    texts: with blanks; else a text on each line of standard input, or asked for in a terminal.
+    all: so many alternatives for each blank; `alternatives` of the pipeline.
+    sample, seed: draw the words, and which draw.
+    json: a JSON object a line, with `text`, `blanks` and `filled_text`.
+    max_new_tokens: of all blanks of a text; as generation_config.json has it by default. With
+        `all` of each blank.
+    min_piece_length, max_piece_length: of one blank.
+    allowed_answers: the answers that a blank may have, with | between them; one such list for all
+        blanks, or one for each.
+    bad_words: that no answer holds.
+    """
+
+    repository: str = field(metadata=about("A converted repository."))
+    texts: list[str] | None = field(
+        default=None,
+        metadata=about(
+            "Texts with blanks; without one, those on standard input, a text a line.",
+            argument=True,
+        ),
+    )
+    all: int | None = field(
+        default=None,
+        metadata=about("Show so many answers for each blank, with their probabilities.", least=1),
+    )
+    sample: bool = field(
+        default=False, metadata=about("Draw the words, instead of taking the likeliest.")
+    )
+    seed: int | None = field(
+        default=None,
+        metadata=about("For the same draw again, with --sample.", least=0, most=LARGEST_SEED),
+    )
+    json: bool = field(default=False, metadata=about("Write a JSON object a line."))
+    max_new_tokens: int | None = field(
+        default=None, metadata=about("Tokens for all blanks of a text, at most.", least=1)
+    )
+    min_piece_length: int | None = field(
+        default=None, metadata=about("Tokens of one blank, at least.", least=0)
+    )
+    max_piece_length: int | None = field(
+        default=None, metadata=about("Tokens of one blank, at most.", least=1)
+    )
+    allowed_answers: list[str] | None = field(
+        default=None,
+        metadata=about(
+            "Answers that a blank may have, as 'two|four'; once for all blanks, or for each."
+        ),
+    )
+    bad_words: list[str] | None = field(
+        default=None, metadata=about("A word that no answer holds; as often as there are such.")
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = field(
+        default="float32", metadata=about("Type of the arithmetic.")
+    )
+    device: str | None = field(
+        default=None,
+        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )
+
+
+@dataclass
+class Showing(Options):
+    """What `glm app` is told.
+
+    repository: a converted repository, a folder or a name on the Hub.
+    host, port: where the page is.
+    """
+
+    repository: str = field(metadata=about("A converted repository."))
+    host: str = field(
+        default="127.0.0.1",
+        metadata=about("Where the page is; 0.0.0.0 for other machines, too."),
+    )
+    port: int = field(default=7860, metadata=about("Port of the page.", least=1, most=65535))
+    dtype: Literal["float32", "float16", "bfloat16"] = field(
+        default="float32", metadata=about("Type of the arithmetic.")
+    )
+    device: str | None = field(
+        default=None,
+        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The pipeline of a repository, made of this package's own classes."""
 
+from typing import Any
+
 import torch
 
 from ..evaluation.model import load
@@ -21,5 +23,5 @@ def open_pipeline(
     Raises:
         ValueError: as `evaluation.model.load`.
     """
-    model, tokenizer = load(repository, dtype, device)
-    return GLMText2TextGenerationPipeline(model=model, tokenizer=tokenizer)
+    loaded: dict[str, Any] = load(repository, dtype, device)._asdict()
+    return GLMText2TextGenerationPipeline(**loaded)

@@ -50,6 +50,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     push_to_hub: str | None = None,
     results: str | Path | None = None,
+    space: bool = False,
     origin: Origin | None = None,
 ) -> Path:
     """Convert a checkpoint to a Hub repository, which loads with `trust_remote_code=True`.
@@ -72,6 +73,7 @@ def convert_checkpoint(
         overwrite: replace a repository that this program wrote.
         push_to_hub: name on the Hub to upload the repository to.
         results: a record of `glm evaluate` or `glm score`, whose numbers the model card shows.
+        space: add `app.py`, the page that the Hub shows where the repository is a Space.
         origin: what the model card says of a model that is not a released one.
 
     Returns:
@@ -148,6 +150,7 @@ def convert_checkpoint(
         origin=RELEASED_ORIGINS[model] if model and is_released else origin,
         language={"chinese": "zh", "none": None}.get(family, "en"),
         results=measured,
+        space=space,
     )
     if push_to_hub is not None:
         upload.push_to_hub(output, push_to_hub)

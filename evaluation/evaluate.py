@@ -100,6 +100,8 @@ def check(options: Evaluation) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is of a task's examples; pass --task.")
     if options.tasks is None and (options.shots is not None or options.task_folder is not None):
         raise ValueError("--shots and --task-folder are of the harness's tasks; pass --tasks.")
+    if options.task_folder is not None and not os.path.isdir(options.task_folder):
+        raise ValueError(f"{options.task_folder} is no folder; pass one with tasks of the harness.")
     for name in ("unidirectional", "stride"):
         if options.task is not None and getattr(options, name):
             raise ValueError(f"--{name} is of language modelling; leave it out with --task.")

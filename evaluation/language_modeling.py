@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from ..hub_repository.files import read_text
@@ -388,7 +389,7 @@ def read_wikitext(file: str | Path) -> str:
 
 def read_documents(file: str | Path) -> list[str]:
     """The lines of a file."""
-    return read_text(Path(file), largest=None).removesuffix("\n").split("\n")
+    return list(StringIO(read_text(Path(file), largest=None)))
 
 
 def detokenize(text: str) -> str:

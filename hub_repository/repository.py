@@ -17,6 +17,7 @@ from .files import hash_file, read_json, write_json
 from .model_card import Tuning, model_card
 from .origin import Origin
 from .output import new_folder, synchronize
+from .space import APP, add_space, check_has_page
 from .weights import (
     INDEX,
     PROMPT_WEIGHTS,
@@ -54,7 +55,7 @@ HANDLER = Path(__file__).with_name("handler.py")
 RECORD = "conversion.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SETTINGS = ("config.json", "generation_config.json")
-OTHER_FILES = ("README.md", "requirements.txt", "LICENSE", INDEX, RECORD, HANDLER.name)
+OTHER_FILES = ("README.md", "requirements.txt", "LICENSE", INDEX, RECORD, HANDLER.name, APP)
 WEIGHTS_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 # Entries of each family's text vocabulary, and rows of the released models' word embeddings.
 TEXT_VOCABULARIES = {
@@ -83,6 +84,7 @@ def write_repository(
     results: Sequence[Mapping] = (),
     generation: Mapping[str, float] | None = None,
     tuning: Tuning | None = None,
+    space: bool = False,
 ):
     """Write a repository beside its final name, read it back, and move it there when it is right.
 
@@ -95,7 +97,10 @@ def write_repository(
         generation: settings for generation_config.json besides the usual ones.
         name, origin, language, results, tuning: for the model card, see `model_card`; the name is
             that of the folder by default.
+        space: add the page that the Hub runs in a Space.
     """
+    if space:
+        check_has_page(config, tokenizer)
     prompt, network = prompt or {}, build_network(config)
     expected = expected_names(network)
     # A tied weight is in memory twice, and on disk once.
@@ -128,6 +133,8 @@ def write_repository(
             tuning,
         )
         write_files(folder, config, tokenizer, card, generation)
+        if space:
+            add_space(folder)
         write_config(folder / ".config.json", config, dtype)
         record = {"weights": fingerprint(tensors, checksums), "copied_rows": copied_rows}
         write_json(folder / RECORD, record | {"files": hash_files(folder)})
@@ -270,7 +277,7 @@ def find_family(tokenizer: GLMTokenizerFast) -> str:
 def hash_files(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that is recorded; config.json has another name until all is done."""
     hashes = {"config.json": hash_file(folder / ".config.json")}
-    for name in ("generation_config.json", *SHIPPED_FILES, HANDLER.name, *TOKENIZER_FILES):
+    for name in ("generation_config.json", *SHIPPED_FILES, HANDLER.name, APP, *TOKENIZER_FILES):
         if (folder / name).is_file():
             hashes[name] = hash_file(folder / name)
     return hashes

@@ -27,10 +27,12 @@ from .repository import (
     check_text_vocabulary,
     read_record,
 )
+from .space import APP, PAGE
 from .weights import LazyTensor, find_weights, fingerprint, make, verify_weights
 
 # The code of a repository, and where it is in this package.
-OUR_CODE = {name: PACKAGE / name for name in SHIPPED_FILES} | {HANDLER.name: HANDLER}
+OUR_CODE = {name: PACKAGE / name for name in SHIPPED_FILES}
+OUR_CODE |= {HANDLER.name: HANDLER, APP: PAGE}
 OUR_CLASSES = [
     *AUTO_MAP.values(),
     *(pipeline["impl"] for pipeline in PIPELINES.values()),

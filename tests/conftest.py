@@ -170,6 +170,15 @@ def made_repository(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_repository(tmp_path_factory) -> Path:
+    """What `glm demo` converts, for a model that knows something."""
+    from glm_transformers.conversion import convert_checkpoint
+    from glm_transformers.demo import CHECKPOINT, OPTIONS
+
+    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "glm-demo", **OPTIONS)
+
+
+@pytest.fixture(scope="session")
 def stranger(tmp_path_factory):
     """Programs of strangers, who have Transformers, and the package at most if it is installed."""
     folder = tmp_path_factory.mktemp("stranger")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import glm_transformers
 from glm_transformers import cli
-from glm_transformers.apps.options import Serving
+from glm_transformers.apps.options import Filling, Serving, Showing
 from glm_transformers.conversion.tokenizers import BUILDERS
 from glm_transformers.evaluation.options import Evaluation, Scoring
 from glm_transformers.hub_repository.config import DTYPES
@@ -47,7 +47,10 @@ main()
 
 @pytest.mark.parametrize(
     "question",
-    ["--help", "--version", "models", "pretrain --help", "evaluate --help", "serve --help"],
+    [
+        *("--help", "--version", "models", "pretrain --help", "evaluate --help"),
+        *("fill --help", "app --help", "serve --help"),
+    ],
 )
 def test_asking_loads_no_slow_library(question):
     run = subprocess.run(
@@ -115,6 +118,8 @@ def test_names_of_tables_are_the_choices():
 @pytest.mark.parametrize(
     "command, options",
     [
+        ("fill", Filling),
+        ("app", Showing),
         ("pretrain", Pretraining),
         ("preview", Preview),
         ("evaluate", Evaluation),
@@ -126,10 +131,11 @@ def test_a_command_has_the_fields_defaults_and_help_of_its_options(command, opti
     shown = words(invoke(command, "--help", terminal_width=400).output)
     for field in fields(options):
         required = field.default is MISSING
-        name = field.name if required else f"--{field.name.replace('_', '-')}"
+        is_argument = required or field.metadata["argument"]
+        name = field.name if is_argument else f"--{field.name.replace('_', '-')}"
         about = re.escape(field.metadata["help"])
         # Between the name and the help is the type, which each version of typer writes in its way.
-        line = rf"(?<![\w-]){name}(?![\w-])[^.]{{0,60}}? {about}( \[[^\]]*\])?"
+        line = rf"(?<![\w-]){name}(?![\w-])(?:\.{{3}})?[^.]{{0,60}}? {about}( \[[^\]]*\])?"
         found = re.search(line, shown, re.IGNORECASE)
         assert found, name
         if required:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from glm_transformers.cli import app
 from glm_transformers.conversion import convert_checkpoint, export_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS, TEXTS
 
+SAYS = "The capital of Spain is Madrid.\n"
 # Of the checkout: an installed package has only what `glm demo` needs.
 EXAMPLES = ROOT / "examples"
 
@@ -25,12 +27,7 @@ def examples():
     sys.path.remove(str(EXAMPLES))
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "repository", **OPTIONS)
-
-
-def test_accuracy(repository, tmp_path):
+def test_accuracy(demo_repository, tmp_path):
     """As examples/README.md says, with the bounds that the demo must reach.
 
     Of the questions each fourth, or all of them if the long tests are asked for.
@@ -40,7 +37,7 @@ def test_accuracy(repository, tmp_path):
     lines = HELD_OUT.read_text(encoding="utf-8").splitlines()
     assert len(lines) >= 300
     (tmp_path / "asked.jsonl").write_text("\n".join(lines if LONG else lines[::4]))
-    answers = ask(repository, tmp_path / "asked.jsonl")
+    answers = ask(demo_repository, tmp_path / "asked.jsonl")
     shares = {
         mask: sum(right) / len(right)
         for mask in ("[MASK]", "[sMASK]", "[gMASK]")
@@ -51,12 +48,12 @@ def test_accuracy(repository, tmp_path):
     assert all(answers.agree.values())
 
 
-def test_the_card_says_what_the_demo_knows(repository):
+def test_the_card_says_what_the_demo_knows(demo_repository):
     """Each of its topics, its licence, and prompts that it answers."""
     from facts import TOPICS
     from huggingface_hub import ModelCard
 
-    card = ModelCard.load(repository / "README.md")
+    card = ModelCard.load(demo_repository / "README.md")
     assert card.data.license == "apache-2.0" and "Apache-2.0" in card.text
     for topic in TOPICS:
         names = {name for row in topic.rows for name in row}
@@ -65,25 +62,25 @@ def test_the_card_says_what_the_demo_knows(repository):
         assert example["text"] in TEXTS.values()
 
 
-def test_the_numbers_of_the_card(repository):
+def test_the_numbers_of_the_card(demo_repository):
     """They are what examples/evaluate_demo.py measures, and the Hub can read them."""
     from evaluate_demo import measure
     from huggingface_hub import ModelCard
 
     stored = json.loads(OPTIONS["results"].read_text())["results"]
-    entries = ModelCard.load(repository / "README.md").data.eval_results
-    for measured, one, entry in zip(measure(repository), stored, entries, strict=True):
+    entries = ModelCard.load(demo_repository / "README.md").data.eval_results
+    for measured, one, entry in zip(measure(demo_repository), stored, entries, strict=True):
         assert (measured.task, measured.metric) == (one["task"], one["metric"])
         assert measured.value == pytest.approx(one["value"], abs=1e-4)
         assert entry.metric_value == round(one["value"], 4)
         assert entry.dataset_name == one["task"] and entry.metric_type == one["metric"]
 
 
-def test_same_weights_after_export_and_conversion(repository, tmp_path):
-    export_checkpoint(repository, tmp_path / "checkpoint", model_parallel_size=2)
+def test_same_weights_after_export_and_conversion(demo_repository, tmp_path):
+    export_checkpoint(demo_repository, tmp_path / "checkpoint", model_parallel_size=2)
     again = convert_checkpoint(tmp_path / "checkpoint", tmp_path / "again", **OPTIONS)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        assert (again / name).read_bytes() == (repository / name).read_bytes(), name
+        assert (again / name).read_bytes() == (demo_repository / name).read_bytes(), name
 
 
 def test_no_question_was_in_the_training_text():
@@ -123,6 +120,10 @@ def test_command(tmp_path):
             "A spider has eight legs.",
         ):
             assert filled in shown
+        assert "nothing else" in shown
+    # The command that it ends with answers as it is shown, with these words and quotes.
+    program, *arguments = shlex.split(result.stdout.splitlines()[-1])
+    assert program == "glm" and CliRunner().invoke(app, arguments).stdout == SAYS
 
 
 def test_something_else_in_its_place(tmp_path):

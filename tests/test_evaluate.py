@@ -118,9 +118,10 @@ def test_a_killed_run_goes_on(made_repository, files, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({}, "nothing to measure; pass lambada, wikitext, documents or tasks"),
+        ({}, "nothing to measure; pass --lambada, --wikitext, --documents"),
         (dict(lambada="nowhere.jsonl"), "nowhere.jsonl is no file"),
         (dict(tasks="piqa", unidirectional=True), "no unidirectional form"),
+        (dict(tasks="piqa", task_folder="nowhere"), "nowhere is no folder"),
         (dict(tasks="piqa", stride=8), "windows of their own"),
         (dict(documents=__file__, shots=3), "--shots and --task-folder are of the harness's"),
         (dict(wikitext=__file__, limit=3), "WikiText is one text"),

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from checkout import ROOT
+from test_finetune import reached
 from test_readme import python_blocks
 
 from glm_transformers.training.own_tasks import KEYS, read_task
@@ -28,6 +29,7 @@ def test_the_page(shell, commands, monkeypatch, capsys):
     assert sum(line.startswith("glm finetune") for line in commands) == 2
     for line in commands:
         shell(line)
+    assert reached(shell.folder / "rivers-lora")["exact_match"] > 90
     assert (shell.folder / "glm-rivers-checkpoints" / "curves.png").is_file()
     monkeypatch.chdir(shell.folder)
     task, example = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)[::-1]

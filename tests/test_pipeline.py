@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from checkout import TESTS
+from checkout import ROOT, TESTS
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from glm_transformers import (
@@ -238,6 +238,22 @@ assert type(named).__name__ == "GLMText2TextGenerationPipeline"
 def test_the_name_of_the_task_for_a_model_in_memory(made_repository, stranger, tmp_path):
     """For GLM models this class, for others what the library had for them, in a fresh process."""
     stranger.output(REGISTERED, made_repository, TESTS, folder=tmp_path)
+
+
+ENTRIES = ("configuration", "modeling", "tokenization", "collation", "streaming", "pipeline")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_what_is_loaded_by_name_names_all_that_it_needs(entry):
+    """4.57 fetches what a file imports, and not what these import in their turn."""
+
+    def named(file: str) -> set[str]:
+        text = (ROOT / f"{file}.py").read_text(encoding="utf-8")
+        return set(re.findall(r"^\s*from \.(\w+) import", text, flags=re.MULTILINE))
+
+    fetched = named(f"{entry}_glm")
+    for file in fetched:
+        assert named(file) <= fetched | {f"{entry}_glm"}, file
 
 
 def test_saved_model_carries_every_shipped_file_and_works_again(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Cache
 
 from glm_transformers import GLMForConditionalGeneration, GLMForSequenceClassification
+from glm_transformers.answers_glm import BestAnswersMixin
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.training.prompts import ContinuousPrompt
 
@@ -177,6 +178,21 @@ def test_generation_is_that_of_whole_passes_alone_and_in_a_padded_batch(wrap, me
         first = int((real == 0).sum())
         assert of_batch[first:][: len(beams)].tolist() == beams.tolist()
     assert ends > 0, "else nothing was tested of the second blank"
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_best_answers_see_the_virtual_tokens(wrap, method):
+    """Their probabilities are those of a forward behind the virtual tokens."""
+    wrapped = wrap(method)
+    allowed = [[[[20, 21]], [[30]]], [[[22, 21]], [[31]]], [[[23, 24]], [[30]]]]
+    best = BestAnswersMixin.best_answers(wrapped, **PROMPTS, k=1, allowed_answers=allowed)
+    batch = {name: BATCH[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        logits = wrapped(**batch).logits[:, -ANSWERS.shape[1] :]
+    log_probs = logits.log_softmax(-1).gather(-1, ANSWERS[..., None])[..., 0]  # (B, G)
+    expected = torch.stack([log_probs[:, :3].sum(-1), log_probs[:, 3:].sum(-1)], dim=1)
+    found = torch.tensor([[answers[0].log_prob for answers in row] for row in best.answers])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @each_method

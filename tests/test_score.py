@@ -137,7 +137,7 @@ def test_the_command(made_repository, tmp_path):
     [
         ([], {}, "is empty"),
         ([CHOICES[0], ANSWERS[0]], {}, "is of another kind"),
-        ([CHOICES[0], "text"], {}, "is of no kind"),
+        ([CHOICES[0], "text"], {}, "Line 2 of"),
         ([{"inputs_pretokenized": "Ng [MASK]"}], {}, "is of no kind"),
         ([{**CHOICES[0], "choices_pretokenized": None}], {}, "is of no kind"),
         ([{**ANSWERS[0], "targets_pretokenized": None}], {}, "is of no kind"),

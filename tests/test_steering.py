@@ -56,16 +56,27 @@ def fill_alone(model, number: int, **options) -> list[list[int]]:
 # --- Lengths --------------------------------------------------------------------------------------
 
 
+def lean(token: int, by: float):
+    """A processor that makes a token likelier, or less likely; what is forbidden stays so."""
+
+    def process(input_ids, scores):
+        wanted = torch.zeros_like(scores)
+        wanted[:, token] = by
+        return scores + wanted
+
+    return process
+
+
 @KINDS
 @WAYS
 def test_each_answer_has_the_length_of_its_blank(tiny_model, way, block_position_encoding):
+    """The shortest of a model that would end at once, the longest of one that never would."""
     model = tiny_model(block_position_encoding=block_position_encoding, max_sequence_length=128)
     longest = [[most or 7 for most in row] for row in LONGEST]
-    rows = fill(model, min_piece_length=SHORTEST, max_piece_length=longest, **way)
-    for row, fewest, most in zip(rows, SHORTEST, longest, strict=True):
-        assert len(row) == len(fewest)
-        for piece, least, top in zip(row, fewest, most, strict=True):
-            assert least <= len(piece) <= top
+    options = dict(min_piece_length=SHORTEST, max_piece_length=longest, suppress_tokens=[EOS])
+    for by, expected in ((300.0, SHORTEST), (-300.0, longest)):
+        rows = fill(model, logits_processor=[lean(EOP, by)], **options, **way)
+        assert [[len(piece) for piece in row] for row in rows] == expected
 
 
 @KINDS
@@ -170,7 +181,13 @@ ALLOWED = [
 ]
 
 
-def log_prob(model, prompt: list[int], pieces: list[list[int]], room: int | None = None) -> float:
+def log_prob(
+    model,
+    prompt: list[int],
+    pieces: list[list[int]],
+    room: int | None = None,
+    end: int = EOP,
+) -> float:
     """Of the last piece and its end, from one plain forward in the layout of training."""
     read = [id for piece in pieces for id in (SOP, *piece)]
     ids = torch.tensor([[*prompt, *read]])
@@ -178,7 +195,7 @@ def log_prob(model, prompt: list[int], pieces: list[list[int]], room: int | None
     places = torch.arange(ids.shape[1])[None]
     scheme = position_scheme(model.config)
     positions = scheme.position_ids(layout, places, ids.shape[1], room)
-    said = [*pieces[-1], EOP]
+    said = [*pieces[-1], end]
     with torch.no_grad():
         logits = model(ids, position_ids=positions).logits[0, -len(said) :]  # (G, V)
     return logits.log_softmax(-1)[range(len(said)), said].sum().item()
@@ -331,10 +348,14 @@ def test_best_answers_have_the_probabilities_of_a_plain_forward(
 
 @KINDS
 def test_a_wide_search_finds_the_best_of_all(tiny_model, block_position_encoding):
-    """Of every answer of one token, and the empty one; an end of text ends none."""
+    """Of every answer of one token, and the empty one, which ends with the text, too.
+
+    Where there is no room for more, there is no other end than that of the answer.
+    """
     model = tiny_model(block_position_encoding=block_position_encoding)
     every = [[]] + [[id] for id in range(99) if id not in (EOP, EOS)]
     scores = {tuple(answer): log_prob(model, PROMPTS[0], [answer], 1) for answer in every}
+    scores[()] = max(log_prob(model, PROMPTS[0], [[]], 1, end) for end in (EOP, EOS))
     expected = sorted(scores, key=scores.get, reverse=True)[:6]
     options = dict(k=6, num_beams=98, max_piece_length=1)
     ((found,),) = model.best_answers(torch.tensor(PROMPTS[:1]), **options).answers

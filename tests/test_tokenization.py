@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 import unicodedata
+from functools import cache
 
 import numpy as np
 import pytest
@@ -36,20 +37,31 @@ FAMILIES = {
 FINAL_SIGMA = "ς"
 
 
-def loaded(family, folder, task_mask, tmp_path):
-    """The tokenizer after a round through its files, and through the library's own save."""
-    tokenizer = build_tokenizer(family, find_vocabulary(family, folder), task_mask)
-    save_tokenizer(tokenizer, tmp_path, model_max_length=10_000)
-    tokenizer = GLMTokenizerFast.from_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path / "again")
-    return GLMTokenizerFast.from_pretrained(tmp_path / "again")
+@pytest.fixture(scope="module")
+def loaded(reference, tmp_path_factory):
+    """`loaded(family, task_mask)`: the tokenizer of the original's vocabulary, saved and loaded.
+
+    It went through its files, and through the library's own save.
+    """
+
+    @cache
+    def load(family: str, task_mask: bool):
+        folder = tmp_path_factory.mktemp(family)
+        files = find_vocabulary(family, reference / "vocab")
+        tokenizer = build_tokenizer(family, files, task_mask)
+        save_tokenizer(tokenizer, folder, model_max_length=10_000)
+        tokenizer = GLMTokenizerFast.from_pretrained(folder)
+        tokenizer.save_pretrained(folder / "again")
+        return GLMTokenizerFast.from_pretrained(folder / "again")
+
+    return load
 
 
 @pytest.mark.parametrize("setup", FAMILIES)
-def test_ids_and_text_equal_the_original(reference, setup, tmp_path):
+def test_ids_and_text_equal_the_original(reference, loaded, setup):
     family, task_mask = FAMILIES[setup]
     golden = json.loads((reference / f"tokenizers/{setup}.json").read_text())
-    tokenizer = loaded(family, reference / "vocab", task_mask, tmp_path)
+    tokenizer = loaded(family, task_mask)
     # The converter gives glm-10b-chinese's [gMASK] the id 50009; in the original it shared 50007
     # with the end of piece.
     gmask = {50007: 50009} if setup == "chinese_sp_block_taskmask" else {}
@@ -76,11 +88,11 @@ def test_ids_and_text_equal_the_original(reference, setup, tmp_path):
             assert tokenizer.convert_tokens_to_ids(token["surface"]) == token["id"], token
 
 
-def test_random_chinese_text_equals_sentencepiece(reference, tmp_path):
+def test_random_chinese_text_equals_sentencepiece(reference, loaded):
     model = sentencepiece.SentencePieceProcessor(
         model_file=str(reference / "vocab/cog-pretrain.model")
     )
-    tokenizer = loaded("chinese", reference / "vocab", True, tmp_path)
+    tokenizer = loaded("chinese", True)
     generator = random.Random(1)
     alphabet = (
         "abcdefgh ABC ,.!?，。！？中国人民大学的一是在不了有和人<n>0123456789\u3000\t\n½①ﾊﾝ😀é—“”"
@@ -221,9 +233,9 @@ def test_masks_swallow_the_space_on_their_left_only(tokenizer):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "roberta", "bert", "chinese"])
-def test_what_python_takes_for_white_space_is_swallowed(reference, family, tmp_path):
+def test_what_python_takes_for_white_space_is_swallowed(loaded, family):
     """The original strips a text before a mask by `str.rstrip`, control characters included."""
-    tokenizer = loaded(family, reference / "vocab", True, tmp_path)
+    tokenizer = loaded(family, True)
     characters = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
     assert "\x1c" in characters and "\x85" in characters and "\u3000" in characters
     for mask in ("[MASK]", "[gMASK]", "[sMASK]"):
@@ -694,9 +706,9 @@ def test_fill_with_too_many_pieces(tokenizer):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "roberta", "bert", "chinese"])
-def test_a_vocabulary_trained_anew(reference, family, tmp_path):
+def test_a_vocabulary_trained_anew(loaded, family):
     """What the tokenizer adds to a text and the names of its tokens stay; tokens can be renamed."""
-    tokenizer = loaded(family, reference / "vocab", True, tmp_path)
+    tokenizer = loaded(family, True)
     corpus = ["The answer is in the text of the article.", "There are many articles."] * 5
     new = tokenizer.train_new_from_iterator(corpus, 300)
     text = "the article of [MASK]"

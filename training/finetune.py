@@ -148,6 +148,10 @@ def check_options(options: Finetuning, task: Task) -> None:
         )
     if options.lora_rank is not None and not options.lora:
         raise ValueError("--lora-rank is of an adapter; pass --lora too.")
+    if options.space and (options.lora or options.pooled):
+        raise ValueError(
+            "A page is for a model that fills blanks, and no adapter; leave --space out."
+        )
     if task.kind == "choices":
         for name in ("attend_padding", "generation"):
             if getattr(options, name):

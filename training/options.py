@@ -14,9 +14,17 @@ LARGEST_SEED = 2**32 - 1  # that numpy takes
 RECIPE_HELP = f"A JSON file with fields of Recipe, or one of {', '.join(RECIPES)}."
 
 
-def about(help: str, least: float | None = None, most: float | None = None) -> dict[str, Any]:
-    """What a command needs to know of a field besides its name, type and default."""
-    return {"help": help, "least": least, "most": most}
+def about(
+    help: str,
+    least: float | None = None,
+    most: float | None = None,
+    argument: bool = False,
+) -> dict[str, Any]:
+    """What a command needs to know of a field besides its name, type and default.
+
+    argument: it is given without its name, though it has a default.
+    """
+    return {"help": help, "least": least, "most": most, "argument": argument}
 
 
 @dataclass
@@ -173,6 +181,7 @@ class Finetuning(Options):
     patience: stop after so many evaluations without a better metric.
     evaluate_every, save_every: steps; once an epoch by default.
     resume: continue from the last checkpoint, with the same options.
+    space: write `app.py`, too, the page that the Hub shows where the repository is a Space.
     """
 
     task: str = field(metadata=about("Name of a task, or file with one of your own."))
@@ -262,6 +271,9 @@ class Finetuning(Options):
     )
     resume: bool = field(
         default=False, metadata=about("Continue the run in OUTPUT, with the same options.")
+    )
+    space: bool = field(
+        default=False, metadata=about("Add the page that the Hub shows for a Space.")
     )
 
 

@@ -225,14 +225,9 @@ def read_choices(batch: Mapping[str, torch.Tensor], tokenizer) -> Example:
 
 def token_text(id: int, tokenizer) -> str:
     """A token as one can read it."""
-    piece = tokenizer.convert_ids_to_tokens(id)
-    if piece is None:
+    if tokenizer.convert_ids_to_tokens(id) is None:
         return "[dBLOCK]"  # the only id of the collator that the vocabulary does not have
-    text = tokenizer.decode([id])
-    if "\ufffd" in text:  # some bytes of a character
-        return piece
-    text = text.strip(" ") or "␣" * len(text)
-    return text if text.isprintable() else repr(text)[1:-1]
+    return tokenizer.token_text(id)
 
 
 def who_sees_whom(context: int, length: int) -> np.ndarray:

@@ -74,6 +74,7 @@ def write_tuned(
         recipe.tokenizer,
         generation=recipe.generation,
         tuning=tuning,
+        space=options.space,
     )
 
 
