@@ -248,7 +248,7 @@ class RepeatableTrainer(Trainer):
         # Weights in parts are saved after each process looked whether the best ones' folder is
         # there; those that find none would not wait for the others when these are loaded again.
         folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        os.makedirs(os.path.join(self.args.output_dir, folder), exist_ok=True)
+        os.makedirs(os.path.join(self._get_output_dir(trial=trial), folder), exist_ok=True)
         super()._save_checkpoint(model, trial)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
