@@ -409,8 +409,14 @@ def demo(
 def fill(options: Filling) -> None:
     """Fill the blanks of texts.
 
-    Of those on the command line, or on standard input; in a terminal it asks for them.
+    Of those on the command line, or on standard input; in a terminal it asks for them. Of the rows
+    of a file with --data, on several processes through `accelerate launch`.
     """
+    if options.data is not None:
+        from .apps.fill_files import fill_file
+
+        typer.secho(f"{fill_file(options)} is complete.", fg=typer.colors.GREEN)
+        return
     from .apps.fill import fill as run
 
     run(options)

@@ -48,6 +48,7 @@ from .blanks_glm import (
 )
 from .configuration_glm import GLMConfig
 from .generation_glm import CACHE, NO_DECODER, GLMGenerationMixin
+from .parallel_glm import HEAD_TP_PLAN
 from .pipeline_glm import GLMText2TextGenerationPipeline  # noqa: F401 (it names its task)
 
 # Never run: `save_pretrained` copies all shipped files for these lines; and 4.57 loads from the Hub
@@ -302,6 +303,8 @@ class GLMOutputHead(nn.Linear):
         return super().forward(states)
 
     def _is_faster_transposed(self, states: torch.Tensor) -> bool:
+        if type(states) is not torch.Tensor:  # distributed: the library cuts its product
+            return False
         if states.device.type != "cpu" or states.dtype != torch.float32:
             return False
         if torch.compiler.is_compiling():  # the number of rows is not known there
@@ -688,6 +691,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GLMGenerationMixin):
     _auto_class: str | None = "AutoModelForSeq2SeqLM"
     _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
+    _tp_plan = HEAD_TP_PLAN
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)
@@ -921,6 +925,7 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
     accepts_loss_kwargs = False  # a mean of rows: the Trainer divides it by its accumulation steps
     _tied_weights_keys = {"lm_head.weight": "glm.word_embeddings.weight"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
+    _tp_plan = HEAD_TP_PLAN
 
     def __init__(self, config: GLMConfig):
         super().__init__(config)

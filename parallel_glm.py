@@ -42,6 +42,7 @@ if not CAN_CUT_HEADS:
         "transformer.layers.*.attention.dense": "rowwise_rep",
         **_MLP,
     }
+    HEAD_TP_PLAN: dict[str, str] = {}
 else:
 
     class PackedQueryKeyValue(PackedColwiseParallel):
@@ -62,7 +63,10 @@ else:
     style: Any = PackedQueryKeyValue(split_factor=3)
     ALL_PARALLEL_STYLES.register("packed_query_key_value", style)
     TP_PLAN = {
+        # The tied table and head are cut alike, by rows of the vocabulary: the library ties parts.
+        "word_embeddings": "embedding_rowwise",
         "transformer.layers.*.attention.query_key_value": "packed_query_key_value",
         "transformer.layers.*.attention.dense": "rowwise",
         **_MLP,
     }
+    HEAD_TP_PLAN = {"lm_head": "colwise_gather_output"}

@@ -29,6 +29,8 @@ def fill(options: Filling) -> None:
     Raises:
         ValueError: one sentence on what is wrong with the options or a text, before any is filled.
     """
+    if options.output is not None:
+        raise ValueError("--output is for the rows of a file; pass that as --data.")
     if options.sample and options.all is not None:
         raise ValueError("--all shows the likeliest answers, which are not drawn; drop --sample.")
     texts = read_texts(options)

@@ -21,6 +21,9 @@ class Filling(Options):
     allowed_answers: the answers that a blank may have, with | between them; one such list for all
         blanks, or one for each.
     bad_words: that no answer holds.
+    data: a file with rows instead of texts, see `apps.fill_files`; output: the file to write, with
+        the same rows filled. A run that was killed goes on when the same command is given again.
+    text_column, batch_size: of the rows; texts that are filled at once.
     """
 
     repository: str = field(metadata=about("A converted repository."))
@@ -60,6 +63,16 @@ class Filling(Options):
     )
     bad_words: list[str] | None = field(
         default=None, metadata=about("A word that no answer holds; as often as there are such.")
+    )
+    data: str | None = field(
+        default=None, metadata=about("JSON lines or parquet file with many texts; needs --output.")
+    )
+    output: str | None = field(
+        default=None, metadata=about("File for the rows of --data with their blanks filled.")
+    )
+    text_column: str = field(default="text", metadata=about("Column of --data with the texts."))
+    batch_size: int = field(
+        default=16, metadata=about("Texts of --data that are filled at once.", least=1)
     )
     dtype: Literal["float32", "float16", "bfloat16"] = field(
         default="float32", metadata=about("Type of the arithmetic.")

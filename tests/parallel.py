@@ -23,12 +23,17 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+# Ways to generate, whose answers are those of the whole model.
+WAYS = ({}, {"cache_implementation": "static"}, {"num_beams": 3}, {"use_cache": False})
+
+
 def check_same(shared, single):
-    """Logits, generation with the cache, the loss, and every gradient."""
+    """Logits, generation in several ways, the loss, every gradient, and a step of training."""
     with torch.no_grad():
         torch.testing.assert_close(shared(BATCH).logits, single(BATCH).logits, atol=2e-5, rtol=0)
-        answers = [model.generate(TEXTS, max_new_tokens=6) for model in (shared, single)]
-        assert torch.equal(*answers)
+        for way in WAYS:
+            answers = [model.generate(TEXTS, max_new_tokens=6, **way) for model in (shared, single)]
+            assert torch.equal(*answers), way
     losses = [model(BATCH, labels=LABELS).loss for model in (shared, single)]
     torch.testing.assert_close(*losses)
     for loss in losses:
@@ -38,6 +43,10 @@ def check_same(shared, single):
         message = f"gradient of {name}"
         actual = whole(gradients[name].grad)
         torch.testing.assert_close(actual, parameter.grad, atol=1e-5, rtol=1e-4, msg=message)
+    for model in (shared, single):
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with torch.no_grad():
+        torch.testing.assert_close(shared(BATCH).logits, single(BATCH).logits, atol=1e-4, rtol=0)
 
 
 def tensor_parallel(repository: str, single):
@@ -49,6 +58,14 @@ def tensor_parallel(repository: str, single):
     expected = single.glm.transformer.layers[0].attention.query_key_value.weight
     heads = expected.view(3, 2, width // 2, width)[:, rank].flatten(0, 1)  # [Q_r ; K_r ; V_r]
     assert torch.equal(local, heads), "each process has its own heads"
+    table, head = shared.glm.word_embeddings.weight, shared.lm_head.weight
+    assert table is head, "the parts of table and head are tied"
+    rows = single.lm_head.weight.chunk(2)[rank]
+    assert torch.equal(table.to_local(), rows), "each process has its rows of the vocabulary"
+    parts = [part.to_local() if isinstance(part, DTensor) else part for part in shared.parameters()]
+    share = sum(part.nbytes for part in parts) / sum(part.nbytes for part in single.parameters())
+    # Positions, norms and biases behind a sum are whole in each, a fifth of this tiny network.
+    assert share < 0.6, "memory falls with the number of processes"
     check_same(shared, single)
 
 

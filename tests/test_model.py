@@ -379,6 +379,22 @@ def test_offloaded_weights(tiny_model, tmp_path):
     )
 
 
+def test_a_memory_that_holds_a_part(tiny_model, tmp_path):
+    """`device_map="auto"` leaves on the disk what `max_memory` has no room for."""
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    loaded = GLMForConditionalGeneration.from_pretrained(
+        tmp_path,
+        device_map="auto",
+        max_memory={"cpu": 80_000},  # bytes; the two layers have 102,000
+        offload_folder=tmp_path / "offload",
+    ).eval()
+    assert {"cpu", "disk"} == set(map(str, loaded.hf_device_map.values()))
+    options = {"max_new_tokens": 5}
+    ids = TEXT[:, :6]
+    assert torch.equal(loaded.generate(ids, **options), model.generate(ids, **options))
+
+
 def test_the_head_is_the_word_embedding(tiny_model, tmp_path):
     """As the library sees it: found, tied, resized with the table, not written twice."""
     model = tiny_model()

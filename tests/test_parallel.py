@@ -14,7 +14,10 @@ shares = find_spec("transformers.distributed.tensor_parallel") is not None
 @pytest.mark.skipif(not shares, reason="this version of Transformers cannot share with these plans")
 @pytest.mark.parametrize("plan", ["tp", "fsdp", "pp"])
 def test_two_processes_equal_one(tiny_model, colleague, tmp_path, plan):
-    model = tiny_model(attn_implementation="sdpa")
+    # Released tables have multiples of 128 rows. With rows that two processes cannot halve, the
+    # library's FSDP (5.24) leaves the head's last rows as they were before a step of training.
+    rows = 100 if plan == "fsdp" else 99
+    model = tiny_model(attn_implementation="sdpa", vocab_size=rows)
     model.save_pretrained(tmp_path / "model")
     program = TWICE + (TESTS / "parallel.py").read_text(encoding="utf-8")
     run = colleague.run(program, plan, tmp_path / "model", folder=tmp_path)

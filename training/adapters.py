@@ -7,6 +7,7 @@ of the model. The prompt methods of peft need nothing of it (docs/adapters.md).
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -103,7 +104,12 @@ def task_type(model: PreTrainedModel) -> TaskType | None:
     return None
 
 
-def save_adapter(model: PeftModel, folder: str | Path, base: str | None = None) -> Path:
+def save_adapter(
+    model: PeftModel,
+    folder: str | Path,
+    base: str | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> Path:
     """Write the adapter alone: its weights, and where the model is that it belongs to.
 
     Whoever has the folder loads both by
@@ -112,6 +118,7 @@ def save_adapter(model: PeftModel, folder: str | Path, base: str | None = None) 
     Args:
         base: the converted repository of the model, by the name under which others find it; where
             the model was loaded from by default.
+        weights: of the whole model, where it is spread over processes.
 
     Raises:
         ValueError: if it is not known where the model is.
@@ -121,7 +128,7 @@ def save_adapter(model: PeftModel, folder: str | Path, base: str | None = None) 
         if not config.base_model_name_or_path:
             raise ValueError("The model was not loaded from a repository; pass its name as base.")
     # No embedding is adapted: peft need not ask the Hub whether one was made larger.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
     return Path(folder)
 
 

@@ -80,8 +80,9 @@ def finetune(options: Finetuning) -> Path:
     trainer = recipe.trainer(
         rows,
         examples,
-        model=load_model(recipe, options, repository),
+        # Before the model: an engine that spreads it over processes has it loaded so.
         args=training_arguments(recipe, options, run),
+        model=load_model(recipe, options, repository),
         train_dataset=rows,
         eval_dataset=without_missing_labels(validation) or None,
         callbacks=callbacks(options, len(rows)),
@@ -93,8 +94,9 @@ def finetune(options: Finetuning) -> Path:
     if trainer.is_world_process_zero():
         run.record(begun)
     trainer.train(resume_from_checkpoint=run.last)
+    weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
-        write_tuned(run.output, options, recipe, trainer, learnt[0])
+        write_tuned(run.output, options, recipe, trainer, weights, learnt[0])
     trainer.accelerator.wait_for_everyone()
     return run.output
 

@@ -137,9 +137,11 @@ def pretrain(options: Pretraining) -> Path:
     if trainer.is_world_process_zero():
         run.record(begun)
     trainer.train(resume_from_checkpoint=run.last)
+    weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
         network = trainer.accelerator.unwrap_model(trainer.model)
-        write_network(run.output, network, GLMForConditionalGeneration.__name__, tokenizer)
+        architecture = GLMForConditionalGeneration.__name__
+        write_network(run.output, network, weights, architecture, tokenizer)
     trainer.accelerator.wait_for_everyone()
     return run.output
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 
 from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
@@ -59,6 +60,7 @@ def load_tokenizer(folder: str | Path) -> GLMTokenizerFast:
 def write_network(
     output: Path,
     model: GLMPreTrainedModel,
+    weights: dict[str, torch.Tensor],
     architecture: str,
     tokenizer: GLMTokenizerFast,
     **others: Any,
@@ -66,6 +68,7 @@ def write_network(
     """The complete repository of a network that was trained, as conversion writes it.
 
     Args:
+        weights: of the whole model, which may hold a part of them.
         architecture: the class that the repository is of.
         others: of `write_repository`.
     """
@@ -80,7 +83,7 @@ def write_network(
     write_repository(
         output,
         GLMConfig(**values),
-        model.state_dict(),
+        weights,
         tokenizer,
         **others,
     )

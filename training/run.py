@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .curves import Curves
 from .options import Finetuning, Pretraining
@@ -213,6 +214,13 @@ class RepeatableTrainer(Trainer):
         batches = arguments.gradient_accumulation_steps * arguments.world_size
         return batches * arguments.per_device_train_batch_size
 
+    def gather_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the whole network, which engines such as FSDP keep in parts.
+
+        Every process must call this; the main one gets them all.
+        """
+        return self.accelerator.get_state_dict(self.model_wrapped)
+
     def get_train_dataloader(self) -> DataLoader:
         data: Any = self.train_dataset
         order = Shuffled(
@@ -235,6 +243,13 @@ class RepeatableTrainer(Trainer):
             generator=torch.Generator(),
         )
         return self.accelerator.prepare(loader)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        # Weights in parts are saved after each process looked whether the best ones' folder is
+        # there; those that find none would not wait for the others when these are loaded again.
+        folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        os.makedirs(os.path.join(self._get_output_dir(trial=trial), folder), exist_ok=True)
+        super()._save_checkpoint(model, trial)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """Linear warmup, then decay to `decay_ratio` times the learning rate, which then stays."""

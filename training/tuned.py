@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from ..hub_repository.model_card import Tuning, tuning_card
@@ -41,11 +42,13 @@ def write_tuned(
     options: Finetuning,
     recipe: Answers | Choices,
     trainer: RepeatableTrainer,
+    weights: dict[str, torch.Tensor],
     example: Example,
 ) -> None:
     """The complete repository, or the folder with the adapter.
 
     Args:
+        weights: of the whole model, see `gather_weights`.
         example: of the data that were learnt.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -61,11 +64,12 @@ def write_tuned(
     )
     if options.lora:
         card = tuning_card(output.name, tuning)
-        write_adapter(output, model, str(options.model), card, recipe.generation)
+        write_adapter(output, model, weights, str(options.model), card, recipe.generation)
         return
     write_network(
         output,
         model,
+        weights,
         recipe.architecture,
         recipe.tokenizer,
         generation=recipe.generation,
@@ -77,6 +81,7 @@ def write_tuned(
 def write_adapter(
     output: Path,
     model: Any,
+    weights: dict[str, torch.Tensor],
     base: str,
     card: str,
     generation: dict[str, Any] | None,
@@ -90,7 +95,7 @@ def write_adapter(
 
     nbytes = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     with new_folder(output, nbytes) as folder:
-        save_adapter(model, folder, base)
+        save_adapter(model, folder, base, weights)
         if generation is not None:
             settings = {**model.generation_config.to_diff_dict(), **generation}
             GenerationConfig.from_dict(settings).save_pretrained(folder)
