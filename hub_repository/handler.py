@@ -102,6 +102,11 @@ PARAMETERS: dict[str, Check] = {
     "num_return_sequences": Number(int, 1, 8),
     "truncation": true_or_false,
 }
+# What else is asked of them beside alternatives.
+OF_ALTERNATIVES: dict[str, Check] = {
+    "max_new_tokens": Number(int, 1, LONGEST_ALTERNATIVE),
+    "max_piece_length": for_each_blank(Number(int, 1, LONGEST_ALTERNATIVE)),
+}
 
 
 class EndpointHandler:
@@ -187,6 +192,9 @@ def check_parameters(parameters):
     for of_blank in parameters.get("allowed_answers", []):
         for answer in of_blank or []:
             check_characters("parameters.allowed_answers", answer)
+    if "alternatives" in parameters:
+        lengths = {name: parameters[name] for name in OF_ALTERNATIVES if name in parameters}
+        check_values("With alternatives parameters.", lengths, OF_ALTERNATIVES)
     sequences = parameters.get("num_return_sequences", 1)
     beams = parameters.get("num_beams", 1)
     if sequences > beams and not parameters.get("do_sample"):
@@ -197,23 +205,11 @@ def check_parameters(parameters):
 
 
 def bound_alternatives(parameters: dict) -> dict:
-    """The parameters of a search, none of whose answers is longer than such a one may be."""
-    lengths = {
-        name: parameters.get(name, LONGEST_ALTERNATIVE)
-        for name in ("max_new_tokens", "max_piece_length")
-    }
-    for name, given in lengths.items():
-        each = [length for length in (given if isinstance(given, list) else [given]) if length]
-        if max(each, default=0) > LONGEST_ALTERNATIVE:
-            raise ValueError(
-                f"parameters.{name} is {max(each)}; with alternatives send at most "
-                f"{LONGEST_ALTERNATIVE}."
-            )
+    """The parameters with a longest answer, where none is given."""
     bounded = {"max_new_tokens": LONGEST_ALTERNATIVE, **parameters}
-    if isinstance(lengths["max_piece_length"], list):  # null would be as long as there is room
-        bounded["max_piece_length"] = [
-            length or LONGEST_ALTERNATIVE for length in lengths["max_piece_length"]
-        ]
+    lengths = parameters.get("max_piece_length")
+    if isinstance(lengths, list):
+        bounded["max_piece_length"] = [length or LONGEST_ALTERNATIVE for length in lengths]
     return bounded
 
 
