@@ -26,7 +26,10 @@ class Curves(TrainerCallback):
         try:
             draw(find_curves(state.log_history), file)
         except Exception as error:  # of any kind: what was trained is not saved yet
-            warnings.warn(f"{file} could not be drawn ({error}); the log has its numbers.")
+            warnings.warn(
+                f"{file} could not be drawn ({error}); the log has its numbers.",
+                stacklevel=2,
+            )
 
 
 def find_curves(history: Sequence[Mapping[str, float]]) -> dict[str, Curve]:
