@@ -429,7 +429,12 @@ def show_page(options: Showing) -> None:
     from .apps.page import build, launch
     from .apps.pipeline import open_pipeline
 
-    pipeline = open_pipeline(options.repository, options.dtype, options.device)
+    pipeline = open_pipeline(
+        options.repository,
+        options.dtype,
+        options.device,
+        options.quantize,
+    )
     page = build(pipeline, Path(options.repository).resolve().name)
     typer.echo(f"The page is at {launch(page, options.host, options.port)}. Ctrl-C ends it.")
     page.block_thread()

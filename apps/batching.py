@@ -22,6 +22,8 @@ from ..pipeline_glm import GLMText2TextGenerationPipeline
 
 # It looks at all ids of a row, and so at the padding that a batch adds.
 SEES_PADDING = "repetition_penalty"
+# It takes the longest of all, and memory for each text.
+SEARCHES = "alternatives"
 
 
 class Full(Exception):
@@ -69,7 +71,7 @@ class Question:
     def kind(self) -> object:
         """What questions that may share a batch have in common; itself, if it is to be alone."""
         is_alone = self.seed is not None or self.streamer is not None
-        if is_alone or SEES_PADDING in self.parameters:
+        if is_alone or any(name in self.parameters for name in (SEES_PADDING, SEARCHES)):
             return self
         return json.dumps(self.parameters, sort_keys=True)  # in which true is not 1
 
@@ -125,6 +127,7 @@ class Batches:
         with self.changed:
             if not self.is_open:
                 raise Closed("The server is stopping; ask another one.")
+            self.waiting = [asked for asked in self.waiting if not asked.is_left]
             if len(self.waiting) >= self.queue:
                 raise Full(f"{len(self.waiting)} texts wait already; try again in a while.")
             self.waiting += questions
@@ -161,7 +164,8 @@ class Batches:
                 batch[0].answer.set_exception(error)
             else:  # one of them is at fault, and the others shall not know
                 for question in batch:
-                    self._answer([question])
+                    if not question.is_left:
+                        self._answer([question])
             return
         self.batches += 1
         self.texts += len(batch)
@@ -171,8 +175,7 @@ class Batches:
     def _fill(self, batch: list[Question]) -> list[Answer]:
         first = batch[0]
         options: dict[str, Any] = dict(first.parameters)
-        if "alternatives" not in options:  # whose search takes no criteria
-            options["stopping_criteria"] = StoppingCriteriaList([AllLeft(batch)])
+        options["stopping_criteria"] = StoppingCriteriaList([AllLeft(batch)])
         if first.streamer is not None:
             options["streamer"] = first.streamer
         with self._seeded(first.seed):

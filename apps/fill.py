@@ -20,7 +20,11 @@ MASK_STYLE, ANSWER_STYLE = "yellow", "bold green"
 # What is handed on to the pipeline as it is.
 OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
 # A terminal would obey what is shown as a picture here; each character stays one character.
-CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+CONTROL_PICTURES = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),  # they have no pictures
+}
 
 
 def fill(options: Filling) -> None:
@@ -34,7 +38,12 @@ def fill(options: Filling) -> None:
     if options.sample and options.all is not None:
         raise ValueError("--all shows the likeliest answers, which are not drawn; drop --sample.")
     texts = read_texts(options)
-    pipeline = open_pipeline(options.repository, options.dtype, options.device)
+    pipeline = open_pipeline(
+        options.repository,
+        options.dtype,
+        options.device,
+        options.quantize,
+    )
     if options.seed is not None:
         set_seed(options.seed)
     filler = Filler(pipeline, options, Console(highlight=False, soft_wrap=True))
@@ -56,7 +65,7 @@ def read_texts(options: Filling) -> list[str] | None:
     sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # told of later
     if sys.stdin.isatty():
         return None
-    texts = [line.removesuffix("\n") for line in sys.stdin]
+    texts = [line.removesuffix("\n").removesuffix("\r") for line in sys.stdin]
     if not any(text.strip() for text in texts):
         raise ValueError(
             "Standard input holds no text; write one a line, or pass them as arguments."

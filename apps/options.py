@@ -81,6 +81,10 @@ class Filling(Options):
         default=None,
         metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
     )
+    quantize: Literal["int8"] | None = field(
+        default=None,
+        metadata=about("Weights in fewer bytes: faster and smaller, a little less exact."),
+    )
 
 
 @dataclass
@@ -103,6 +107,10 @@ class Showing(Options):
     device: str | None = field(
         default=None,
         metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
+    )
+    quantize: Literal["int8"] | None = field(
+        default=None,
+        metadata=about("Weights in fewer bytes: faster and smaller, a little less exact."),
     )
 
 

@@ -24,9 +24,15 @@ from .completions import FIELDS, Completed, read_completion
 from .options import Serving
 from .pipeline import open_pipeline
 
-# The longest request that read_request takes: 32 texts of 20,000 characters and 2 lists of 1000
-# words of 200, each of up to 12 bytes, as JSON may write them (\ud83d\ude00), are 12.5 MB.
-MOST_BYTES = 16 * 2**20
+# 32 texts of 20,000 characters are 0.6 MB, or 1.9 MB of Chinese. Most of what read_request takes
+# fits, though not if JSON writes each character in 12 bytes (\ud83d\ude00): reading what is longer
+# would hold all others up for seconds.
+MOST_BYTES = 2 * 2**20
+# More than wait by default (--queue 256), whose requests are refused in a sentence. Their bodies
+# are 1 GiB together, at most.
+MOST_CONNECTIONS = 512
+# Seconds: nobody waits for an answer any more, and a step of the model takes less.
+LAST_STEP = 5
 EXAMPLE = "Paris is the capital of [MASK]."
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is wrong; the message says what to send."},
@@ -58,8 +64,15 @@ def serve(options: Serving) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # the server raises it once more at its end
         server.run(sockets=[listener])
+        obey_signals()
         batches.close()
-        batches.thread.join()
+        batches.thread.join(LAST_STEP)
+
+
+def obey_signals() -> None:
+    """Have the next signal end the process at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -88,13 +101,14 @@ def greeting(name: str, listener: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Takes nothing new from a signal on, and bounds the time until its end."""
+    """Takes nothing new from a signal on, and bounds the time until its end; a second ends it."""
 
     def __init__(self, app: FastAPI, batches: Batches, timeout: float):
         config = uvicorn.Config(
             app,
             lifespan="off",
             log_level="warning",
+            limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=75,  # longer than a proxy keeps a connection (nginx: 60 seconds)
             timeout_graceful_shutdown=math.ceil(timeout),
         )
@@ -102,6 +116,7 @@ class Server(uvicorn.Server):
         self.batches = batches
 
     def handle_exit(self, sig, frame) -> None:
+        obey_signals()
         self.batches.close()
         super().handle_exit(sig, frame)
 
@@ -232,6 +247,7 @@ async def ask(
 async def while_here(request: Request, awaited: Awaitable, timeout: float) -> Any:
     """The result of what is awaited, unless the client goes away or it takes too long."""
     task = asyncio.ensure_future(awaited)
+    task.add_done_callback(look_at)
     gone = asyncio.create_task(is_gone(request))
     try:
         await asyncio.wait((task, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -241,6 +257,12 @@ async def while_here(request: Request, awaited: Awaitable, timeout: float) -> An
     finally:
         gone.cancel()
         task.cancel()
+
+
+def look_at(done: asyncio.Future) -> None:
+    """Of an error at which nobody looks, asyncio would log a traceback."""
+    if not done.cancelled():
+        done.exception()
 
 
 def too_long(timeout: float) -> str:
@@ -296,6 +318,7 @@ async def write(batches: Batches, question: Question, timeout: float) -> AsyncIt
     question.streamer = PieceStreamer(tokenizer, send)
     batches.ask([question])
     answer = asyncio.wrap_future(question.answer)
+    answer.add_done_callback(look_at)
     answer.add_done_callback(lambda _: chunks.put_nowait(None))
     end = loop.time() + timeout
     sent, blank = 0, 0  # characters, and the number of the blank that they end in

@@ -226,14 +226,15 @@ def of_texts(loaded: Loaded, lines: list[str], options: Scoring) -> Scores:
                 f"Text {number} has a mask, and nothing that answers it; give its line as JSON, "
                 f'with "{TEXT}" and "{CHOICES}" or "{ANSWERS}".'
             )
-        rows_of.append(windows(tokenizer, ids, length, stride, options.unidirectional))
+        of_line = windows(tokenizer, ids, length, stride, options.unidirectional)
+        if not any(row.scored for row in of_line):
+            raise ValueError(f"Text {number} has one token; there is nothing to score behind it.")
+        rows_of.append(of_line)
     rows = [row for of_line in rows_of for row in of_line]
     scores = iter(score_rows(model, tokenizer, rows, options.batch_size))
     texts, losses, counts = [], [], []
     for number, of_line in enumerate(rows_of):
         tokens = sum(row.scored for row in of_line)
-        if tokens == 0:
-            raise ValueError(f"Text {number} has one token; there is nothing to score behind it.")
         loss = -math.fsum(next(scores).log_prob for _ in of_line)
         texts.append(
             {

@@ -17,7 +17,8 @@ MOST_BLANKS = 512
 MOST_WORDS = 1000  # that are allowed, or forbidden
 MOST_OF_A_WORD = 200  # characters
 MOST_CHARACTERS = 20_000  # of one text: more than the longest context of any model holds
-
+# Tokens of one of the alternatives: their search keeps all scores of each step, for each beam.
+LONGEST_ALTERNATIVE = 64
 
 # What is wrong with a value, or None.
 Check = Callable[[Any], str | None]
@@ -101,6 +102,11 @@ PARAMETERS: dict[str, Check] = {
     "num_return_sequences": Number(int, 1, 8),
     "truncation": true_or_false,
 }
+# What else is asked of them beside alternatives.
+OF_ALTERNATIVES: dict[str, Check] = {
+    "max_new_tokens": Number(int, 1, LONGEST_ALTERNATIVE),
+    "max_piece_length": for_each_blank(Number(int, 1, LONGEST_ALTERNATIVE)),
+}
 
 
 class EndpointHandler:
@@ -142,6 +148,8 @@ def read_request(data) -> tuple[str | list[str], dict]:
     parameters: Any = data.get("parameters")
     parameters = {} if parameters is None else parameters
     check_parameters(parameters)
+    if "alternatives" in parameters:
+        parameters = bound_alternatives(parameters)
     return inputs, {name: as_generate_takes(name, value) for name, value in parameters.items()}
 
 
@@ -165,6 +173,10 @@ def check_text(name: str, text):
         raise ValueError(
             f"{name} has {len(text)} characters; send at most {MOST_CHARACTERS} in a text."
         )
+    check_characters(name, text)
+
+
+def check_characters(name: str, text: str):
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"{name} holds half of a character; send a text that UTF-8 can hold.")
 
@@ -175,6 +187,14 @@ def check_parameters(parameters):
             'parameters must be an object; send them like {"parameters": {"max_new_tokens": 32}}.'
         )
     check_values("parameters.", parameters, PARAMETERS)
+    for word in parameters.get("bad_words", []):
+        check_characters("parameters.bad_words", word)
+    for of_blank in parameters.get("allowed_answers", []):
+        for answer in of_blank or []:
+            check_characters("parameters.allowed_answers", answer)
+    if "alternatives" in parameters:
+        lengths = {name: parameters[name] for name in OF_ALTERNATIVES if name in parameters}
+        check_values("With alternatives parameters.", lengths, OF_ALTERNATIVES)
     sequences = parameters.get("num_return_sequences", 1)
     beams = parameters.get("num_beams", 1)
     if sequences > beams and not parameters.get("do_sample"):
@@ -182,6 +202,15 @@ def check_parameters(parameters):
             f"parameters.num_return_sequences is {sequences} and num_beams {beams}; send as many "
             "beams, or do_sample."
         )
+
+
+def bound_alternatives(parameters: dict) -> dict:
+    """The parameters with a longest answer, where none is given."""
+    bounded = {"max_new_tokens": LONGEST_ALTERNATIVE, **parameters}
+    lengths = parameters.get("max_piece_length")
+    if isinstance(lengths, list):
+        bounded["max_piece_length"] = [length or LONGEST_ALTERNATIVE for length in lengths]
+    return bounded
 
 
 def as_generate_takes(name: str, value):

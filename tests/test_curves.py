@@ -1,5 +1,7 @@
 """The picture of a run shows what was logged, each kind in a panel of its own."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from glm_transformers.training.curves import draw, find_curves, label
@@ -45,6 +47,17 @@ def test_without_validation_and_without_a_log(drawn):
     training = [entry for entry in HISTORY if "loss" in entry]
     assert [panel.get_ylabel() for panel in drawn(training).axes] == ["loss", "learning rate"]
     assert drawn([]) is None
+
+
+def test_a_picture_that_fails_loses_no_training(tmp_path):
+    from glm_transformers.training.curves import Curves
+
+    state = SimpleNamespace(is_world_process_zero=True, log_history=HISTORY)
+    missing = SimpleNamespace(output_dir=tmp_path / "missing")
+    with pytest.warns(UserWarning, match=r"curves\.png could not be drawn .*\.$"):
+        Curves().on_train_end(missing, state, None)
+    Curves().on_train_end(SimpleNamespace(output_dir=tmp_path), state, None)
+    assert (tmp_path / "curves.png").exists()
 
 
 def test_modes_have_names():

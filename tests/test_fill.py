@@ -1,17 +1,21 @@
 """`glm fill` answers every text with its blanks filled, or with one sentence."""
 
+import io
 import json
 import os
 import pty
 import re
 import shlex
 import sys
+import unicodedata
 
 import pytest
 import torch
 from checkout import ROOT
 from typer.testing import CliRunner
 
+from glm_transformers.apps.fill import printable, read_texts
+from glm_transformers.apps.options import Filling
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.cli import app
 
@@ -80,6 +84,19 @@ def test_a_line_of_standard_input_is_a_line_of_the_answer(run):
     }
     assert empty["text"] == empty["filled_text"] == "" and empty["blanks"] == []
     assert last["blanks"] == ["four"]
+
+
+def test_lines_of_windows_end_at_their_end(monkeypatch):
+    lines = io.TextIOWrapper(io.BytesIO(b"a [MASK]\r\n\r\nb\n"), encoding="utf-8", newline="\n")
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert read_texts(Filling("demo")) == ["a [MASK]", "", "b"]
+
+
+def test_a_terminal_is_sent_no_control_characters():
+    controls = "".join(map(chr, [*range(32), *range(0x7F, 0xA0)]))
+    shown = printable(controls).plain
+    assert len(shown) == len(controls)
+    assert {one for one in shown if unicodedata.category(one) == "Cc"} == {"\t", "\n"}
 
 
 def test_a_seed_draws_the_same_again(run):

@@ -113,6 +113,32 @@ def test_as_many_beams_as_sequences():
         assert read_request({"inputs": TEXT, "parameters": {**parameters, **more}})[1]
 
 
+@pytest.mark.parametrize("name", ["max_new_tokens", "max_piece_length"])
+def test_alternatives_have_a_longest_answer(name):
+    """Their search keeps the scores of each step."""
+    longest = handler.LONGEST_ALTERNATIVE
+    asked = {"alternatives": 2, name: longest}
+    assert read_request({"inputs": TEXT, "parameters": asked})[1][name] == longest
+    with pytest.raises(ValueError, match=rf"^With alternatives parameters\.{name} must.*; send"):
+        read_request({"inputs": TEXT, "parameters": {**asked, name: longest + 1}})
+    assert read_request({"inputs": TEXT, "parameters": {name: longest + 1}})
+
+
+def test_alternatives_are_bounded_where_nothing_is_said():
+    longest = handler.LONGEST_ALTERNATIVE
+    asked = {"alternatives": 2}
+    assert read_request({"inputs": TEXT, "parameters": asked})[1]["max_new_tokens"] == longest
+    asked["max_piece_length"] = [3, None]
+    bounded = read_request({"inputs": TEXT, "parameters": asked})[1]
+    assert bounded["max_piece_length"] == [3, longest]
+
+
+def test_half_a_character_in_a_word_is_one_sentence():
+    for name, value in {"bad_words": ["\ud800"], "allowed_answers": [None, ["a\udfff"]]}.items():
+        with pytest.raises(ValueError, match=rf"^parameters\.{name} holds half of a character"):
+            read_request({"inputs": TEXT, "parameters": {name: value}})
+
+
 def test_a_request_runs_no_code_and_nothing_runs_before_it_is_checked(made_repository, tmp_path):
     """With the repository's own code, as an endpoint has it."""
     evil = tmp_path / "evil" / "custom_generate"

@@ -161,6 +161,16 @@ def test_what_cannot_be_scored_is_one_sentence(made_repository, tmp_path, lines,
         score(Scoring(file, str(made_repository), device="cpu", **options))
 
 
+def test_a_text_of_one_token_is_told_before_any_is_scored(made_repository, tmp_path, monkeypatch):
+    def score_none(*args):
+        raise AssertionError("scored")
+
+    monkeypatch.setattr("glm_transformers.evaluation.score.score_rows", score_none)
+    file = write(tmp_path / "texts", [*TEXTS, "a"])
+    with pytest.raises(ValueError, match="Text 2 has one token"):
+        score(Scoring(file, str(made_repository), device="cpu"))
+
+
 def test_texts_of_other_programs(made_repository, tmp_path):
     """A byte order mark is no text, and bytes that are no text are told."""
     file = tmp_path / "marked.jsonl"

@@ -1,5 +1,6 @@
 """The server: answers as the pipeline's, batches, limits, clients that leave, and its end."""
 
+import gc
 import json
 import re
 import shlex
@@ -18,14 +19,15 @@ from checkout import ENVIRONMENT, ROOT
 from typer.testing import CliRunner
 
 from glm_transformers import cli
-from glm_transformers.apps.batching import Batches, Question
+from glm_transformers.apps.batching import Batches, Full, Question
 from glm_transformers.apps.completions import FIELDS, read_completion
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
-from glm_transformers.apps.server import MOST_BYTES, Server, bind, make_app
+from glm_transformers.apps.server import MOST_BYTES, MOST_CONNECTIONS, Server, bind, make_app
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.hub_repository.handler import (
+    LONGEST_ALTERNATIVE,
     MOST_CHARACTERS,
     MOST_OF_A_WORD,
     MOST_TEXTS,
@@ -388,7 +390,7 @@ def test_wrong_requests(client, batches):
 
 
 def test_the_longest_body_and_one_byte_more(client):
-    text, word = "\U0001f600" * MOST_CHARACTERS, "\U0001f600" * MOST_OF_A_WORD
+    text, word = "a" * MOST_CHARACTERS, "a" * MOST_OF_A_WORD
     words = {"allowed_answers": [[word] * MOST_WORDS], "bad_words": [word] * MOST_WORDS}
     longest = {"inputs": [text] * MOST_TEXTS, "parameters": words}
     assert read_request(longest) and len(json.dumps(longest)) < MOST_BYTES
@@ -409,7 +411,7 @@ def test_too_many_wait(client, batches, held):
 
 def test_an_answer_that_takes_too_long(batches, held):
     before = batches.texts
-    with listening(batches, timeout=0.1) as hurried, held(waiting=2):
+    with listening(batches, timeout=0.1) as hurried, held(waiting=1):  # the first has left
         assert "0.1 seconds" in hurried.error(504, "/fill", {"inputs": TEXTS[0]})
         streamed = {"prompt": TEXTS[0], "stream": True}
         assert "0.1 seconds" in hurried.error(504, "/v1/completions", streamed)
@@ -451,7 +453,7 @@ def test_a_client_that_leaves_is_not_waited_for(client, batches, held, single):
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     with ThreadPoolExecutor(1) as clients:
-        with held(waiting=9):
+        with held(waiting=1):  # who left is no longer in the way
             leaving = socket.create_connection(("127.0.0.1", client.port))
             leaving.sendall(head.encode() + body)
             until(lambda: len(batches.waiting) == 8)
@@ -477,6 +479,63 @@ class LeavesAfter:
 
     def end(self) -> None:
         self.ended = self.seen
+
+
+def test_a_search_for_nobody_ends(batches, fill, monkeypatch):
+    """Between two of its blanks."""
+    seen = []
+    question = Question("a [MASK] b [MASK]" * 2, {"alternatives": 2, "max_new_tokens": 4})
+    step = fill.model.forward
+
+    def leave(*args, **kwargs):
+        question.leave()
+        seen.append(1)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(fill.model, "forward", leave)
+    batches.ask([question])
+    until(lambda: seen)
+    batches.ask([after := Question("a", {"max_new_tokens": 1})])
+    after.answer.result(30)
+    assert len(seen) <= 4 + 1  # those of the first blank, and that of the other text
+
+
+def test_questions_that_were_left_leave_room(batches, held):
+    with held(waiting=1):
+        batches.queue, queue = 2, batches.queue
+        left = [Question("a", {}) for _ in range(2)]
+        batches.ask(left)
+        with pytest.raises(Full):
+            batches.ask([Question("a", {})])
+        for question in left:
+            question.leave()
+        batches.ask([staying := Question("a", {})])
+        batches.queue = queue
+    assert staying.answer.result(30)
+
+
+def test_who_has_left_is_not_tried_again(batches, monkeypatch):
+    questions = [Question("a", {}) for _ in range(2)]
+    tried = []
+
+    def fail(batch):
+        tried.append(batch)
+        questions[0].leave()
+        raise ValueError
+
+    monkeypatch.setattr(batches, "_fill", fail)
+    batches.ask(questions)
+    assert questions[1].answer.exception(30) is not None
+    assert tried == [questions, [questions[1]]]
+
+
+def test_nothing_is_logged_of_who_leaves(batches, held, caplog):
+    with listening(batches, timeout=0.1) as hurried, held(waiting=1):
+        hurried.error(504, "/fill", {"inputs": TEXTS[:2]})
+        hurried.error(504, "/v1/completions", {"prompt": TEXTS[0], "stream": True})
+    until(lambda: not batches.waiting)
+    gc.collect()  # asyncio logs when what nobody looked at is deleted
+    assert not caplog.records
 
 
 def test_a_generation_for_nobody_ends(batches):
@@ -571,3 +630,4 @@ def test_the_page_names_every_field_and_limit():
         assert f"`{default}`" in PAGE
     assert f"| {MOST_TEXTS} |" in PAGE and f"| {MOST_CHARACTERS:,};" in PAGE
     assert f"{MOST_BYTES // 2**20} MiB" in PAGE
+    assert f"| {MOST_CONNECTIONS};" in PAGE and f"| {LONGEST_ALTERNATIVE}, also" in PAGE

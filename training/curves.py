@@ -1,5 +1,6 @@
 """The curves of a run as a picture, beside the log that TensorBoard reads."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,8 +20,16 @@ class Curves(TrainerCallback):
         import matplotlib.figure  # noqa: F401  Or a library that is missing were told after hours.
 
     def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            draw(find_curves(state.log_history), Path(args.output_dir) / PICTURE)
+        if not state.is_world_process_zero:
+            return
+        file = Path(args.output_dir) / PICTURE
+        try:
+            draw(find_curves(state.log_history), file)
+        except Exception as error:  # of any kind: what was trained is not saved yet
+            warnings.warn(
+                f"{file} could not be drawn ({error}); the log has its numbers.",
+                stacklevel=2,
+            )
 
 
 def find_curves(history: Sequence[Mapping[str, float]]) -> dict[str, Curve]:
