@@ -58,6 +58,20 @@ def test_training_returns_the_loss_alone_and_evaluation_the_logits(model, tokeni
         model(input_ids=batch["input_ids"], skip_logits=True)
 
 
+def test_who_makes_a_loss_of_the_logits_gets_them(model, tokenizer):
+    """The library's smoothing and a loss of one's own take `labels` out of a batch."""
+    batch = GLMDataCollator(tokenizer, shift_labels=True)(FEATURES)
+    assert model(**batch).logits is None
+    labels = batch.pop("labels")
+    assert model(**batch).logits.shape[:2] == labels.shape
+
+
+def test_a_loss_of_logits_that_are_left_out(model, tokenizer):
+    batch = GLMDataCollator(tokenizer)(FEATURES)
+    with pytest.raises(ValueError, match="leave logits_to_keep out"):
+        model(**batch, logits_to_keep=3)
+
+
 def test_the_head_reads_only_targets(model, tokenizer):
     batch = GLMDataCollator(tokenizer)(FEATURES)
     rows = []
@@ -103,6 +117,12 @@ def test_packed_texts_teach_what_they_teach_alone(model, tokenizer, row_length):
     for kernel in ("eager", "sdpa"):
         model.set_attn_implementation(kernel)
         assert_same_training(model, model(**packed).loss, model(**alone).loss)
+
+
+def test_packed_texts_are_not_generated_from(model, tokenizer):
+    packed = GLMPackingCollator(tokenizer)(FEATURES)
+    with pytest.raises(ValueError, match="holds several texts"):
+        model.generate(**packed)
 
 
 def test_a_text_longer_than_the_row_has_one_for_itself(tokenizer):

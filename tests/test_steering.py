@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import CONVERSIONS, EOP, EOS, GMASK, MASK, SMASK, SOP
 from test_invariants import KINDS, PROMPTS, answer, padded
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from glm_transformers import (
     GLMForConditionalGeneration,
@@ -107,6 +108,26 @@ def test_a_list_of_one_number_is_that_number(tiny_model, num_beams, block_positi
     assert fill_alone(model, 2, num_beams=num_beams, max_piece_length=tensor[2:]) == fill_alone(
         model, 2, num_beams=num_beams, max_piece_length=4
     )
+
+
+def test_a_limit_holds_where_nobody_said_how_many_tokens_there_may_be(tiny_model):
+    """Some versions of the library have a length of their own then, of less than this prompt."""
+    model = tiny_model()
+    model.generation_config.max_new_tokens = None
+    ids = torch.tensor([[*[7] * 30, MASK, EOS]])
+    alone = model.generate(ids, max_piece_length=3, min_piece_length=3)
+    assert [len(piece) for piece in pieces_of(behind_start(alone[0].tolist()))] == [3]
+
+
+def behind_start(row: list[int]) -> list[int]:
+    return row[row.index(SOP) + 1 :]
+
+
+def test_a_full_piece_ends_whatever_forbids_it(tiny_model):
+    """Or nothing could be said: the library would write id 0."""
+    options = dict(max_piece_length=2, cut_pieces=False, min_new_tokens=6, max_new_tokens=9)
+    (piece,) = fill_alone(tiny_model(), 0, **options)
+    assert len(piece) == 2
 
 
 def test_no_limit_changes_nothing(tiny_model):
@@ -383,6 +404,36 @@ def test_best_answers_are_steered(tiny_model, side, block_position_encoding):
             earlier.append(found[0])
 
 
+def test_best_answers_are_the_models_whatever_its_generation_config_asks_for(tiny_model):
+    model = tiny_model()
+    options = dict(k=3, max_new_tokens=5)
+    expected = model.best_answers(torch.tensor([PROMPTS[1]]), **options).answers
+    model.generation_config.min_new_tokens = 10
+    model.generation_config.no_repeat_ngram_size = 1
+    model.generation_config.encoder_repetition_penalty = 3.0
+    model.generation_config.exponential_decay_length_penalty = (1, 2.0)
+    assert model.best_answers(torch.tensor([PROMPTS[1]]), **options).answers == expected
+
+
+def test_best_answers_of_many_blanks_take_no_positions_of_the_context(tiny_model):
+    """Pieces have the positions of their blanks, however long they are."""
+    model = tiny_model(max_sequence_length=24)
+    ids = torch.tensor([[1, MASK, 2, MASK, 3, MASK, EOS]])
+    lengths = dict(min_piece_length=8, max_piece_length=9)
+    (blanks,) = model.best_answers(ids, k=1, num_beams=2, **lengths).answers
+    assert len(blanks) == 3
+
+
+def test_a_search_that_is_stopped(tiny_model):
+    class AtOnce(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.ones(len(input_ids), dtype=torch.bool)
+
+    stopped = dict(stopping_criteria=StoppingCriteriaList([AtOnce()]), min_piece_length=3)
+    (blanks,) = tiny_model().best_answers(torch.tensor([PROMPTS[1]]), k=1, **stopped).answers
+    assert blanks == [[], []]
+
+
 def test_best_answers_of_a_row_do_not_depend_on_the_batch(tiny_model):
     model = tiny_model()
     ids, mask = padded(PROMPTS, "left")
@@ -401,6 +452,8 @@ def test_best_answers_of_a_row_do_not_depend_on_the_batch(tiny_model):
         ([1, MASK, EOS, SOP], {}, "holds <.startofpiece.>; pass contexts alone"),
         ([1, MASK, EOS], dict(k=0), "k is 0 and num_beams 4; pass 1 <= k <= num_beams"),
         ([1, MASK, EOS], dict(k=5, num_beams=4), "k is 5 and num_beams 4"),
+        ([1, MASK, EOS], dict(k=1, num_beams=1), "2 beams at least"),
+        ([1, MASK, EOS], dict(max_new_tokens=1), "max_new_tokens is 1; an answer and its end"),
         ([1, MASK, EOS], dict(max_piece_length=[3, 3]), "2 entries for prompt 0"),
         ([1, MASK, EOS], dict(min_piece_length=64), "must have 64 tokens and has room for 63"),
     ],

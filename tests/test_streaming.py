@@ -142,3 +142,17 @@ def test_a_repository_has_it(made_repository, model, tokenizer):
     inputs = tokenizer(TEXT, return_tensors="pt")
     output = model.generate(**inputs, **LIMITS, streamer=cls(tokenizer, chunks.append))
     assert joined(chunks) == tokenizer.decode_pieces(output)[0][: chunks[-1].blank + 1]
+
+
+def test_a_generation_that_failed_leaves_nothing_behind(model, tokenizer):
+    chunks: list[PieceChunk] = []
+    streamer = PieceStreamer(tokenizer, chunks.append)
+    inputs = tokenizer(TEXT, return_tensors="pt")
+
+    def fail(input_ids, scores):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        model.generate(**inputs, **LIMITS, streamer=streamer, logits_processor=[fail])
+    output = model.generate(**inputs, **LIMITS, streamer=streamer)
+    assert joined(chunks) == tokenizer.decode_pieces(output)[0]
