@@ -383,9 +383,9 @@ def test_repetitions_are_counted_within_a_piece(tiny_model, num_beams):
         wanted[:, 17], wanted[:, EOP] = 2000.0, 1000.0
         return scores + wanted  # what is forbidden stays so
 
-    options = dict(
-        max_new_tokens=8, max_piece_length=3, num_beams=num_beams, num_return_sequences=1
-    )
+    options = dict(max_new_tokens=8, max_piece_length=3, num_beams=num_beams)
+    if num_beams > 1:
+        options["length_penalty"] = 0.0  # which would rather have one answer than two
     generated = model.generate(ids, logits_processor=[prefer_17], no_repeat_ngram_size=1, **options)
     assert generated[0, 7:].tolist() == [SOP, 17, EOP, 17, EOP]
 
