@@ -2,10 +2,14 @@
 
 import random
 import sys
+import warnings
 
 import pytest
 
+from glm_transformers.training import TASKS
+from glm_transformers.training.cloze import Choices
 from glm_transformers.training.metrics import METRICS, compute_metrics, first_answers, normalized
+from glm_transformers.training.options import Finetuning
 
 
 def measure(name, predictions, references, groups=None) -> float:
@@ -121,3 +125,14 @@ def test_what_cannot_be_measured_is_one_clear_sentence(monkeypatch):
         monkeypatch.delitem(sys.modules, f"{module}.metrics", raising=False)
         with pytest.raises(ValueError, match=rf'{package}.* is not installed.*".\[train\]"'):
             compute_metrics([metric], ["1"], [["1"]])
+
+
+def test_a_choice_without_others_is_told_of():
+    """It wins whatever the model thinks, so that a metric would say nothing."""
+    recipe = Choices(TASKS["wsc"], Finetuning("wsc", "data", "output"), tokenizer=None)
+    example = {"text_a": "Ng left", "span1_text": "Ng", "span2_text": "left", "span2_index": 1}
+    with pytest.warns(UserWarning, match="1 validation examples have one choice alone"):
+        recipe.check([{**example, "label": False}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipe.check([{**example, "label": False, "candidates": ["he"]}])

@@ -6,6 +6,7 @@ On `Trainer`. The choices of an example stand behind one context, which is read 
 Shapes: B batch, C choices.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,14 @@ class Choices:
     def check(self, examples: Sequence[Example]) -> None:
         """Raise a ValueError, before any training, if these examples could not be measured."""
         self.measure([0] * len(examples), examples)
+        alone = [example for example in examples if len(self.choices(example)) == 1]
+        if self.task.no_choice and alone:
+            warnings.warn(
+                f"{len(alone)} validation examples have one choice alone, which wins in any case: "
+                "give them other candidates, or measure with glm evaluate, which asks what the "
+                "model would say.",
+                stacklevel=2,
+            )
 
     def choices(self, example: Example) -> list[str]:
         return texts_of_answers(self.pattern, prepared(self.task, example))
