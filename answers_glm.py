@@ -17,7 +17,6 @@ UNFINISHED = -1e8  # the library gives -1e9 to beams that found no end
 # What would make scores other than the model's, or forbid the ends of short answers, where a
 # repository's generation_config.json asks for it.
 NEUTRAL = {
-    "min_length": 0,
     "min_new_tokens": 0,
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
