@@ -1,8 +1,8 @@
 """What the commands of this folder are told; imports no library, so that `--help` is quick."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from ..evaluation.options import DEVICE, DTYPE, QUANTIZE, DType, Quantized
 from ..training.options import LARGEST_SEED, Options, about
 
 
@@ -74,17 +74,9 @@ class Filling(Options):
     batch_size: int = field(
         default=16, metadata=about("Texts of --data that are filled at once.", least=1)
     )
-    dtype: Literal["float32", "float16", "bfloat16"] = field(
-        default="float32", metadata=about("Type of the arithmetic.")
-    )
-    device: str | None = field(
-        default=None,
-        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
-    )
-    quantize: Literal["int8"] | None = field(
-        default=None,
-        metadata=about("Weights in fewer bytes: faster and smaller, a little less exact."),
-    )
+    dtype: DType = field(default="float32", metadata=DTYPE)
+    device: str | None = field(default=None, metadata=DEVICE)
+    quantize: Quantized | None = field(default=None, metadata=QUANTIZE)
 
 
 @dataclass
@@ -101,17 +93,9 @@ class Showing(Options):
         metadata=about("Where the page is; 0.0.0.0 for other machines, too."),
     )
     port: int = field(default=7860, metadata=about("Port of the page.", least=1, most=65535))
-    dtype: Literal["float32", "float16", "bfloat16"] = field(
-        default="float32", metadata=about("Type of the arithmetic.")
-    )
-    device: str | None = field(
-        default=None,
-        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
-    )
-    quantize: Literal["int8"] | None = field(
-        default=None,
-        metadata=about("Weights in fewer bytes: faster and smaller, a little less exact."),
-    )
+    dtype: DType = field(default="float32", metadata=DTYPE)
+    device: str | None = field(default=None, metadata=DEVICE)
+    quantize: Quantized | None = field(default=None, metadata=QUANTIZE)
 
 
 @dataclass
@@ -138,14 +122,6 @@ class Serving(Options):
     timeout: float = field(
         default=60.0, metadata=about("Seconds until an answer must be there.", least=0.001)
     )
-    dtype: Literal["float32", "float16", "bfloat16"] = field(
-        default="float32", metadata=about("Type of the arithmetic.")
-    )
-    device: str | None = field(
-        default=None,
-        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
-    )
-    quantize: Literal["int8"] | None = field(
-        default=None,
-        metadata=about("Weights in fewer bytes: faster and smaller, a little less exact."),
-    )
+    dtype: DType = field(default="float32", metadata=DTYPE)
+    device: str | None = field(default=None, metadata=DEVICE)
+    quantize: Quantized | None = field(default=None, metadata=QUANTIZE)

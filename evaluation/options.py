@@ -5,6 +5,9 @@ from typing import Literal
 
 from ..training.options import LARGEST_SEED, Options, about
 
+DType = Literal["float32", "float16", "bfloat16"]
+Quantized = Literal["int8"]
+
 # What `glm evaluate` is told of a task as `glm finetune` is.
 OF_TASK = (
     "pattern",
@@ -14,6 +17,11 @@ OF_TASK = (
     "attend_padding",
     "generation",
 )
+
+# How a model is loaded, in every command that runs one.
+DTYPE = about("Type of the arithmetic.")
+DEVICE = about("For example cuda:1 or cpu; by default a GPU, if there is one.")
+QUANTIZE = about("Weights in fewer bytes: faster and smaller, a little less exact.")
 
 
 @dataclass
@@ -95,17 +103,9 @@ class Evaluation(Options):
     )
     limit: int | None = field(default=None, metadata=about("The first texts only.", least=1))
     batch_size: int = field(default=16, metadata=about("Rows of a forward pass.", least=1))
-    dtype: Literal["float32", "float16", "bfloat16"] = field(
-        default="float32", metadata=about("Type of the arithmetic.")
-    )
-    device: str | None = field(
-        default=None,
-        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
-    )
-    quantize: Literal["int8"] | None = field(
-        default=None,
-        metadata=about("Weights in fewer bytes: faster and smaller, a little less exact."),
-    )
+    dtype: DType = field(default="float32", metadata=DTYPE)
+    device: str | None = field(default=None, metadata=DEVICE)
+    quantize: Quantized | None = field(default=None, metadata=QUANTIZE)
     seed: int = field(
         default=0, metadata=about("Of the harness's examples.", least=0, most=LARGEST_SEED)
     )
@@ -138,14 +138,6 @@ class Scoring(Options):
     end_token: bool = field(default=False, metadata=about("Score the end of each answer, too."))
     length: int | None = field(default=None, metadata=about("Longest row in tokens.", least=8))
     batch_size: int = field(default=16, metadata=about("Texts of a forward pass.", least=1))
-    dtype: Literal["float32", "float16", "bfloat16"] = field(
-        default="float32", metadata=about("Type of the arithmetic.")
-    )
-    device: str | None = field(
-        default=None,
-        metadata=about("For example cuda:1 or cpu; by default a GPU, if there is one."),
-    )
-    quantize: Literal["int8"] | None = field(
-        default=None,
-        metadata=about("Weights in fewer bytes: faster and smaller, a little less exact."),
-    )
+    dtype: DType = field(default="float32", metadata=DTYPE)
+    device: str | None = field(default=None, metadata=DEVICE)
+    quantize: Quantized | None = field(default=None, metadata=QUANTIZE)
