@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ import torch
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters, make_vocabulary
 from processes import GLM, TWICE, flags
+from safetensors.torch import load_file, save_file
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.evaluation.evaluate import evaluate
 from glm_transformers.evaluation.options import Evaluation
 from glm_transformers.hub_repository.space import PAGE
+from glm_transformers.training import adapters
 from glm_transformers.training.finetune import encode_each, finetune
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.run import RepeatableTrainer
@@ -27,7 +30,12 @@ from glm_transformers.training.seq2seq import AnswerTrainer
 # Each is one token behind a space, and each answers the one before it.
 WORDS = ["Ng", "Stanford", "Beijing", "Tsinghua", "fox", "dog", "General", "Language"]
 NEXT = dict(zip(WORDS, [*WORDS[1:], WORDS[0]], strict=True))
-DROPOUTS = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
+DROPOUTS = (
+    "embedding_dropout_prob",
+    "attention_dropout_prob",
+    "output_dropout_prob",
+    "classifier_dropout",
+)
 
 ANSWERS = {"kind": "answers", "context": ["{source}", "[MASK]"], "answers": " {target}"}
 CHOICES = {
@@ -216,7 +224,9 @@ def history(output: Path, name: str = "loss") -> list[float]:
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
-    return GLMForConditionalGeneration.from_pretrained(output).state_dict()
+    """Of a repository, or of an adapter."""
+    (file,) = output.glob("*model.safetensors")
+    return load_file(file)
 
 
 def assert_same_weights(one: Path, other: Path, **tolerance):
@@ -233,13 +243,31 @@ def short(options) -> Finetuning:
     return replace(options, label_smoothing=0.1, patience=2, **changed)
 
 
-@pytest.mark.parametrize("recipe", ["answers", "choices"])
+# A classifier's head is new, in whole or beside an adapter, and is trained like all the rest.
+REPEATED = pytest.mark.parametrize(
+    "recipe, lora",
+    [
+        ("answers", False),
+        ("choices", False),
+        ("pooled", False),
+        ("answers", True),
+        ("pooled", True),
+    ],
+)
+
+
+def repeated(options: Finetuning, data: Path, recipe: str, lora: bool) -> Finetuning:
+    changed = {**RECIPES[recipe], "task": str(data / RECIPES[recipe]["task"])}
+    return replace(options, lora=lora, **changed)
+
+
+@REPEATED
 def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
-    short, data, tmp_path, monkeypatch, recipe
+    short, data, tmp_path, monkeypatch, recipe, lora
 ):
-    task = str(data / RECIPES[recipe]["task"])
-    whole = finetune(replace(short, task=task, output=str(tmp_path / "whole")))
-    options = replace(short, task=task, output=str(tmp_path / "run"))
+    short = repeated(short, data, recipe, lora)
+    whole = finetune(replace(short, output=str(tmp_path / "whole")))
+    options = replace(short, output=str(tmp_path / "run"))
     step, count = RepeatableTrainer.training_step, []
 
     def killed(self, *args, **kwargs):
@@ -276,17 +304,28 @@ def without_dropout(repository: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("recipe", ["answers", "choices"])
+# Adapters have a dropout of their own.
+NO_DROPOUT_OF_LORA = """
+from functools import partial
+from glm_transformers.training import adapters
+adapters.add_lora = partial(adapters.add_lora, dropout=0.0)
+"""
+
+
+@REPEATED
 def test_two_processes_train_like_one_with_twice_the_batch(
-    short, data, base, colleague, tmp_path, recipe
+    short, data, base, colleague, tmp_path, monkeypatch, recipe, lora
 ):
     """Through the command, too; 19 examples to evaluate fill no batch of two processes."""
-    task = str(data / RECIPES[recipe]["task"])
     model = str(without_dropout(base, tmp_path / "base"))
-    options = replace(short, task=task, model=model, steps=6, evaluate_every=3, batch_size=4)
-    one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
+    options = repeated(short, data, recipe, lora)
+    options = replace(options, model=model, steps=6, evaluate_every=3, batch_size=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapters, "add_lora", partial(adapters.add_lora, dropout=0.0))
+        one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    printed = colleague.output(TWICE + GLM, *command_line(two), folder=tmp_path)
+    program = TWICE + NO_DROPOUT_OF_LORA + GLM
+    printed = colleague.output(program, *command_line(two), folder=tmp_path)
     assert "is complete" in printed
     for name in ("loss", "eval_exact_match" if recipe == "answers" else "eval_accuracy"):
         # The log has 4 digits.
@@ -381,8 +420,6 @@ def test_patience_is_not_new_in_a_run_that_is_resumed(options, tmp_path, monkeyp
 
 
 def test_a_network_in_half_precision_is_trained_and_written_in_float32(options, base, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     half = shutil.copytree(base, tmp_path / "half")
     tensors = load_file(half / "model.safetensors")
     save_file({name: tensor.half() for name, tensor in tensors.items()}, half / "model.safetensors")
@@ -614,7 +651,6 @@ def test_padding_that_is_seen_is_asked_for_as_it_was_learnt(options, data, tmp_p
 
 def test_an_adapter_holds_little_and_is_merged_into_the_model(tuned, base):
     from peft import PeftModel
-    from safetensors.torch import load_file
 
     from glm_transformers.training.adapters import merge
 
