@@ -22,10 +22,11 @@ from glm_transformers.evaluation.evaluate import evaluate
 from glm_transformers.evaluation.options import Evaluation
 from glm_transformers.hub_repository.space import PAGE
 from glm_transformers.training import adapters
-from glm_transformers.training.finetune import encode_each, finetune
+from glm_transformers.training.finetune import encode_each, finetune, with_published
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.run import RepeatableTrainer
 from glm_transformers.training.seq2seq import AnswerTrainer
+from glm_transformers.training.task_table import TASKS
 
 # Each is one token behind a space, and each answers the one before it.
 WORDS = ["Ng", "Stanford", "Beijing", "Tsinghua", "fox", "dog", "General", "Language"]
@@ -181,6 +182,18 @@ def test_each_recipe_learns(tuned, recipe):
     assert min(reached(tuned(recipe)).values()) > 90
     if recipe != "answers":
         assert min(reached(tuned(recipe, lora=True)).values()) > 90
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(
+    "recipe, expected",
+    [("choices", "text-generation"), ("pooled", "text-classification")],
+)
+def test_a_card_tells_the_hub_what_the_model_does(tuned, recipe, lora, expected):
+    card = ModelCard.load(tuned(recipe, lora) / "README.md")
+    assert card.data.pipeline_tag == expected
+    assert {result.task_type for result in card.data.eval_results} == {expected}
+    assert "| learning_rate | 0.01 |" in card.text and "None" not in card.text
 
 
 def test_the_code_of_each_card_runs_in_a_fresh_process(tuned, base, stranger, tmp_path):
@@ -358,6 +371,21 @@ def test_what_is_reached_is_what_generating_by_hand_gives(tuned, data):
     assert reached(output) == {"exact_match": pytest.approx(100 * sum(right) / 19, abs=0.01)}
 
 
+def test_a_new_answer_may_be_longer_than_those_of_the_data(tuned):
+    """The longest of these has two tokens and its end."""
+    settings = json.loads((tuned("answers") / "generation_config.json").read_text())
+    assert settings["max_new_tokens"] == 2 * 3
+
+
+def test_the_published_rate_is_of_the_whole_network():
+    options = Finetuning("boolq", "data", "output")
+    task = TASKS["boolq"]
+    assert with_published(options, task).learning_rate == task.settings.learning_rate == 1e-5
+    assert with_published(replace(options, lora=True), task).learning_rate == pytest.approx(1e-4)
+    told = replace(options, lora=True, learning_rate=1e-5)
+    assert with_published(told, task).learning_rate == 1e-5
+
+
 def test_the_published_beam_search_answers(short, data, base, tmp_path):
     """The settings of another task, in evaluation and in the repository that is left."""
     others = dict(generation="xsum", steps=2, evaluate_every=2, max_target_length=12, patience=None)
@@ -483,6 +511,8 @@ def test_long_documents_are_learnt_in_windows(base, tmp_path, monkeypatch):
         (dict(precision="fp16"), "precision is fp16; choose fp32 or bf16"),
         (dict(metric="bleu"), "no metric bleu; choose from exact_match, loss"),
         (dict(generation="fastest"), "no task and no file fastest"),
+        (dict(generation="xsum"), "at least 10 tokens, and an answer may have 6; pass --gener"),
+        (dict(generation="cnn_dm", max_target_length=20), "at least 55 tokens, .* may have 20"),
         (dict(validation=None), "--evaluate-every needs data to evaluate on"),
         (dict(validation=None, evaluate_every=None, patience=1), "--patience needs data"),
         (dict(save_every=5), "pass --evaluate-every instead of --save-every"),
@@ -543,6 +573,22 @@ def test_wrong_data_are_one_clear_sentence(options, tmp_path, task, rows, messag
     with pytest.raises(ValueError, match=message):
         finetune(replace(options, **others, output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists() and not (tmp_path / "run-checkpoints").exists()
+
+
+def test_answers_without_a_word_are_told_of(options, tmp_path, monkeypatch):
+    """An empty cell of a table is a text."""
+
+    def load_model(*arguments):
+        raise Killed
+
+    monkeypatch.setattr("glm_transformers.training.finetune.load_model", load_model)
+    data = tmp_path / "data.csv"
+    data.write_text("source,target\nThe fox,dog\nThe dog,\n\nThe fox, \n")
+    with (
+        pytest.raises(Killed),
+        pytest.warns(UserWarning, match=r"2 of 3 examples .*Line 3 of .*data\.csv; .* say nothing"),
+    ):
+        finetune(replace(options, data=str(data), output=str(tmp_path / "run")))
 
 
 def test_validation_data_without_labels(options, data, tmp_path, monkeypatch):
