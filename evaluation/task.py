@@ -21,7 +21,7 @@ from ..training.metrics import UNANSWERABLE, first_answers
 from ..training.options import Finetuning
 from ..training.own_tasks import read_task
 from ..training.repository import load_tokenizer
-from ..training.seq2seq import Answers, beam_search
+from ..training.seq2seq import Answers, beam_search, check_search
 from ..training.tasks import Task, encode_apart, groups_of, number_of_choice
 from ..training.templates import Example
 from .batches import Finished
@@ -327,6 +327,7 @@ def search(recipe: Answers, model: Any, options: Evaluation) -> dict[str, Any]:
     generation: dict[str, Any] = {"max_new_tokens": longest}
     if options.generation is not None:
         generation |= {**PLAIN_SEARCH, **beam_search(recipe.task, options.generation)}
+        check_search(generation)
     return generation
 
 

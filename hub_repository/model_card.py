@@ -15,6 +15,7 @@ from .origin import AS_PUBLISHED, Origin
 PAPER = "https://aclanthology.org/2022.acl-long.26"
 # The Hub lists models by a task of its own list, which GLM's pipeline is no longer on.
 HUB_TASK = "text-generation"
+HUB_TASK_OF_CLASSIFIERS = "text-classification"
 PIPELINE_TASK = "text2text-generation"
 TAGS = ("glm", "custom_code", "arxiv:2103.10360")
 
@@ -71,6 +72,7 @@ class Tuning:
     Attributes:
         base_model: what it was made from.
         task, data: what it was trained for, and on.
+        hub_task: what the Hub calls what it does.
         options: with which it was trained.
         results: each metric of the validation data, in percent.
         validation: what these data are called.
@@ -80,6 +82,7 @@ class Tuning:
     base_model: str
     task: str
     data: str
+    hub_task: str
     options: Mapping[str, Any]
     results: Mapping[str, float]
     validation: str | None
@@ -113,7 +116,7 @@ def model_card(
     license = origin.license if origin else AS_PUBLISHED
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag=HUB_TASK if fills else "text-classification",
+        pipeline_tag=HUB_TASK if fills else HUB_TASK_OF_CLASSIFIERS,
         language=language,
         tags=[*TAGS, *(["blank-infilling", PIPELINE_TASK] if fills else [])],
         widget=_widget(prompts) if prompts and tuning is None else None,
@@ -147,6 +150,7 @@ def tuning_card(name: str, tuning: Tuning) -> str:
     """The card of an adapter."""
     metadata = ModelCardData(
         library_name="peft",
+        pipeline_tag=tuning.hub_task,
         tags=[*TAGS, "lora"],
         **evaluated(name, tuning, results=()),
         **based(tuning, "adapter"),
@@ -169,7 +173,7 @@ def evaluated(name: str, tuning: Tuning | None, results: Sequence[Mapping]) -> d
     if tuning is not None:
         measured += [
             EvalResult(
-                task_type=HUB_TASK,
+                task_type=tuning.hub_task,
                 task_name=tuning.task,
                 dataset_type=tuning.validation or tuning.data,
                 dataset_name=tuning.validation or tuning.data,

@@ -181,6 +181,11 @@ def test_what_cannot_be_is_told_before_any_work(
         evaluate(Evaluation(str(made_repository), **{**told, **wrong}))
 
 
+def test_a_beam_search_that_writes_more_than_it_may(made_repository, files):
+    with pytest.raises(ValueError, match="at least 10 tokens, and an answer may have 4"):
+        run(made_repository, files, "answers.json", generation="xsum")
+
+
 def test_data_of_another_task(made_repository, files, tmp_path):
     data = write_lines(tmp_path / "data.jsonl", [{"text": "The fox"}])
     result = invoke(

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,29 @@ import torch
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters, make_vocabulary
 from processes import GLM, TWICE, flags
+from safetensors.torch import load_file, save_file
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.evaluation.evaluate import evaluate
 from glm_transformers.evaluation.options import Evaluation
 from glm_transformers.hub_repository.space import PAGE
-from glm_transformers.training.finetune import encode_each, finetune
+from glm_transformers.training import adapters
+from glm_transformers.training.finetune import encode_each, finetune, with_published
 from glm_transformers.training.options import Finetuning
 from glm_transformers.training.run import RepeatableTrainer
 from glm_transformers.training.seq2seq import AnswerTrainer
+from glm_transformers.training.task_table import TASKS
 
 # Each is one token behind a space, and each answers the one before it.
 WORDS = ["Ng", "Stanford", "Beijing", "Tsinghua", "fox", "dog", "General", "Language"]
 NEXT = dict(zip(WORDS, [*WORDS[1:], WORDS[0]], strict=True))
-DROPOUTS = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
+DROPOUTS = (
+    "embedding_dropout_prob",
+    "attention_dropout_prob",
+    "output_dropout_prob",
+    "classifier_dropout",
+)
 
 ANSWERS = {"kind": "answers", "context": ["{source}", "[MASK]"], "answers": " {target}"}
 CHOICES = {
@@ -175,6 +184,18 @@ def test_each_recipe_learns(tuned, recipe):
         assert min(reached(tuned(recipe, lora=True)).values()) > 90
 
 
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(
+    "recipe, expected",
+    [("choices", "text-generation"), ("pooled", "text-classification")],
+)
+def test_a_card_tells_the_hub_what_the_model_does(tuned, recipe, lora, expected):
+    card = ModelCard.load(tuned(recipe, lora) / "README.md")
+    assert card.data.pipeline_tag == expected
+    assert {result.task_type for result in card.data.eval_results} == {expected}
+    assert "| learning_rate | 0.01 |" in card.text and "None" not in card.text
+
+
 def test_the_code_of_each_card_runs_in_a_fresh_process(tuned, base, stranger, tmp_path):
     """It finds repositories and adapters by the names in the card, and answers as they learnt."""
     shutil.copytree(base, tmp_path / base.name)
@@ -216,7 +237,9 @@ def history(output: Path, name: str = "loss") -> list[float]:
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
-    return GLMForConditionalGeneration.from_pretrained(output).state_dict()
+    """Of a repository, or of an adapter."""
+    (file,) = output.glob("*model.safetensors")
+    return load_file(file)
 
 
 def assert_same_weights(one: Path, other: Path, **tolerance):
@@ -233,13 +256,31 @@ def short(options) -> Finetuning:
     return replace(options, label_smoothing=0.1, patience=2, **changed)
 
 
-@pytest.mark.parametrize("recipe", ["answers", "choices"])
+# A classifier's head is new, in whole or beside an adapter, and is trained like all the rest.
+REPEATED = pytest.mark.parametrize(
+    "recipe, lora",
+    [
+        ("answers", False),
+        ("choices", False),
+        ("pooled", False),
+        ("answers", True),
+        ("pooled", True),
+    ],
+)
+
+
+def repeated(options: Finetuning, data: Path, recipe: str, lora: bool) -> Finetuning:
+    changed = {**RECIPES[recipe], "task": str(data / RECIPES[recipe]["task"])}
+    return replace(options, lora=lora, **changed)
+
+
+@REPEATED
 def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
-    short, data, tmp_path, monkeypatch, recipe
+    short, data, tmp_path, monkeypatch, recipe, lora
 ):
-    task = str(data / RECIPES[recipe]["task"])
-    whole = finetune(replace(short, task=task, output=str(tmp_path / "whole")))
-    options = replace(short, task=task, output=str(tmp_path / "run"))
+    short = repeated(short, data, recipe, lora)
+    whole = finetune(replace(short, output=str(tmp_path / "whole")))
+    options = replace(short, output=str(tmp_path / "run"))
     step, count = RepeatableTrainer.training_step, []
 
     def killed(self, *args, **kwargs):
@@ -276,17 +317,28 @@ def without_dropout(repository: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("recipe", ["answers", "choices"])
+# Adapters have a dropout of their own.
+NO_DROPOUT_OF_LORA = """
+from functools import partial
+from glm_transformers.training import adapters
+adapters.add_lora = partial(adapters.add_lora, dropout=0.0)
+"""
+
+
+@REPEATED
 def test_two_processes_train_like_one_with_twice_the_batch(
-    short, data, base, colleague, tmp_path, recipe
+    short, data, base, colleague, tmp_path, monkeypatch, recipe, lora
 ):
     """Through the command, too; 19 examples to evaluate fill no batch of two processes."""
-    task = str(data / RECIPES[recipe]["task"])
     model = str(without_dropout(base, tmp_path / "base"))
-    options = replace(short, task=task, model=model, steps=6, evaluate_every=3, batch_size=4)
-    one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
+    options = repeated(short, data, recipe, lora)
+    options = replace(options, model=model, steps=6, evaluate_every=3, batch_size=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapters, "add_lora", partial(adapters.add_lora, dropout=0.0))
+        one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    printed = colleague.output(TWICE + GLM, *command_line(two), folder=tmp_path)
+    program = TWICE + NO_DROPOUT_OF_LORA + GLM
+    printed = colleague.output(program, *command_line(two), folder=tmp_path)
     assert "is complete" in printed
     for name in ("loss", "eval_exact_match" if recipe == "answers" else "eval_accuracy"):
         # The log has 4 digits.
@@ -317,6 +369,21 @@ def test_what_is_reached_is_what_generating_by_hand_gives(tuned, data):
     said = ask(output, rows)
     right = [answer == row["target"] for answer, row in zip(said, rows, strict=True)]
     assert reached(output) == {"exact_match": pytest.approx(100 * sum(right) / 19, abs=0.01)}
+
+
+def test_a_new_answer_may_be_longer_than_those_of_the_data(tuned):
+    """The longest of these has two tokens and its end."""
+    settings = json.loads((tuned("answers") / "generation_config.json").read_text())
+    assert settings["max_new_tokens"] == 2 * 3
+
+
+def test_the_published_rate_is_of_the_whole_network():
+    options = Finetuning("boolq", "data", "output")
+    task = TASKS["boolq"]
+    assert with_published(options, task).learning_rate == task.settings.learning_rate == 1e-5
+    assert with_published(replace(options, lora=True), task).learning_rate == pytest.approx(1e-4)
+    told = replace(options, lora=True, learning_rate=1e-5)
+    assert with_published(told, task).learning_rate == 1e-5
 
 
 def test_the_published_beam_search_answers(short, data, base, tmp_path):
@@ -381,8 +448,6 @@ def test_patience_is_not_new_in_a_run_that_is_resumed(options, tmp_path, monkeyp
 
 
 def test_a_network_in_half_precision_is_trained_and_written_in_float32(options, base, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     half = shutil.copytree(base, tmp_path / "half")
     tensors = load_file(half / "model.safetensors")
     save_file({name: tensor.half() for name, tensor in tensors.items()}, half / "model.safetensors")
@@ -446,6 +511,8 @@ def test_long_documents_are_learnt_in_windows(base, tmp_path, monkeypatch):
         (dict(precision="fp16"), "precision is fp16; choose fp32 or bf16"),
         (dict(metric="bleu"), "no metric bleu; choose from exact_match, loss"),
         (dict(generation="fastest"), "no task and no file fastest"),
+        (dict(generation="xsum"), "at least 10 tokens, and an answer may have 6; pass --gener"),
+        (dict(generation="cnn_dm", max_target_length=20), "at least 55 tokens, .* may have 20"),
         (dict(validation=None), "--evaluate-every needs data to evaluate on"),
         (dict(validation=None, evaluate_every=None, patience=1), "--patience needs data"),
         (dict(save_every=5), "pass --evaluate-every instead of --save-every"),
@@ -506,6 +573,22 @@ def test_wrong_data_are_one_clear_sentence(options, tmp_path, task, rows, messag
     with pytest.raises(ValueError, match=message):
         finetune(replace(options, **others, output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists() and not (tmp_path / "run-checkpoints").exists()
+
+
+def test_answers_without_a_word_are_told_of(options, tmp_path, monkeypatch):
+    """An empty cell of a table is a text."""
+
+    def load_model(*arguments):
+        raise Killed
+
+    monkeypatch.setattr("glm_transformers.training.finetune.load_model", load_model)
+    data = tmp_path / "data.csv"
+    data.write_text("source,target\nThe fox,dog\nThe dog,\n\nThe fox, \n")
+    with (
+        pytest.raises(Killed),
+        pytest.warns(UserWarning, match=r"2 of 3 examples .*Line 3 of .*data\.csv; .* say nothing"),
+    ):
+        finetune(replace(options, data=str(data), output=str(tmp_path / "run")))
 
 
 def test_validation_data_without_labels(options, data, tmp_path, monkeypatch):
@@ -614,7 +697,6 @@ def test_padding_that_is_seen_is_asked_for_as_it_was_learnt(options, data, tmp_p
 
 def test_an_adapter_holds_little_and_is_merged_into_the_model(tuned, base):
     from peft import PeftModel
-    from safetensors.torch import load_file
 
     from glm_transformers.training.adapters import merge
 

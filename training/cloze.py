@@ -88,10 +88,9 @@ class Choices:
     def collator(self) -> Any:
         return GLMMultipleChoiceCollator(self.tokenizer)
 
-    def trainer(self, rows: Sequence[dict], examples: Sequence[Example], **others) -> ChoiceTrainer:
+    def trainer(self, examples: Sequence[Example], **others) -> ChoiceTrainer:
         """
         Args:
-            rows: what is learnt.
             examples: those of the validation data.
             others: of `RepeatableTrainer`.
         """

@@ -1,6 +1,7 @@
 """Fine-tuning on a task, from examples to a Hub repository or an adapter."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,6 +33,9 @@ from .templates import PLACE, Example
 from .tuned import write_tuned
 
 LOWEST_RATE = 0.1  # of the highest, where the original's decay ends
+# Times the published rate, which is of the whole network: an adapter begins at nothing, and at that
+# rate it hardly learns (docs/finetuning.md has numbers).
+RATE_OF_LORA = 10
 # With validation data the weights that are kept depend on when these were measured.
 CHANGEABLE = {"output", "resume", "log_every", "workers"}
 
@@ -69,6 +73,9 @@ def finetune(options: Finetuning) -> Path:
         examples = task.slices(examples, tokenizer, options.max_length)
     rows = encode_each(recipe, learnt)
     validation = encode_each(recipe, examples)
+    if isinstance(recipe, Answers):
+        recipe.limit_answers([*rows, *validation])
+        warn_of_empty_answers(recipe, learnt, rows)
     if task.kind == "choices":
         check_labelled(task, [*learnt, *examples])
     if examples:
@@ -78,7 +85,6 @@ def finetune(options: Finetuning) -> Path:
     run.check_same(begun, CHANGEABLE)
 
     trainer = recipe.trainer(
-        rows,
         examples,
         # Before the model: an engine that spreads it over processes has it loaded so.
         args=training_arguments(recipe, options, run),
@@ -110,7 +116,7 @@ def with_published(options: Finetuning, task: Task) -> Finetuning:
     published: dict[str, Any] = {
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
+        "learning_rate": settings.learning_rate * (RATE_OF_LORA if options.lora else 1),
         "warmup": settings.warmup,
         "weight_decay": settings.weight_decay,
         "label_smoothing": settings.label_smoothing,
@@ -253,6 +259,18 @@ def check_labelled(task: Task, examples: Sequence[Example]) -> None:
                 f"{example[PLACE]} has no right choice in the column {task.label}; give it one, or "
                 "leave the example out."
             )
+
+
+def warn_of_empty_answers(recipe: Answers, examples: Sequence[Example], rows: Rows) -> None:
+    """Warn of answers without a word: they may be meant, or cells of a table that nobody filled."""
+    pairs = zip(examples, rows, strict=True)
+    empty = [example[PLACE] for example, row in pairs if recipe.says_nothing(row)]
+    if empty:
+        warnings.warn(
+            f"{len(empty)} of {len(examples)} examples have an empty answer, the first of them "
+            f"{empty[0]}; the model learns to say nothing there.",
+            stacklevel=2,
+        )
 
 
 def compact(value: Any) -> Any:

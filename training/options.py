@@ -169,11 +169,14 @@ class Finetuning(Options):
     text_column, target_column: those of the data, where the task names others.
     pooled: classify by the state of one token instead of filling a blank.
     epochs, steps: how long; steps win.
+    learning_rate: the highest; of an adapter ten times the published one by default, which is of
+        the whole network.
     batch_size, accumulation: examples for each process and forward pass; passes for each step.
     warmup: share of the steps until the highest learning rate, which then falls in a line to a
         tenth.
     label_smoothing: share of the loss that all words of the vocabulary get alike.
-    max_length, max_target_length: tokens of a context, and of an answer with its end.
+    max_length, max_target_length: tokens of a context, and of an answer with its end. Where neither
+        the task nor the user limits answers, twice the longest one of the data is written at most.
     attend_padding: pad contexts on the right to max_length with tokens that are seen, as the
         original does; by default nobody sees padding.
     generation: the task whose published beam search answers the validation examples, or "greedy".

@@ -6,7 +6,7 @@ beam search that was published for the task.
 Shapes: S tokens of the context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from .tasks import (
 from .templates import Example
 
 GREEDY = "greedy"
+# Times the longest answer of the data: that of a new text may be longer.
+ROOM_FOR_ANSWERS = 2
 
 
 class AnswerTrainer(RepeatableTrainer, Seq2SeqTrainer):
@@ -128,16 +130,30 @@ class Answers:
     def collator(self) -> GLMDataCollator:
         return GLMDataCollator(self.tokenizer)
 
-    def trainer(self, rows: Sequence[dict], examples: Sequence[Example], **others) -> AnswerTrainer:
+    def limit_answers(self, rows: Sequence[dict]) -> None:
+        """Settle how long a written answer may be, where no option says it.
+
+        Args:
+            rows: of the data.
+
+        Raises:
+            ValueError: if the beam search writes longer ones.
+        """
+        if self.options.max_target_length is None:
+            self.generation["max_new_tokens"] = ROOM_FOR_ANSWERS * max(map(count_targets, rows))
+        check_search(self.generation)
+
+    def says_nothing(self, row: dict) -> bool:
+        """Whether the answers of a row are nothing but their ends."""
+        return bool(np.isin(row["labels"], [IGNORED, self.tokenizer.eop_token_id]).all())
+
+    def trainer(self, examples: Sequence[Example], **others) -> AnswerTrainer:
         """
         Args:
-            rows: what is learnt, which tells how long an answer is.
             examples: those of the validation data.
             others: of `RepeatableTrainer`.
         """
         others["args"].predict_with_generate = True
-        if self.options.max_target_length is None:
-            self.generation["max_new_tokens"] = max(map(count_targets, rows))
 
         def measure(output: EvalPrediction) -> dict[str, float]:
             return self.measure(self.tokenizer.decode_pieces(output.predictions), examples)
@@ -185,6 +201,16 @@ class Answers:
 def count_targets(row: dict) -> int:
     """How many tokens an example's answers have, with their ends."""
     return int(np.not_equal(row["labels"], IGNORED).sum())
+
+
+def check_search(generation: Mapping[str, Any]) -> None:
+    """Raise a ValueError for arguments of `generate` that no answer can obey."""
+    least, most = generation.get("min_new_tokens") or 0, generation["max_new_tokens"]
+    if least > most:
+        raise ValueError(
+            f"The beam search writes at least {least} tokens, and an answer may have {most}; pass "
+            "--generation greedy, or a larger --max-target-length."
+        )
 
 
 def beam_search(task: Task, name: str | None) -> dict[str, Any]:

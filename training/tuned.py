@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..hub_repository.model_card import Tuning, tuning_card
+from ..hub_repository.model_card import (
+    HUB_TASK,
+    HUB_TASK_OF_CLASSIFIERS,
+    Tuning,
+    tuning_card,
+)
 from ..hub_repository.output import new_folder
 from .asking import code_to_paste
 from .cloze import Choices
@@ -57,7 +62,8 @@ def write_tuned(
         base_model=base,
         task=recipe.task.name,
         data=public_name(options.data),
-        options={name: getattr(options, name) for name in SHOWN},
+        hub_task=HUB_TASK_OF_CLASSIFIERS if options.pooled else HUB_TASK,
+        options={name: value for name in SHOWN if (value := getattr(options, name)) is not None},
         results=results(trainer, options),
         validation=public_name(options.validation) if options.validation else None,
         use=code_to_paste(output.name, base, recipe, example),
