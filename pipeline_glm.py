@@ -23,6 +23,8 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # which Python makes of bytes th
 STEERING = ("min_piece_length", "max_piece_length", "allowed_answers")
 # What else the search for alternatives heeds.
 OF_ALTERNATIVES = ("num_beams", "max_new_tokens", "bad_words_ids", "stopping_criteria")
+# What `generate` leaves out, with a warning, where nothing is drawn.
+OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 # --- Where versions of Transformers differ --------------------------------------------------------
 # 5 removed the task: it refuses the name before it looks for a class.
@@ -138,6 +140,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, str) and not inputs.strip():
             raise ValueError(f"A prompt must be a text with something in it, not {inputs!r}.")
+        self._check_draws({**self._forward_params, **kwargs})
         if isinstance(inputs, list):
             given = {**self._preprocess_params, **kwargs}
             steering = {name: given[name] for name in STEERING if name in given}
@@ -149,6 +152,19 @@ class GLMText2TextGenerationPipeline(Pipeline):
         ):
             return [result[0] for result in results]
         return results
+
+    def _check_draws(self, options: dict):
+        """Raise a ValueError for options of draws where the likeliest answers are asked for."""
+        given = complete_generate_kwargs(self, options)
+        configs = (given.get("generation_config"), self.model.generation_config)
+        said = [given.get("do_sample"), *(getattr(config, "do_sample", None) for config in configs)]
+        is_drawn = next((value for value in said if value is not None), False)
+        named = [name for name in OF_DRAWS if given.get(name) is not None]
+        if named and not is_drawn:
+            raise ValueError(
+                f"{named[0]} is for answers that are drawn; pass do_sample=True with it, or leave "
+                "it out."
+            )
 
     def check_readable(self, text: str, **steering):
         """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
