@@ -37,7 +37,6 @@ def fill(options: Filling) -> None:
         raise ValueError("--output is for the rows of a file; pass that as --data.")
     if options.sample and options.all is not None:
         raise ValueError("--all shows the likeliest answers, which are not drawn; drop --sample.")
-    check_seed(options)
     texts = read_texts(options)
     pipeline = open_pipeline(
         options.repository,
@@ -57,11 +56,6 @@ def fill(options: Filling) -> None:
 
 
 # --- What is to be filled -------------------------------------------------------------------------
-
-
-def check_seed(options: Filling) -> None:
-    if options.seed is not None and not options.sample:
-        raise ValueError("--seed is for answers that are drawn; pass --sample with it.")
 
 
 def read_texts(options: Filling) -> list[str] | None:

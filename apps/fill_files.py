@@ -56,7 +56,7 @@ def fill_file(options: Filling) -> Path:
     check_new(options.output)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     device = state.device if state.num_processes > 1 else options.device
-    pipeline = open_pipeline(options.repository, options.dtype, device)
+    pipeline = open_pipeline(options.repository, options.dtype, device, options.quantize)
     parts = Parts(Path(options.output))
     rows = None
     if state.is_main_process:

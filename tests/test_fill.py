@@ -104,6 +104,7 @@ def test_a_seed_draws_the_same_again(run):
     drawn = [run("--sample", "--seed", seed, *texts).stdout for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0].splitlines())) > 1
+    assert "pass --sample with it" in sentence(run("--seed", 1, *texts))
 
 
 def test_answers_that_are_cut_off_or_empty_are_told_of(run):
