@@ -131,6 +131,18 @@ class Steering:
                         f"{list(word)}; leave one of them out."
                     )
 
+    def check_begun(self, ids: torch.Tensor, config):
+        """Raise a ValueError for a piece in prompts (B, S) that begins no allowed answer."""
+        for prompt, (blank, begun) in enumerate(pieces_so_far(ids, config)):
+            row = self.allowed[prompt]
+            answers = row[blank] if blank < len(row) else None  # all blanks may be filled
+            if answers is None or any([*answer[: len(begun)]] == begun for answer in answers):
+                continue
+            raise ValueError(
+                f"The answer to blank {blank} of prompt {prompt} begins with the ids {begun}, and "
+                "none of its allowed answers does; leave them out, or allow one that does."
+            )
+
     @property
     def has_allowed(self) -> bool:
         return any(answers is not None for row in self.allowed for answers in row)
@@ -220,6 +232,14 @@ def as_limit(table: Table, device: torch.device) -> int | torch.Tensor:
 # --- In each step ---------------------------------------------------------------------------------
 
 
+def pieces_so_far(ids: torch.Tensor, config) -> list[tuple[int, list[int]]]:
+    """For each row (R, N) the number of the blank it is at, and the ids of its answer so far."""
+    layout = BlankLayout.of(ids, config, generated=True)
+    lengths = layout.block_positions(1) - 1  # (R, 1), less the start
+    read = torch.cat([layout.pieces(1), lengths, ids], dim=1).tolist()  # read back at once
+    return [(blank, row[len(row) - length :]) for blank, length, *row in read]
+
+
 class MinPieceLength(LogitsProcessor):
     """Lets no piece end before it has so many tokens."""
 
@@ -283,20 +303,15 @@ class AllowedAnswers(LogitsProcessor):
         return root
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        layout = BlankLayout.of(input_ids, self.config, generated=True)
-        blanks = layout.pieces(1)[:, 0].tolist()  # (R,)
-        lengths = (layout.block_positions(1)[:, 0] - 1).tolist()  # (R,), less the start
         copies = len(scores) // len(self.tries)  # beams, or sequences that are returned
-        is_allowed = torch.ones_like(scores, dtype=torch.bool)  # (R, V)
-        for row, (ids, blank, length) in enumerate(
-            zip(input_ids.tolist(), blanks, lengths, strict=True)
-        ):
+        is_allowed = torch.ones(scores.shape, dtype=torch.bool)  # (R, V)
+        for row, (blank, ids) in enumerate(pieces_so_far(input_ids, self.config)):
             tries = self.tries[row // copies]
             trie = tries[blank] if blank < len(tries) else None  # all blanks may be filled
             if trie is not None:
-                following = self._following(trie, ids[len(ids) - length :])
                 is_allowed[row] = False
-                is_allowed[row, following] = True
+                is_allowed[row, self._following(trie, ids)] = True
+        is_allowed = is_allowed.to(scores.device)  # copied at once
         allowed = scores.masked_fill(~is_allowed, -torch.inf)
         # What else forbids tokens must leave one to be said.
         is_stuck = allowed.isneginf().all(-1, keepdim=True)  # (R, 1)
