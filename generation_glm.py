@@ -23,7 +23,7 @@ from transformers import (
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
 )
-from transformers.generation import EosTokenCriteria
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .answers_glm import BestAnswersMixin
@@ -668,6 +668,9 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         for i, criterion in enumerate(criteria):
             if isinstance(criterion, EosTokenCriteria):
                 criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
+            elif isinstance(criterion, MaxLengthCriteria):
+                # It would warn of positions by the length; pieces have those of their blanks.
+                criterion.max_position_embeddings = None
         return criteria
 
     def _get_logits_processor(self, *args, **kwargs):

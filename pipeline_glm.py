@@ -16,8 +16,12 @@ if TYPE_CHECKING:  # never run: 4.57 loads what is named here, not what that nee
     from .steering_glm import Steering  # noqa: F401
 
 TASK = "text2text-generation"
-# What people write for a mask, in any case: those of GLM, of BERT and of RoBERTa.
-MASK_OF_OTHERS = re.compile(r"\[\w?MASK\]|<mask>", re.IGNORECASE)
+# What people write for a mask, in any case: those of GLM, BERT, RoBERTa and T5, also with numbers
+# and spaces in them.
+MASK_OF_OTHERS = re.compile(
+    r"\[\s*\w?MASK[ _-]?\d*\s*\]|<mask[ _-]?\d*>|<extra_id_\d+>",
+    re.IGNORECASE,
+)
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # which Python makes of bytes that are no UTF-8
 # What is one for every blank of a text, or a list with one for each.
 STEERING = ("min_piece_length", "max_piece_length", "allowed_answers")

@@ -9,7 +9,6 @@ the returned sequences), N tokens so far, V vocabulary rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from transformers import LogitsProcessor
@@ -101,12 +100,11 @@ class Steering:
         if any(None in row for row in longest):
             raise ValueError("A model without block positions needs max_piece_length.")
         steering = cls([[least or 0 for least in row] for row in shortest], longest, allowed)
-        steering.check(config)
-        steering.check_bad_words(bad_words_ids or [])
+        steering.check(config, bad_words_ids or [])
         return steering
 
-    def check(self, config):
-        """Raise a ValueError where shortest, longest and allowed answers contradict each other."""
+    def check(self, config, bad_words_ids: Sequence[Sequence[int]]):
+        """Raise a ValueError where lengths, allowed answers and bad words contradict each other."""
         for prompt, row in enumerate(zip(self.shortest, self.longest, self.allowed, strict=True)):
             for blank, (shortest, longest, answers) in enumerate(zip(*row, strict=True)):
                 where = f"blank {blank} of prompt {prompt}"
@@ -119,17 +117,7 @@ class Steering:
                     if config.block_position_encoding:  # the last token is read, too
                         longest = min(longest, config.max_sequence_length - 1)
                     check_answers(answers, shortest, longest, where, config)
-
-    def check_bad_words(self, bad_words_ids: Sequence[Sequence[int]]):
-        """Raise a ValueError for an allowed answer that holds a word which must not occur."""
-        words = {tuple(word) for word in bad_words_ids}
-        for row in self.allowed:
-            for answer in chain.from_iterable(filter(None, row)):
-                for word in words.intersection(stretches(answer, {len(word) for word in words})):
-                    raise ValueError(
-                        f"The allowed answer with the ids {list(answer)} holds the bad word "
-                        f"{list(word)}; leave one of them out."
-                    )
+                    check_bad_words(answers, bad_words_ids, where)
 
     def check_begun(self, ids: torch.Tensor, config):
         """Raise a ValueError for a piece in prompts (B, S) that begins no allowed answer."""
@@ -207,6 +195,18 @@ def check_answers(answers, shortest: int, longest: int, where: str, config):
                 f"An allowed answer for {where} has {len(ids)} tokens, but answers have from "
                 f"{shortest} to {longest} there; leave it out, or change min_piece_length or "
                 "max_piece_length."
+            )
+
+
+def check_bad_words(answers, bad_words_ids: Sequence[Sequence[int]], where: str):
+    """Raise a ValueError for an allowed answer that holds a word which must not occur."""
+    words = {tuple(word) for word in bad_words_ids}
+    lengths = {len(word) for word in words}
+    for number, answer in enumerate(answers):
+        if words & stretches(answer, lengths):
+            raise ValueError(
+                f"Answer {number} of those allowed for {where} holds a bad word; leave one of them "
+                "out."
             )
 
 

@@ -112,7 +112,8 @@ def test_answers_that_are_cut_off_or_empty_are_told_of(run):
     assert "--max-new-tokens" in result.stderr
     assert not json.loads(run("[sMASK] [MASK]", "--max-new-tokens", 5, "--json").stdout)["finished"]
     assert run(SPAIN).stderr == ""
-    assert "leaves a blank empty" in run("🙂").stderr
+    assert "leaves a blank empty" in run("The capital of Spain is [MASK][MASK].").stderr
+    assert "text without a mask" in run("The capital of France is ___.").stderr
 
 
 def test_lengths(run):
@@ -144,7 +145,8 @@ def test_allowed_answers_and_bad_words(run):
     assert set(re.findall("two|four|six", run(two, *allowed).stdout)) <= {"two", "six"}
     each = [*allowed, "--allowed-answers", "seven"]
     assert "a cat has seven legs" in run(two, *each).stdout
-    assert "Text 2: " in sentence(run(two, SPAIN, *each))
+    wrong = sentence(run(two, SPAIN, *each))
+    assert wrong.startswith("Text 2: --allowed-answers is there 2 times, for 1 blank; give")
     assert "Madrid" not in run(SPAIN, "--bad-words", "Madrid", "--bad-words", "Paris").stdout
 
 
@@ -185,6 +187,10 @@ REFUSED = {
     "[mask] is": r"no \[mask\]; its masks are \[MASK\], \[gMASK\], \[sMASK\]",
     "<mask> is": "no <mask>; its masks are",
     "[xMASK]": r"no \[xMASK\]",
+    "[MASK1] and [MASK2]": r"no \[MASK1\]",
+    "[MASK_0] is": r"no \[MASK_0\]",
+    "It is [ MASK ].": r"no \[ MASK \]",
+    "<extra_id_0> is": "no <extra_id_0>",
     "\udcff [MASK]": "no UTF-8",
 }
 

@@ -140,8 +140,9 @@ def test_what_is_wrong_is_said_before_anything_is_filled(fill, lines, tmp_path, 
         result = fill(bad, output=tmp_path / "bad-out.jsonl")
         assert result.exit_code == 1 and words in result.stderr, result.output
     for arguments, words in (
-        (("--json",), "json"),
-        (("--all", 2), "all"),
+        (("--json",), "--json is for single texts"),
+        (("--allowed-answers", "a"), "--allowed-answers is for single texts"),
+        (("a [MASK]",), "The texts are those of --data"),
         (("--seed", 1), "pass --sample with it"),
     ):
         assert words in fill(lines, *arguments).stderr

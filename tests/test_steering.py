@@ -373,7 +373,7 @@ def test_a_begun_answer_is_the_beginning_of_an_allowed_one(tiny_model):
         (
             [[[[5, 6, 7]]], [None] * 2, [None] * 3],
             dict(bad_words_ids=[[4], [6, 7]]),
-            "holds the bad word \\[6, 7\\]",
+            "Answer 0 of those allowed for blank 0 of prompt 0 holds a bad word",
         ),
         ([[[[5] * 30]], [None] * 2, [None] * 3], dict(max_new_tokens=30), "at least 31 tokens"),
     ],
@@ -701,7 +701,7 @@ def test_alternatives_are_distinct_texts(fill_text):
             dict(allowed_answers=[["Stanford"], None], max_piece_length=1),
             "answers have from 0 to 1",
         ),
-        (dict(allowed_answers=[["fox"], None], bad_words=["fox"]), "holds the bad word"),
+        (dict(allowed_answers=[["fox"], None], bad_words=["fox"]), "holds a bad word"),
         (dict(bad_words=[""]), "bad_words has ''"),
         (dict(alternatives=0), "alternatives is 0; pass an integer from 1 on"),
         (dict(alternatives=2, do_sample=True), "without do_sample; leave one of them out"),
