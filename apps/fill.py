@@ -213,9 +213,14 @@ def table_of(alternatives: list[list[dict]]) -> Table:
             table.add_row(
                 "" if place else str(number),
                 printable(entry["answer"]),
-                f"{entry['probability']:.1%}",
+                percent(entry["probability"]),
             )
     return table
+
+
+def percent(probability: float) -> str:
+    """Of a long answer, whose words are many, each is small."""
+    return f"{probability:.1%}" if probability >= 0.001 else "<0.1%"
 
 
 def filled(text: str, pieces: list[str], tokenizer) -> Text:

@@ -14,7 +14,7 @@ import torch
 from checkout import ROOT
 from typer.testing import CliRunner
 
-from glm_transformers.apps.fill import printable, read_texts
+from glm_transformers.apps.fill import percent, printable, read_texts
 from glm_transformers.apps.options import Filling
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.cli import app
@@ -132,10 +132,11 @@ def test_alternatives(run):
     shown = [row.split() for row in rows]
     assert [row[0] for row in shown if len(row) == 3] == ["1", "2"]
     assert [row[-2:] for row in shown] == [
-        [entry["answer"], f"{entry['probability']:.1%}"]
+        [entry["answer"], percent(entry["probability"])]
         for answers in result["alternatives"]
         for entry in answers
     ]
+    assert percent(0.9951) == "99.5%" and percent(1e-9) == "<0.1%"
     assert "drop --sample" in sentence(run(text, "--all", 3, "--sample"))
 
 
@@ -226,6 +227,15 @@ def test_no_text(run):
 def test_no_repository(tmp_path):
     result = CliRunner().invoke(app, ["fill", str(tmp_path), SPAIN])
     assert "pass a converted repository" in sentence(result)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has that device")
+def test_no_device(demo_repository):
+    """Of what torch says of it, several hundred words, the first."""
+    told = sentence(
+        CliRunner().invoke(app, ["fill", str(demo_repository), SPAIN, "--device", "mps"])
+    )
+    assert told.startswith("There is no device mps here") and len(told) < 200
 
 
 # --- The page of the docs -------------------------------------------------------------------------
