@@ -39,6 +39,9 @@ from glm_transformers.hub_repository.handler import (
 )
 from glm_transformers.streaming_glm import PieceChunk
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import serve as load_test
+
 TEXTS = [
     "Paris is the capital of [MASK].",
     "[MASK] is the capital of Italy and the river [MASK] flows through it.",
@@ -176,6 +179,19 @@ def test_answers_are_those_of_the_pipeline(client, batches, single):
     assert client.fill(TEXTS) == [answer for text in TEXTS for answer in single[text]]
     assert batches.texts - before[1] == 6 * len(TEXTS)
     assert batches.batches - before[0] < 5 * len(TEXTS)
+
+
+def test_under_load_no_answer_is_lost_and_each_is_the_pipelines(client, single):
+    """The load test of benchmarks/serve.py, in its short form."""
+    texts = TEXTS * 8
+    expected = [single[text] for text in texts]
+    measured, answers = load_test.load(client.port, texts, clients=8)
+    load_test.check(answers, expected)
+    assert len(measured.latencies) == len(texts) and all(measured.latencies)
+    assert measured.batches < len(texts)
+    for lost in (None, single[TEXTS[1]]):
+        with pytest.raises(SystemExit, match="1 of 40 answers"):
+            load_test.check([lost, *answers[1:]], expected)
 
 
 def test_several_sequences_are_lists_as_in_the_pipeline(client):

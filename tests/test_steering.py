@@ -601,6 +601,31 @@ def test_bad_words_are_forbidden_with_and_without_a_space(repository, family):
         tokenizer.encode_bad_words(["<|endofpiece|>"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_steered_in_a_batch_and_with_beams(repository, family):
+    folder = repository(family)
+    fill = GLMText2TextGenerationPipeline(
+        model=GLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(),
+        tokenizer=GLMTokenizerFast.from_pretrained(folder),
+    )
+    texts = ["[MASK] lies in [MASK].", "a long text on [MASK] and on the old [MASK] of the town"]
+    allowed = [["paris", "new york"], ["the north", "china"]]
+    ends = (fill.tokenizer.eop_token_id, fill.tokenizer.eos_token_id)
+    for way in ({}, {"num_beams": 3}, {"alternatives": 2}):
+        options = dict(allowed_answers=allowed, **way)
+        together = fill(texts, batch_size=2, **options)
+        for text, result in zip(texts, together, strict=True):
+            assert all(map(list.__contains__, allowed, result["blanks"]))
+            assert result["blanks"] == fill(text, **options)[0]["blanks"]
+            for best, answers in zip(result.get("alternatives", []), allowed, strict=False):
+                assert sorted(one["answer"] for one in best) == sorted(answers)
+        lengths = dict(min_piece_length=[2, 1], max_piece_length=[2, 3], return_tensors=True)
+        for result in fill(texts, batch_size=2, **lengths, **way):
+            ids = result["generated_token_ids"].tolist()
+            first, second = [place for place, id in enumerate(ids) if id in ends][:2]
+            assert first - 1 == 2 and 1 <= second - first - 1 <= 3
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_lists_for_the_blanks_of_a_text(fill_text, batch_size):
     texts = [TEXT, "", "[MASK] is the brown [MASK]."]
