@@ -43,6 +43,20 @@ def complete_generate_kwargs(pipeline: Pipeline, generate_kwargs: dict) -> dict:
     return {"generation_config": config, **generate_kwargs}
 
 
+def options_when_made(pipeline: Pipeline) -> dict:
+    """The options of `generate` that the pipeline was made with; a call's configuration replaces
+    them."""
+    if hasattr(pipeline, "_generate_kwargs"):  # 5
+        return pipeline._generate_kwargs
+    model: Any = pipeline.model
+    config = pipeline.generation_config  # type: ignore[attr-defined]  # the model's, with them
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if value != getattr(model.generation_config, name, None)
+    }
+
+
 class GLMText2TextGenerationPipeline(Pipeline):
     """Fills the blanks of a text.
 
@@ -159,7 +173,8 @@ class GLMText2TextGenerationPipeline(Pipeline):
 
     def _check_draws(self, options: dict):
         """Raise a ValueError for options of draws where the likeliest answers are asked for."""
-        given = complete_generate_kwargs(self, options)
+        made = {} if "generation_config" in options else options_when_made(self)
+        given = {**made, **options}
         configs = (given.get("generation_config"), self.model.generation_config)
         said = [given.get("do_sample"), *(getattr(config, "do_sample", None) for config in configs)]
         is_drawn = next((value for value in said if value is not None), False)
