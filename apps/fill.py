@@ -17,6 +17,10 @@ from .options import Filling
 from .pipeline import open_pipeline
 
 MASK_STYLE, ANSWER_STYLE = "yellow", "bold green"
+LEFT_EMPTY = "The model leaves a blank empty."
+NOT_CONTINUED = (
+    "The model adds nothing to a text without a mask; write [MASK] where words are missing."
+)
 # What is handed on to the pipeline as it is.
 OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
 # A terminal would obey what is shown as a picture here; each character stays one character.
@@ -133,7 +137,8 @@ class Filler:
         if not result["finished"]:
             self._remark("The answers end in the middle; give them more --max-new-tokens.")
         elif "" in result["blanks"]:
-            self._remark("The model leaves a blank empty.")
+            has_masks = self.pipeline.prompt(text) == text
+            self._remark(LEFT_EMPTY if has_masks else NOT_CONTINUED)
 
     def _fill_live(self, text: str) -> dict:
         """Show the blanks being filled; what the pipeline says of the text."""
@@ -182,8 +187,14 @@ class Filler:
         if self.options.allowed_answers is None:
             return {}
         answers = [of_blank.split("|") for of_blank in self.options.allowed_answers]
+        blanks = self.pipeline.count_blanks(text)
         if len(answers) == 1:
-            answers *= self.pipeline.count_blanks(text)
+            answers *= blanks
+        if len(answers) != blanks:
+            raise ValueError(
+                f"--allowed-answers is there {len(answers)} times, for {blanks} "
+                f"blank{'s' * (blanks > 1)}; give it once for all, or once for each."
+            )
         return {"allowed_answers": answers}
 
 
@@ -202,9 +213,14 @@ def table_of(alternatives: list[list[dict]]) -> Table:
             table.add_row(
                 "" if place else str(number),
                 printable(entry["answer"]),
-                f"{entry['probability']:.1%}",
+                percent(entry["probability"]),
             )
     return table
+
+
+def percent(probability: float) -> str:
+    """Of a long answer, whose words are many, each is small."""
+    return f"{probability:.1%}" if probability >= 0.001 else "<0.1%"
 
 
 def filled(text: str, pieces: list[str], tokenizer) -> Text:

@@ -31,7 +31,7 @@ from .pipeline import open_pipeline
 
 ROWS = 1024  # of a part: enough that texts of like length meet, and not much to do again
 ADDED = ("blanks", "filled_text")  # the columns with the answers
-OF_ONE_TEXT = ("texts", "all", "allowed_answers", "json")
+OF_ONE_TEXT = ("all", "allowed_answers", "json")
 OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
 NOT_OF_THE_ANSWERS = {"output", "batch_size", "device"}  # may be others when a run goes on
 # A process that has filled its parts waits for the slowest.
@@ -56,7 +56,7 @@ def fill_file(options: Filling) -> Path:
     check_new(options.output)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     device = state.device if state.num_processes > 1 else options.device
-    pipeline = open_pipeline(options.repository, options.dtype, device)
+    pipeline = open_pipeline(options.repository, options.dtype, device, options.quantize)
     parts = Parts(Path(options.output))
     rows = None
     if state.is_main_process:
@@ -108,9 +108,12 @@ def fill_texts(
 
 
 def check_options(options: Filling) -> None:
+    if options.texts:
+        raise ValueError("The texts are those of --data; leave that out, or those beside it.")
     for name in OF_ONE_TEXT:
         if getattr(options, name):
-            raise ValueError(f"{name} is for single texts; leave it out beside --data.")
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is for single texts; leave it out beside --data.")
     if options.output is None:
         raise ValueError("There is no file for the answers; pass --output.")
     data, output = Path(str(options.data)), Path(options.output)

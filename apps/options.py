@@ -78,6 +78,11 @@ class Filling(Options):
     device: str | None = field(default=None, metadata=DEVICE)
     quantize: Quantized | None = field(default=None, metadata=QUANTIZE)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed is not None and not self.sample:
+            raise ValueError("--seed is for answers that are drawn; pass --sample with it.")
+
 
 @dataclass
 class Showing(Options):

@@ -164,6 +164,6 @@ def check_device(device: str | torch.device | None) -> str | torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(f"There is no device {device} here: {reason}") from error
     return device

@@ -108,6 +108,14 @@ def killed_at(call: int):
     return killed
 
 
+def test_the_model_is_opened_as_the_options_say(fill, lines, pipeline, monkeypatch):
+    opened = []
+    monkeypatch.setattr(fill_files, "open_pipeline", lambda *how: opened.append(how) or pipeline)
+    how = ["bfloat16", "cpu", "int8"]
+    assert fill(lines, "--dtype", how[0], "--device", how[1], "--quantize", how[2]).exit_code == 0
+    assert [list(arguments[1:]) for arguments in opened] == [how]
+
+
 def test_two_processes_fill_like_one(demo_repository, lines, expected, colleague, tmp_path):
     program = TWICE + "import checkout; from glm_transformers.apps import fill_files\n"
     program += f"fill_files.ROWS = 3\n{GLM}"
@@ -131,7 +139,12 @@ def test_what_is_wrong_is_said_before_anything_is_filled(fill, lines, tmp_path, 
         bad.write_text(lines.read_text() + row + "\n")
         result = fill(bad, output=tmp_path / "bad-out.jsonl")
         assert result.exit_code == 1 and words in result.stderr, result.output
-    for arguments, words in ((("--json",), "json"), (("--all", 2), "all")):
+    for arguments, words in (
+        (("--json",), "--json is for single texts"),
+        (("--allowed-answers", "a"), "--allowed-answers is for single texts"),
+        (("a [MASK]",), "The texts are those of --data"),
+        (("--seed", 1), "pass --sample with it"),
+    ):
         assert words in fill(lines, *arguments).stderr
     assert "ending" in fill(tmp_path / "other.txt").stderr
     assert "let it end" in fill(lines, output=tmp_path / "out.parquet").stderr
