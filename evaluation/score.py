@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from ..hub_repository.files import read_text
 from .batches import Finished
@@ -295,10 +295,15 @@ def make_table_of_texts(scores: Scores) -> Table:
     )
     for text in scores.texts[:ROWS_SHOWN]:
         table.add_row(
-            escape(text["text"]),
-            escape(text["said"].strip()),
+            one_line(text["text"]),
+            one_line(text["said"]),
             f"{text['score']:.4f}",
         )
     if len(scores.texts) > ROWS_SHOWN:
         table.caption = f"the first {ROWS_SHOWN} of {len(scores.texts)}"
     return table
+
+
+def one_line(text: str) -> Text:
+    """What fits of a text: a column of such cells is narrowed before those that do not wrap."""
+    return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
