@@ -21,7 +21,7 @@ from ..training.options import Finetuning
 from ..training.own_tasks import read_task
 from ..training.repository import load_tokenizer
 from ..training.seq2seq import Answers, beam_search
-from ..training.tasks import Task, groups_of, number_of_choice
+from ..training.tasks import Task, groups_of, is_labelled
 from ..training.templates import Example
 from .batches import Finished
 from .model import Found, check_device, find, load_network
@@ -213,15 +213,12 @@ def has_answer(recipe: Recipe, example: Example) -> bool:
     task = recipe.task
     if task.references in example:
         return bool(example[task.references])
-    if task.no_choice:  # there, no choice at all may be what is right
-        return example.get(task.label) is not None
+    if not isinstance(recipe, Answers):
+        return is_labelled(task, example)
     try:
-        if isinstance(recipe, Answers):
-            return bool(recipe.references(example))
-        return number_of_choice(task, example, len(recipe.choices(example))) is not None
+        return bool(recipe.references(example))
     except (KeyError, ValueError):
-        # A label that the task does not know is told with the number of its example.
-        return task.kind == "choices"
+        return False
 
 
 def check_examples(exam: Exam, options: Evaluation) -> None:

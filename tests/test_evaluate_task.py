@@ -194,6 +194,17 @@ def test_wsc_without_other_candidates(made_repository, tmp_path, monkeypatch, sa
     assert accuracy.value == 100 * said
 
 
+@pytest.mark.parametrize("label", [None, -1])
+def test_wsc_without_labels(made_repository, tmp_path, label):
+    """The Hub's rows of a test say -1, which is not that the span is wrong."""
+    (tmp_path / "test.jsonl").write_text(json.dumps({**WSC, "label": label}))
+    task = short_task(tmp_path, "wsc", "{text_a}", [" {span1_text}", " {candidates}"])
+    told = dict(length=64, predictions=str(tmp_path / "WSC.jsonl"), device="cpu", split="test")
+    asked = Evaluation(str(made_repository), task=str(task), data=str(tmp_path), **told)
+    assert evaluate(asked) == []
+    assert json.loads((tmp_path / "WSC.jsonl").read_text())["idx"] == WSC["idx"]
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
