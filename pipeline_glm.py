@@ -271,10 +271,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         """The text; one without a mask ends with the one that continues it."""
         if any(mask in text for mask in self.tokenizer.masks):
             return text
-        return f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
-
-    def _continuation_mask(self) -> str:
-        return "[gMASK]" if "[gMASK]" in self.tokenizer.masks else "[MASK]"
+        return f"{text}{'' if text[-1:].isspace() else ' '}{self.tokenizer.continuation_mask}"
 
     def _forward(self, model_inputs: dict, alternatives=None, **generate_kwargs) -> dict:
         text = model_inputs.pop("text")

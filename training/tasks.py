@@ -9,7 +9,7 @@ Shapes: S tokens of the context, T of a row.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
@@ -195,10 +195,11 @@ def encode_apart(
     answers = encode_choices(task, chosen, example, tokenizer)
     label = number_of_choice(task, example, len(answers))
     limit = task.max_length if max_length is None else max_length
+    sides = encode_sides(chosen, example, tokenizer, task.cls, task.eos)
     apart = []
     for answer in answers:
-        sides = encode_sides(chosen, example, tokenizer, task.cls, task.eos)
-        context = join(sides, tokenizer, limit, reserved=len(answer))
+        own = [[replace(part, ids=[*part.ids]) for part in side] for side in sides]  # is shortened
+        context = join(own, tokenizer, limit, reserved=len(answer))
         apart.append(Encoded(context, [answer], label))
     return apart
 
