@@ -24,7 +24,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = [shlex.split(line) for line in LINES if not line.startswith(("pip install", "python "))]
-IN_PARTS, IN_A_SMALL_MEMORY, IN_RAY = python_blocks(PAGE)
+FULLY_SHARDED, IN_PARTS, IN_A_SMALL_MEMORY, IN_RAY = python_blocks(PAGE)
 ROWS = [{"text": "The capital of Spain is [MASK]."}, {"text": "A dog has [MASK] legs."}]
 FILLED = ["The capital of Spain is Madrid.", "A dog has four legs."]
 
@@ -83,8 +83,9 @@ def test_a_text_is_filled_by_a_shared_model(colleague, folder):
 
 
 @needs_sharing
-def test_a_program_shares_a_model(stranger, folder):
-    program = f"{TWICE}{IN_PARTS}\nprint(type(model.lm_head.weight).__name__)"
+@pytest.mark.parametrize("block", [FULLY_SHARDED.replace("size=8", "size=2"), IN_PARTS])
+def test_a_program_shares_a_model(stranger, folder, block):
+    program = f"{TWICE}{block}\nprint(type(model.lm_head.weight).__name__)"
     assert stranger.output(program, folder=folder).split() == ["DTensor"] * 2
 
 
