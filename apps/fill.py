@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from ..pipeline_glm import GLMText2TextGenerationPipeline
 from ..streaming_glm import PieceChunk, PieceStreamer
 from .options import Filling
 from .pipeline import open_pipeline
+from .processes import begin, of_main, seed_of, silence
 
 MASK_STYLE, ANSWER_STYLE = "yellow", "bold green"
 LEFT_EMPTY = "The model leaves a blank empty."
@@ -41,22 +42,34 @@ def fill(options: Filling) -> None:
         raise ValueError("--output is for the rows of a file; pass that as --data.")
     if options.sample and options.all is not None:
         raise ValueError("--all shows the likeliest answers, which are not drawn; drop --sample.")
-    texts = read_texts(options)
+    state = begin()
+    if state.num_processes > 1 and not options.tensor_parallel:
+        raise ValueError(
+            "Several processes would give the same answers; pass --tensor-parallel, by which they "
+            "share the model, or the rows of a file as --data."
+        )
+    # Standard input is the main process's, and so is what is shown.
+    texts = of_main(read_texts(options) if state.is_main_process else None)
+    if texts is None and state.num_processes > 1:
+        raise ValueError("Several processes cannot ask for texts; pass them as arguments.")
     pipeline = open_pipeline(
         options.repository,
         options.dtype,
         options.device,
         options.quantize,
+        options.tensor_parallel,
     )
-    if options.seed is not None:
-        set_seed(options.seed)
-    filler = Filler(pipeline, options, Console(highlight=False, soft_wrap=True))
-    if texts is None:
-        converse(filler)
-        return
-    check_texts(texts, filler)
-    for text in texts:
-        filler.show(text)
+    seed = seed_of(options)
+    if seed is not None:
+        set_seed(seed)
+    with nullcontext() if state.is_main_process else silence():
+        filler = Filler(pipeline, options, Console(highlight=False, soft_wrap=True))
+        if texts is None:
+            converse(filler)
+            return
+        check_texts(texts, filler)
+        for text in texts:
+            filler.show(text)
 
 
 # --- What is to be filled -------------------------------------------------------------------------

@@ -95,6 +95,15 @@ def test_a_killed_run_goes_on(fill, lines, expected, tmp_path, monkeypatch):
     assert read(tmp_path / "out.jsonl") == expected
 
 
+def test_the_model_is_opened_as_asked_for(fill, lines, pipeline, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        fill_files, "open_pipeline", lambda *given: opened.append(given) or pipeline
+    )
+    assert fill(lines, "--quantize", "int8", "--device", "cpu").exit_code == 0
+    assert opened[0][1:] == ("float32", "cpu", "int8", False)
+
+
 def killed_at(call: int):
     """`os.replace` that does not come to its end when it is called for this time."""
     replace, calls = os.replace, []
@@ -123,6 +132,12 @@ def test_two_processes_fill_like_one(demo_repository, lines, expected, colleague
     printed = colleague.output(program, *command, folder=tmp_path)
     assert "is complete" in printed
     assert read(tmp_path / "out.jsonl") == expected
+
+
+def test_each_process_has_its_device(demo_repository, lines, colleague, tmp_path):
+    command = ["fill", demo_repository, "--data", lines, "--output", tmp_path / "out.jsonl"]
+    run = colleague.run(TWICE + GLM, *command, "--device", "cpu", folder=tmp_path)
+    assert run.returncode and "leave out --device" in run.stderr
 
 
 def test_what_is_wrong_is_said_before_anything_is_filled(fill, lines, tmp_path, monkeypatch):
