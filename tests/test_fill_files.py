@@ -117,14 +117,6 @@ def killed_at(call: int):
     return killed
 
 
-def test_the_model_is_opened_as_the_options_say(fill, lines, pipeline, monkeypatch):
-    opened = []
-    monkeypatch.setattr(fill_files, "open_pipeline", lambda *how: opened.append(how) or pipeline)
-    how = ["bfloat16", "cpu", "int8"]
-    assert fill(lines, "--dtype", how[0], "--device", how[1], "--quantize", how[2]).exit_code == 0
-    assert [list(arguments[1:]) for arguments in opened] == [how]
-
-
 def test_two_processes_fill_like_one(demo_repository, lines, expected, colleague, tmp_path):
     program = TWICE + "import checkout; from glm_transformers.apps import fill_files\n"
     program += f"fill_files.ROWS = 3\n{GLM}"
