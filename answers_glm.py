@@ -98,39 +98,18 @@ class BestAnswersMixin:
             ValueError: as `generate`, and for prompts that hold pieces.
         """
         num_beams = max(k, LEAST_BEAMS) if num_beams is None else num_beams
-        if not (isinstance(k, int) and 1 <= k <= num_beams and num_beams > 1):
-            raise ValueError(
-                f"k is {k!r} and num_beams {num_beams!r}; pass 1 <= k <= num_beams, and 2 beams at "
-                "least."
-            )
-        if is_any_of(input_ids, self.config.start_token_ids).any():
-            raise ValueError("A prompt holds <|startofpiece|>; pass contexts alone.")
-        if max_new_tokens is None:
-            max_new_tokens = self.generation_config.max_new_tokens
-        if max_piece_length is None and max_new_tokens is not None:
-            if max_new_tokens < 2:
-                raise ValueError(
-                    f"max_new_tokens is {max_new_tokens}; an answer and its end take 2 at least."
-                )
-            max_piece_length = max_new_tokens - 1
-            if self.config.block_position_encoding:
-                max_piece_length = min(max_piece_length, self.config.max_sequence_length - 1)
-        visible = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if visible.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has the shape {tuple(visible.shape)}; pass the padding of the "
-                f"prompts, {tuple(input_ids.shape)}."
-            )
-        visible = visible.bool()  # (B, S)
-        masks = is_any_of(input_ids, self.config.mask_token_ids or []) & visible
-        blanks = masks.sum(-1).tolist()  # (B,)
+        check_width(k, num_beams)
+        contexts = read_contexts(input_ids, attention_mask, self.config)
+        masks = set(self.config.mask_token_ids or [])
+        blanks = [sum(id in masks for id in context) for context in contexts]  # (B,)
+        if max_piece_length is None:
+            max_piece_length = self._longest_answer(max_new_tokens)
         tables: dict[str, Table] = {
             "min_piece_length": for_each_blank("min_piece_length", min_piece_length, blanks),
             "max_piece_length": for_each_blank("max_piece_length", max_piece_length, blanks),
         }
         if allowed_answers is not None:
             tables["allowed_answers"] = check_table("allowed_answers", allowed_answers, blanks)
-        contexts = [ids[seen].tolist() for ids, seen in zip(input_ids, visible, strict=True)]
         answers: list[list[list[BestAnswer]]] = [[] for _ in contexts]
         for blank in range(max(1, *blanks)):  # a prompt without a blank is refused in the first
             rows = [row for row, number in enumerate(blanks) if max(1, number) > blank]
@@ -144,12 +123,65 @@ class BestAnswersMixin:
             )
             for row, of_blank in zip(rows, found, strict=True):
                 answers[row].append(of_blank[:k])
-        pieces = [best_pieces(of_row, self.config) for of_row in answers]
-        longest = max(map(len, pieces))
-        pad = self.config.pad_token_id or 0
-        pieces = [[*row, *[pad] * (longest - len(row))] for row in pieces]
-        behind = torch.tensor(pieces, device=input_ids.device)  # (B, N - S)
-        return BestAnswers(torch.cat([input_ids, behind], dim=1), answers)
+        return BestAnswers(with_best_pieces(input_ids, answers, self.config), answers)
+
+    def _longest_answer(self, max_new_tokens: int | None) -> int | None:
+        """The tokens of an answer, at most, where its end is one of so many new tokens."""
+        if max_new_tokens is None:
+            max_new_tokens = self.generation_config.max_new_tokens
+        if max_new_tokens is None:
+            return None
+        if max_new_tokens < 2:
+            raise ValueError(
+                f"max_new_tokens is {max_new_tokens}; an answer and its end take 2 at least."
+            )
+        if not self.config.block_position_encoding:
+            return max_new_tokens - 1
+        return min(max_new_tokens, self.config.max_sequence_length) - 1
+
+
+def check_width(k: int, num_beams: int):
+    """Raise a ValueError unless so many beams can find k answers."""
+    if not (isinstance(k, int) and 1 <= k <= num_beams and num_beams > 1):
+        raise ValueError(
+            f"k is {k!r} and num_beams {num_beams!r}; pass 1 <= k <= num_beams, and 2 beams at "
+            "least."
+        )
+
+
+def read_contexts(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    config,
+) -> list[list[int]]:
+    """The ids of each context (B, S), without its padding.
+
+    Raises:
+        ValueError: for prompts that hold pieces, and for a mask that is no padding of theirs.
+    """
+    if is_any_of(input_ids, config.start_token_ids).any():
+        raise ValueError("A prompt holds <|startofpiece|>; pass contexts alone.")
+    visible = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    if visible.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has the shape {tuple(visible.shape)}; pass the padding of the "
+            f"prompts, {tuple(input_ids.shape)}."
+        )
+    return [ids[seen].tolist() for ids, seen in zip(input_ids, visible.bool(), strict=True)]
+
+
+def with_best_pieces(
+    input_ids: torch.Tensor,
+    answers: list[list[list[BestAnswer]]],
+    config,
+) -> torch.Tensor:
+    """(B, S) -> (B, N): the prompts with their best answers behind them, padded on the right."""
+    pieces = [best_pieces(of_row, config) for of_row in answers]
+    longest = max(map(len, pieces))
+    pad = config.pad_token_id or 0
+    pieces = [[*row, *[pad] * (longest - len(row))] for row in pieces]
+    behind = torch.tensor(pieces, device=input_ids.device)  # (B, N - S)
+    return torch.cat([input_ids, behind], dim=1)
 
 
 def best_pieces(answers: list[list[BestAnswer]], config) -> list[int]:

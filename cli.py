@@ -426,9 +426,11 @@ def fill(options: Filling) -> None:
 @takes(Showing)
 def show_page(options: Showing) -> None:
     """Show a page on which people fill blanks, in a browser."""
+    from .apps.listener import bind
     from .apps.page import build, launch
     from .apps.pipeline import open_pipeline
 
+    bind(options.host, options.port).close()  # gradio would say it when the model is loaded
     pipeline = open_pipeline(
         options.repository,
         options.dtype,

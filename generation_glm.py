@@ -9,7 +9,7 @@ vocabulary rows.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from transformers import (
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
 )
-from transformers.generation import EosTokenCriteria
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .answers_glm import BestAnswersMixin
@@ -169,9 +169,12 @@ class Prompt:
             embeds=embeds,
         )
 
+    def is_started(self, sop_token_id: int) -> bool:
+        return bool((self.ids == sop_token_id).any())
+
     def start(self, sop_token_id: int, word_embeddings: torch.nn.Embedding) -> "Prompt":
         """With `<|startofpiece|>` at its end, unless it is there."""
-        if (self.ids == sop_token_id).any():
+        if self.is_started(sop_token_id):
             return self
         embeds = self.embeds
         if embeds is not None:
@@ -204,6 +207,21 @@ class Prompt:
         has no ids of it, as everywhere in Transformers."""
         hidden = self.virtual if self.has_ids else self.ids.shape[1]
         return output if hidden == 0 else without_columns(output, hidden)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a piece is cut that has so many tokens.
+
+    Attributes:
+        limit: the tokens: a number, or (B, M), one for each blank.
+        longest: with so many ids in a row, context included, no piece can be longer than that.
+        is_hidden: whether the last token of such a piece is not read, as in the original.
+    """
+
+    limit: int | torch.Tensor
+    longest: int
+    is_hidden: bool
 
 
 def find_padding(
@@ -341,38 +359,33 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         prompt = self._read_prompt(inputs, position_ids, kwargs)
         self._check_prompt(prompt, asked("eos_token_id"))
         self._tell_of_pieces(prompt, kwargs.get(CACHE))
-        steering = Steering.read(
-            self._count_blanks(prompt),
+        steering = self._read_steering(
+            prompt,
             self._room_of_a_piece(asked("max_new_tokens"), cut_pieces),
-            self.config,
             min_piece_length,
             max_piece_length,
             allowed_answers,
             asked("bad_words_ids"),
         )
-        self._check_budget(prompt, steering, asked)
+        budget = self._new_tokens(prompt, asked)
+        self._check_steering(prompt, steering, budget)
         if prompt_method is not None:
-            copies = max(asked("num_beams") or 1, asked("num_return_sequences") or 1)
-            virtual = prompt_method.get_prompt(len(prompt) * copies)
-            if isinstance(virtual, Cache) and asked("use_cache") is False:
-                raise ValueError("The prefix is in the cache; leave use_cache=False out.")
-            prompt = self._put_behind(virtual, prompt, kwargs)
+            prompt = self._put_behind(prompt_method, prompt, asked, kwargs)
         room = as_limit(steering.longest, prompt.ids.device)
         self._check_length(prompt, room)
         prompt = prompt.start(self.config.sop_token_id, self.glm.word_embeddings)
-        processors = LogitsProcessorList(logits_processor or [])
-        cuts = self._add_steering(processors, steering, prompt, cut_pieces, asked)
+        cut = self._find_cut(prompt, steering, budget, cut_pieces)
+        forbidding = self._forbidding(steering, cut, prompt.ids.device)
         if prompt.embeds is not None:
             kwargs["inputs_embeds"] = prompt.embeds
         output = super().generate(
             prompt.ids,
             generation_config,
-            processors,
+            LogitsProcessorList([*(logits_processor or []), *forbidding]),
             *args,
             attention_mask=prompt.visible,
             max_piece_length=None if self.config.block_position_encoding else room,
-            cut_at=cuts,
-            cut_pieces=cut_pieces,
+            cut=cut,
             context_positions=prompt.positions,
             **kwargs,
         )
@@ -393,13 +406,23 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
             raise ValueError(NO_DECODER)
         return around
 
-    def _put_behind(self, virtual: torch.Tensor | Cache, prompt: Prompt, kwargs: dict) -> Prompt:
+    def _put_behind(
+        self,
+        prompt_method: Any,
+        prompt: Prompt,
+        asked: Callable[[str], Any],
+        kwargs: dict,
+    ) -> Prompt:
         """The prompt behind virtual tokens, which are of its context and take positions there.
 
         Args:
-            virtual: their embeddings (B or more, tokens, H), or a cache with keys and values.
+            prompt_method: what has them: their embeddings, or a cache with keys and values.
             kwargs: of `generate`; a cache goes there, and lengths are those of the longer prompt.
         """
+        copies = max(asked("num_beams") or 1, asked("num_return_sequences") or 1)
+        virtual = prompt_method.get_prompt(len(prompt) * copies)
+        if isinstance(virtual, Cache) and asked("use_cache") is False:
+            raise ValueError("The prefix is in the cache; leave use_cache=False out.")
         if isinstance(virtual, Cache):
             tokens = virtual.get_seq_length()
             kwargs |= {CACHE: virtual, "virtual_tokens": tokens}
@@ -431,7 +454,7 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         has_ids = ids is not None
         if not has_ids:
             ids = self.glm.recognise_ids(embeds, started=False)
-        kwargs.pop("cut_at", None)  # an assistant gets it with the limits of whom it assists
+        kwargs.pop("cut", None)  # an assistant gets it with the limits of whom it assists
         positions = kwargs.pop("context_positions", position_ids)
         if positions is not None:
             if positions.dim() == 3:  # (B, 2, N) -> (B, N)
@@ -495,10 +518,19 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
                 stacklevel=4,
             )
 
-    def _count_blanks(self, prompt: Prompt) -> list[int]:
-        """(B,): the blanks of each prompt."""
+    def _read_steering(self, prompt: Prompt, room: int | None, *options: Any) -> Steering:
+        """What the answers may be.
+
+        Args:
+            room: the most tokens of one blank, where it has no limit of its own.
+            options: those of `Steering.read`.
+
+        Raises:
+            ValueError: for what no answer can be.
+        """
         layout = BlankLayout.of(prompt.ids, self.config, prompt.visible.bool(), generated=True)
-        return layout.is_mask.sum(-1).tolist()
+        blanks = layout.is_mask.sum(-1).tolist()  # (B,)
+        return Steering.read(blanks, room, self.config, *options)
 
     def _room_of_a_piece(self, max_new_tokens: int | None, cut_pieces: bool) -> int | None:
         """The most tokens of one blank, where it has no limit of its own."""
@@ -507,13 +539,26 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         # The start has the first block position; a last token that is not read needs none.
         return self.config.max_sequence_length - (not cut_pieces)
 
-    def _check_budget(self, prompt: Prompt, steering: Steering, asked: Callable[[str], Any]):
-        """Raise a ValueError where all tokens together are fewer than the answers must have."""
-        budget = self._new_tokens(prompt, asked)
-        is_begun = bool((prompt.ids == self.config.sop_token_id).any())
-        if budget is None or is_begun or not any(map(any, steering.least())):
+    def _new_tokens(self, prompt: Prompt, asked: Callable[[str], Any]) -> int | None:
+        """The most tokens that all answers of a prompt together can have, if it was said."""
+        budget, length = asked("max_new_tokens"), asked("max_length")
+        if budget is None and length not in (None, DEFAULT_MAX_LENGTH):
+            lacks_start = not prompt.is_started(self.config.sop_token_id)
+            budget = length - prompt.ids.shape[1] - lacks_start
+        return budget
+
+    def _check_steering(self, prompt: Prompt, steering: Steering, budget: int | None):
+        """Raise a ValueError for answers that have begun otherwise, or are longer than all may be.
+
+        Args:
+            budget: tokens of all answers of a prompt together, at most.
+        """
+        if prompt.is_started(self.config.sop_token_id):
+            if steering.has_allowed:
+                steering.check_begun(prompt.ids, self.config)
             return
-        if steering.tokens_needed() > budget:
+        has_least = any(map(any, steering.least()))
+        if budget is not None and has_least and steering.tokens_needed() > budget:
             raise ValueError(
                 f"The answers of a prompt take at least {steering.tokens_needed()} tokens with "
                 f"their ends, but there are {budget} new tokens; raise max_new_tokens."
@@ -525,51 +570,34 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         scheme = position_scheme(self.config)
         check_range(scheme.highest(layout, prompt.context_positions, room), self.config)
 
-    def _new_tokens(self, prompt: Prompt, asked: Callable[[str], Any]) -> int | None:
-        """The most tokens that all answers of a prompt together can have, if it was said."""
-        budget, length = asked("max_new_tokens"), asked("max_length")
-        if budget is None and length not in (None, DEFAULT_MAX_LENGTH):
-            budget = length - prompt.ids.shape[1]
-        return budget
-
-    def _add_steering(
-        self,
-        processors: LogitsProcessorList,
-        steering: Steering,
-        prompt: Prompt,
-        cut_pieces: bool,
-        asked: Callable[[str], Any],
-    ) -> int | torch.Tensor | None:
-        """Add what forbids tokens, and nothing that never would.
-
-        Returns:
-            The tokens at which pieces must end, if any can have as many: a number, or (B, M).
-        """
-        device = prompt.ids.device
-        if any(map(any, steering.shortest)):
-            shortest = as_limit(steering.shortest, device)
-            processors.append(MinPieceLength(shortest, self.config))
-        cuts = None
-        if self._may_fill_up(prompt, steering, asked):
-            cuts = as_limit(steering.cuts(), device)
-            processors.append(MaxPieceLength(cuts, self.config, is_free=cut_pieces))
-        if steering.has_allowed:
-            processors.append(AllowedAnswers(steering.allowed, self.config))
-        return cuts
-
-    def _may_fill_up(
+    def _find_cut(
         self,
         prompt: Prompt,
         steering: Steering,
-        asked: Callable[[str], Any],
-    ) -> bool:
-        """Whether a piece can have more tokens than there is room for, before all must end."""
-        budget = self._new_tokens(prompt, asked)
-        if budget is None:
-            return True
+        budget: int | None,
+        is_hidden: bool,
+    ) -> Cut | None:
+        """Where pieces are cut; None if all must end before any can have so many tokens."""
         in_context = BlankLayout.of(prompt.ids, self.config).in_context
-        room = min(map(min, steering.longest))
-        return int((~in_context).sum(-1).amax()) + budget > room
+        first_start = int(in_context.sum(-1).amin())
+        longest = first_start + min(map(min, steering.longest))
+        if budget is not None and prompt.ids.shape[1] + budget <= longest:
+            return None
+        return Cut(as_limit(steering.cuts(), prompt.ids.device), longest, is_hidden)
+
+    def _forbidding(
+        self,
+        steering: Steering,
+        cut: Cut | None,
+        device: torch.device,
+    ) -> Iterator[LogitsProcessor]:
+        """What forbids tokens, and nothing that never would."""
+        if any(map(any, steering.shortest)):
+            yield MinPieceLength(as_limit(steering.shortest, device), self.config)
+        if cut is not None:
+            yield MaxPieceLength(cut.limit, self.config, is_free=cut.is_hidden)
+        if steering.has_allowed:
+            yield AllowedAnswers(steering.allowed, self.config)
 
     def prepare_inputs_for_generation(
         self,
@@ -579,8 +607,7 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         max_piece_length: int | torch.Tensor | None = None,
-        cut_at: int | torch.Tensor | None = None,
-        cut_pieces: bool = True,
+        cut: Cut | None = None,
         context_positions: torch.Tensor | None = None,
         virtual_tokens: int = 0,
         **kwargs,
@@ -600,9 +627,9 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         position_ids = position_scheme(self.config).position_ids(
             layout, positions, tokens, max_piece_length
         )
-        if cut_at is not None and not (isinstance(cut_at, int) and length <= cut_at):
-            if cut_pieces:
-                attention_mask = hide_overfull(layout, attention_mask, cut_at)
+        if cut is not None and length > cut.longest:
+            if cut.is_hidden:
+                attention_mask = hide_overfull(layout, attention_mask, cut.limit)
             position_ids = position_ids.clamp(max=self.config.position_rows - 1)
         # A fixed shape for the compiled forward; or a context behind virtual tokens in the cache.
         if cache is not None and (cache.is_compileable or in_parts):
@@ -641,6 +668,9 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         for i, criterion in enumerate(criteria):
             if isinstance(criterion, EosTokenCriteria):
                 criteria[i] = AllBlanksFilled(criterion.eos_token_id, self.config)
+            elif isinstance(criterion, MaxLengthCriteria):
+                # It would warn of positions by the length; pieces have those of their blanks.
+                criterion.max_position_embeddings = None
         return criteria
 
     def _get_logits_processor(self, *args, **kwargs):
@@ -723,14 +753,14 @@ def count_new_tokens(
 def hide_overfull(
     layout: BlankLayout,
     attention_mask: torch.Tensor | None,
-    cut_at: int | torch.Tensor,
+    limit: int | torch.Tensor,
 ) -> torch.Tensor:
     """The mask (B, N), without the tokens that reached their piece's limit.
 
     The original never reads the last token of a piece that reached it: nothing that follows may
     see it here.
     """
-    most = layout.limits(cut_at, layout.length)
+    most = layout.limits(limit, layout.length)
     overfull = layout.block_positions(layout.length) > most  # (B, N)
     visible = torch.ones_like(overfull) if attention_mask is None else attention_mask
     return visible.masked_fill(overfull, 0)

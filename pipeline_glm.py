@@ -16,13 +16,19 @@ if TYPE_CHECKING:  # never run: 4.57 loads what is named here, not what that nee
     from .steering_glm import Steering  # noqa: F401
 
 TASK = "text2text-generation"
-# What people write for a mask, in any case: those of GLM, of BERT and of RoBERTa.
-MASK_OF_OTHERS = re.compile(r"\[\w?MASK\]|<mask>", re.IGNORECASE)
+# What people write for a mask, in any case: those of GLM, BERT, RoBERTa and T5, also with numbers
+# and spaces in them.
+MASK_OF_OTHERS = re.compile(
+    r"\[\s*\w?MASK[ _-]?\d*\s*\]|<mask[ _-]?\d*>|<extra_id_\d+>",
+    re.IGNORECASE,
+)
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # which Python makes of bytes that are no UTF-8
 # What is one for every blank of a text, or a list with one for each.
 STEERING = ("min_piece_length", "max_piece_length", "allowed_answers")
 # What else the search for alternatives heeds.
 OF_ALTERNATIVES = ("num_beams", "max_new_tokens", "bad_words_ids", "stopping_criteria")
+# What `generate` leaves out, with a warning, where nothing is drawn.
+OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 # --- Where versions of Transformers differ --------------------------------------------------------
 # 5 removed the task: it refuses the name before it looks for a class.
@@ -35,6 +41,20 @@ def complete_generate_kwargs(pipeline: Pipeline, generate_kwargs: dict) -> dict:
         return pipeline._prepare_generate_kwargs(generate_kwargs)
     config = pipeline.generation_config  # type: ignore[attr-defined]  # 5 has another name for it
     return {"generation_config": config, **generate_kwargs}
+
+
+def options_when_made(pipeline: Pipeline) -> dict:
+    """The options of `generate` that the pipeline was made with; a call's configuration replaces
+    them."""
+    if hasattr(pipeline, "_generate_kwargs"):  # 5
+        return pipeline._generate_kwargs
+    model: Any = pipeline.model
+    config = pipeline.generation_config  # type: ignore[attr-defined]  # the model's, with them
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if value != getattr(model.generation_config, name, None)
+    }
 
 
 class GLMText2TextGenerationPipeline(Pipeline):
@@ -138,6 +158,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, str) and not inputs.strip():
             raise ValueError(f"A prompt must be a text with something in it, not {inputs!r}.")
+        self._check_draws({**self._forward_params, **kwargs})
         if isinstance(inputs, list):
             given = {**self._preprocess_params, **kwargs}
             steering = {name: given[name] for name in STEERING if name in given}
@@ -149,6 +170,20 @@ class GLMText2TextGenerationPipeline(Pipeline):
         ):
             return [result[0] for result in results]
         return results
+
+    def _check_draws(self, options: dict):
+        """Raise a ValueError for options of draws where the likeliest answers are asked for."""
+        made = {} if "generation_config" in options else options_when_made(self)
+        given = {**made, **options}
+        configs = (given.get("generation_config"), self.model.generation_config)
+        said = [given.get("do_sample"), *(getattr(config, "do_sample", None) for config in configs)]
+        is_drawn = next((value for value in said if value is not None), False)
+        named = [name for name in OF_DRAWS if given.get(name) is not None]
+        if named and not is_drawn:
+            raise ValueError(
+                f"{named[0]} is for answers that are drawn; pass do_sample=True with it, or leave "
+                "it out."
+            )
 
     def check_readable(self, text: str, **steering):
         """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
@@ -236,10 +271,7 @@ class GLMText2TextGenerationPipeline(Pipeline):
         """The text; one without a mask ends with the one that continues it."""
         if any(mask in text for mask in self.tokenizer.masks):
             return text
-        return f"{text}{'' if text[-1:].isspace() else ' '}{self._continuation_mask()}"
-
-    def _continuation_mask(self) -> str:
-        return "[gMASK]" if "[gMASK]" in self.tokenizer.masks else "[MASK]"
+        return f"{text}{'' if text[-1:].isspace() else ' '}{self.tokenizer.continuation_mask}"
 
     def _forward(self, model_inputs: dict, alternatives=None, **generate_kwargs) -> dict:
         text = model_inputs.pop("text")

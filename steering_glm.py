@@ -9,7 +9,6 @@ the returned sequences), N tokens so far, V vocabulary rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from transformers import LogitsProcessor
@@ -101,12 +100,11 @@ class Steering:
         if any(None in row for row in longest):
             raise ValueError("A model without block positions needs max_piece_length.")
         steering = cls([[least or 0 for least in row] for row in shortest], longest, allowed)
-        steering.check(config)
-        steering.check_bad_words(bad_words_ids or [])
+        steering.check(config, bad_words_ids or [])
         return steering
 
-    def check(self, config):
-        """Raise a ValueError where shortest, longest and allowed answers contradict each other."""
+    def check(self, config, bad_words_ids: Sequence[Sequence[int]]):
+        """Raise a ValueError where lengths, allowed answers and bad words contradict each other."""
         for prompt, row in enumerate(zip(self.shortest, self.longest, self.allowed, strict=True)):
             for blank, (shortest, longest, answers) in enumerate(zip(*row, strict=True)):
                 where = f"blank {blank} of prompt {prompt}"
@@ -119,17 +117,19 @@ class Steering:
                     if config.block_position_encoding:  # the last token is read, too
                         longest = min(longest, config.max_sequence_length - 1)
                     check_answers(answers, shortest, longest, where, config)
+                    check_bad_words(answers, bad_words_ids, where)
 
-    def check_bad_words(self, bad_words_ids: Sequence[Sequence[int]]):
-        """Raise a ValueError for an allowed answer that holds a word which must not occur."""
-        words = {tuple(word) for word in bad_words_ids}
-        for row in self.allowed:
-            for answer in chain.from_iterable(filter(None, row)):
-                for word in words.intersection(stretches(answer, {len(word) for word in words})):
-                    raise ValueError(
-                        f"The allowed answer with the ids {list(answer)} holds the bad word "
-                        f"{list(word)}; leave one of them out."
-                    )
+    def check_begun(self, ids: torch.Tensor, config):
+        """Raise a ValueError for a piece in prompts (B, S) that begins no allowed answer."""
+        for prompt, (blank, begun) in enumerate(pieces_so_far(ids, config)):
+            row = self.allowed[prompt]
+            answers = row[blank] if blank < len(row) else None  # all blanks may be filled
+            if answers is None or any([*answer[: len(begun)]] == begun for answer in answers):
+                continue
+            raise ValueError(
+                f"The answer to blank {blank} of prompt {prompt} begins with the ids {begun}, and "
+                "none of its allowed answers does; leave them out, or allow one that does."
+            )
 
     @property
     def has_allowed(self) -> bool:
@@ -198,6 +198,18 @@ def check_answers(answers, shortest: int, longest: int, where: str, config):
             )
 
 
+def check_bad_words(answers, bad_words_ids: Sequence[Sequence[int]], where: str):
+    """Raise a ValueError for an allowed answer that holds a word which must not occur."""
+    words = {tuple(word) for word in bad_words_ids}
+    lengths = {len(word) for word in words}
+    for number, answer in enumerate(answers):
+        if words & stretches(answer, lengths):
+            raise ValueError(
+                f"Answer {number} of those allowed for {where} holds a bad word; leave one of them "
+                "out."
+            )
+
+
 def stretches(answer: Sequence[int], lengths: set[int]) -> set[tuple[int, ...]]:
     """The ids that stand side by side in an answer, so many of them."""
     return {
@@ -218,6 +230,14 @@ def as_limit(table: Table, device: torch.device) -> int | torch.Tensor:
 
 
 # --- In each step ---------------------------------------------------------------------------------
+
+
+def pieces_so_far(ids: torch.Tensor, config) -> list[tuple[int, list[int]]]:
+    """For each row (R, N) the number of the blank it is at, and the ids of its answer so far."""
+    layout = BlankLayout.of(ids, config, generated=True)
+    lengths = layout.block_positions(1) - 1  # (R, 1), less the start
+    read = torch.cat([layout.pieces(1), lengths, ids], dim=1).tolist()  # read back at once
+    return [(blank, row[len(row) - length :]) for blank, length, *row in read]
 
 
 class MinPieceLength(LogitsProcessor):
@@ -283,20 +303,15 @@ class AllowedAnswers(LogitsProcessor):
         return root
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        layout = BlankLayout.of(input_ids, self.config, generated=True)
-        blanks = layout.pieces(1)[:, 0].tolist()  # (R,)
-        lengths = (layout.block_positions(1)[:, 0] - 1).tolist()  # (R,), less the start
         copies = len(scores) // len(self.tries)  # beams, or sequences that are returned
-        is_allowed = torch.ones_like(scores, dtype=torch.bool)  # (R, V)
-        for row, (ids, blank, length) in enumerate(
-            zip(input_ids.tolist(), blanks, lengths, strict=True)
-        ):
+        is_allowed = torch.ones(scores.shape, dtype=torch.bool)  # (R, V)
+        for row, (blank, ids) in enumerate(pieces_so_far(input_ids, self.config)):
             tries = self.tries[row // copies]
             trie = tries[blank] if blank < len(tries) else None  # all blanks may be filled
             if trie is not None:
-                following = self._following(trie, ids[len(ids) - length :])
                 is_allowed[row] = False
-                is_allowed[row, following] = True
+                is_allowed[row, self._following(trie, ids)] = True
+        is_allowed = is_allowed.to(scores.device)  # copied at once
         allowed = scores.masked_fill(~is_allowed, -torch.inf)
         # What else forbids tokens must leave one to be said.
         is_stuck = allowed.isneginf().all(-1, keepdim=True)  # (R, 1)

@@ -101,6 +101,7 @@ class GLMTokenizerFast(VersionedTokenizer):
         sop_token, eop_token, gmask_token, smask_token, and the same with `_id`. Asking for a mask
             that the model was not trained with is an AttributeError that names the masks it has.
         mask_token_ids: ids of the masks that the model knows.
+        continuation_mask, continuation_mask_id: the one that the original appends to a text.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -124,6 +125,16 @@ class GLMTokenizerFast(VersionedTokenizer):
     @property
     def mask_token_ids(self) -> list[int]:
         return [self._tokenizer.token_to_id(mask) for mask in self.masks]
+
+    @property
+    def continuation_mask(self) -> str:
+        """The mask that continues a text: `[gMASK]`, or `[MASK]` for a model that has none."""
+        gmask = GLM_TOKENS["gmask_token"]
+        return gmask if gmask in self.masks else MASKS[0]
+
+    @property
+    def continuation_mask_id(self) -> int:
+        return self._tokenizer.token_to_id(self.continuation_mask)
 
     # --- Encoding ---------------------------------------------------------------------------------
 

@@ -92,6 +92,19 @@ class AllLeft(StoppingCriteria):
         return torch.full(input_ids.shape[:1], all_left, device=input_ids.device)  # (B,)
 
 
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Random choices by the seed, on whatever device; those that follow are of no seed."""
+    if seed is None:
+        yield
+        return
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.seed()
+
+
 class Batches:
     """The queue, and the thread that fills what is in it.
 
@@ -178,7 +191,7 @@ class Batches:
         options["stopping_criteria"] = StoppingCriteriaList([AllLeft(batch)])
         if first.streamer is not None:
             options["streamer"] = first.streamer
-        with self._seeded(first.seed):
+        with seeded(first.seed):
             filled = self.fill(
                 [question.text for question in batch],
                 batch_size=len(batch),
@@ -192,14 +205,3 @@ class Batches:
             sequences = sequences if isinstance(sequences, list) else [sequences]
             answers.append(Answer(sequences, prompt["input_ids"].shape[1]))
         return answers
-
-    @contextmanager
-    def _seeded(self, seed: int | None) -> Iterator[None]:
-        """Random choices by the seed, after which others are as if there had been none."""
-        if seed is None:
-            yield
-            return
-        device = self.fill.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield

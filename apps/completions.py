@@ -78,6 +78,10 @@ def read_completion(data: Any, model: str) -> Completion:
     sequences = given.get("n", 1)
     stream = given.get("stream", False)
     parameters = {"max_new_tokens": given.get("max_tokens", 16)}  # as OpenAI has it
+    # With a temperature of 0 they change nothing; where there is none, draws are meant.
+    of_draws = [name for name in ("top_p", "seed") if name in given]
+    if of_draws and "temperature" not in given:
+        raise ValueError(f"{of_draws[0]} is for choices that are drawn; send a temperature, too.")
     if given.get("temperature", 0) >= LOWEST_TEMPERATURE:
         parameters |= {
             "do_sample": True,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -15,8 +15,13 @@ from ..pipeline_glm import GLMText2TextGenerationPipeline
 from ..streaming_glm import PieceChunk, PieceStreamer
 from .options import Filling
 from .pipeline import open_pipeline
+from .processes import begin, of_main, seed_of, silence
 
 MASK_STYLE, ANSWER_STYLE = "yellow", "bold green"
+LEFT_EMPTY = "The model leaves a blank empty."
+NOT_CONTINUED = (
+    "The model adds nothing to a text without a mask; write [MASK] where words are missing."
+)
 # What is handed on to the pipeline as it is.
 OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
 # A terminal would obey what is shown as a picture here; each character stays one character.
@@ -37,22 +42,34 @@ def fill(options: Filling) -> None:
         raise ValueError("--output is for the rows of a file; pass that as --data.")
     if options.sample and options.all is not None:
         raise ValueError("--all shows the likeliest answers, which are not drawn; drop --sample.")
-    texts = read_texts(options)
+    state = begin()
+    if state.num_processes > 1 and not options.tensor_parallel:
+        raise ValueError(
+            "Several processes would give the same answers; pass --tensor-parallel, by which they "
+            "share the model, or the rows of a file as --data."
+        )
+    # Standard input is the main process's, and so is what is shown.
+    texts = of_main(read_texts(options) if state.is_main_process else None)
+    if texts is None and state.num_processes > 1:
+        raise ValueError("Several processes cannot ask for texts; pass them as arguments.")
     pipeline = open_pipeline(
         options.repository,
         options.dtype,
         options.device,
         options.quantize,
+        options.tensor_parallel,
     )
-    if options.seed is not None:
-        set_seed(options.seed)
-    filler = Filler(pipeline, options, Console(highlight=False, soft_wrap=True))
-    if texts is None:
-        converse(filler)
-        return
-    check_texts(texts, filler)
-    for text in texts:
-        filler.show(text)
+    seed = seed_of(options)
+    if seed is not None:
+        set_seed(seed)
+    with nullcontext() if state.is_main_process else silence():
+        filler = Filler(pipeline, options, Console(highlight=False, soft_wrap=True))
+        if texts is None:
+            converse(filler)
+            return
+        check_texts(texts, filler)
+        for text in texts:
+            filler.show(text)
 
 
 # --- What is to be filled -------------------------------------------------------------------------
@@ -133,7 +150,8 @@ class Filler:
         if not result["finished"]:
             self._remark("The answers end in the middle; give them more --max-new-tokens.")
         elif "" in result["blanks"]:
-            self._remark("The model leaves a blank empty.")
+            has_masks = self.pipeline.prompt(text) == text
+            self._remark(LEFT_EMPTY if has_masks else NOT_CONTINUED)
 
     def _fill_live(self, text: str) -> dict:
         """Show the blanks being filled; what the pipeline says of the text."""
@@ -182,8 +200,14 @@ class Filler:
         if self.options.allowed_answers is None:
             return {}
         answers = [of_blank.split("|") for of_blank in self.options.allowed_answers]
+        blanks = self.pipeline.count_blanks(text)
         if len(answers) == 1:
-            answers *= self.pipeline.count_blanks(text)
+            answers *= blanks
+        if len(answers) != blanks:
+            raise ValueError(
+                f"--allowed-answers is there {len(answers)} times, for {blanks} "
+                f"blank{'s' * (blanks > 1)}; give it once for all, or once for each."
+            )
         return {"allowed_answers": answers}
 
 
@@ -202,9 +226,14 @@ def table_of(alternatives: list[list[dict]]) -> Table:
             table.add_row(
                 "" if place else str(number),
                 printable(entry["answer"]),
-                f"{entry['probability']:.1%}",
+                percent(entry["probability"]),
             )
     return table
+
+
+def percent(probability: float) -> str:
+    """Of a long answer, whose words are many, each is small."""
+    return f"{probability:.1%}" if probability >= 0.001 else "<0.1%"
 
 
 def filled(text: str, pieces: list[str], tokenizer) -> Text:

@@ -2,7 +2,8 @@
 
 The rows are cut into parts. Each is filled, its longest texts first, and written into a file of its
 own that is there when it is whole; a run that was killed goes on with those that are missing.
-Process r of n fills every n-th part. In the end the parts are put together in their order.
+Process r of n fills every n-th part, or its part of the model for all of them. In the end the parts
+are put together in their order.
 """
 
 import json
@@ -11,13 +12,10 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import set_seed
 
@@ -28,14 +26,14 @@ from ..pipeline_glm import GLMText2TextGenerationPipeline
 from ..training.options import LARGEST_SEED
 from .options import Filling
 from .pipeline import open_pipeline
+from .processes import begin, seed_of
 
 ROWS = 1024  # of a part: enough that texts of like length meet, and not much to do again
 ADDED = ("blanks", "filled_text")  # the columns with the answers
-OF_ONE_TEXT = ("texts", "all", "allowed_answers", "json")
+OF_ONE_TEXT = ("all", "allowed_answers", "json")
 OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
-NOT_OF_THE_ANSWERS = {"output", "batch_size", "device"}  # may be others when a run goes on
-# A process that has filled its parts waits for the slowest.
-LONGEST_WAIT = timedelta(days=100)
+# May be others when a run goes on.
+NOT_OF_THE_ANSWERS = {"output", "batch_size", "device", "tensor_parallel"}
 
 Answers = dict[str, Any]  # of one text, the columns that are added
 
@@ -54,10 +52,21 @@ def fill_file(options: Filling) -> Path:
     assert options.data is not None and options.output is not None  # see check_options
     table = KINDS[Path(options.data).suffix](Path(options.data), options.text_column)
     check_new(options.output)
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
-    device = state.device if state.num_processes > 1 else options.device
-    pipeline = open_pipeline(options.repository, options.dtype, device)
+    state = begin()
+    has_own_model = state.num_processes > 1 and not options.tensor_parallel
+    if has_own_model and options.device is not None:
+        raise ValueError("Each process takes a device of its own; leave out --device.")
+    pipeline = open_pipeline(
+        options.repository,
+        options.dtype,
+        state.device if has_own_model else options.device,
+        options.quantize,
+        options.tensor_parallel,
+    )
     parts = Parts(Path(options.output))
+    seed = seed_of(options)
+    writes = has_own_model or state.is_main_process
+    turn, turns = (state.process_index, state.num_processes) if has_own_model else (0, 1)
     rows = None
     if state.is_main_process:
         rows = check_texts(table, pipeline)
@@ -67,14 +76,15 @@ def fill_file(options: Filling) -> Path:
     hidden = None if state.is_main_process else True  # None: where nobody sits at a terminal
     with tqdm(total=rows, desc="Filling", disable=hidden) as progress:
         for number, part in enumerate(table.parts()):
-            is_of_others = number % state.num_processes != state.process_index
+            is_of_others = number % turns != turn
             if is_of_others or parts.file(number).exists():
                 progress.update(len(part))
                 continue
-            if options.seed is not None:  # a part draws for itself, whoever fills it
-                set_seed((options.seed + number) % LARGEST_SEED)
+            if seed is not None:  # a part draws for itself, whoever fills it
+                set_seed((seed + number) % LARGEST_SEED)
             answers = fill_texts(pipeline, table.texts(part), options, progress)
-            parts.write(number, table, part, answers)
+            if writes:
+                parts.write(number, table, part, answers)
     state.wait_for_everyone()
     if state.is_main_process:
         parts.join(table)
@@ -108,9 +118,12 @@ def fill_texts(
 
 
 def check_options(options: Filling) -> None:
+    if options.texts:
+        raise ValueError("The texts are those of --data; leave that out, or those beside it.")
     for name in OF_ONE_TEXT:
         if getattr(options, name):
-            raise ValueError(f"{name} is for single texts; leave it out beside --data.")
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is for single texts; leave it out beside --data.")
     if options.output is None:
         raise ValueError("There is no file for the answers; pass --output.")
     data, output = Path(str(options.data)), Path(options.output)

@@ -24,6 +24,7 @@ class Filling(Options):
     data: a file with rows instead of texts, see `apps.fill_files`; output: the file to write, with
         the same rows filled. A run that was killed goes on when the same command is given again.
     text_column, batch_size: of the rows; texts that are filled at once.
+    tensor_parallel: the processes of `torchrun` share one model; else each has its own, for --data.
     """
 
     repository: str = field(metadata=about("A converted repository."))
@@ -77,6 +78,15 @@ class Filling(Options):
     dtype: DType = field(default="float32", metadata=DTYPE)
     device: str | None = field(default=None, metadata=DEVICE)
     quantize: Quantized | None = field(default=None, metadata=QUANTIZE)
+    tensor_parallel: bool = field(
+        default=False,
+        metadata=about("The processes that torchrun starts share one model, a part of it in each."),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed is not None and not self.sample:
+            raise ValueError("--seed is for answers that are drawn; pass --sample with it.")
 
 
 @dataclass

@@ -13,6 +13,7 @@ def open_pipeline(
     dtype: str = "float32",
     device: str | torch.device | None = None,
     quantize: str | None = None,
+    tensor_parallel: bool = False,
 ) -> GLMText2TextGenerationPipeline:
     """What fills blanks with a repository; no code that lies in the repository is run.
 
@@ -21,9 +22,16 @@ def open_pipeline(
         dtype: of the weights and the arithmetic.
         device: by default the GPU, if there is one.
         quantize: "int8" for weights in fewer bytes.
+        tensor_parallel: the processes of `torchrun` share one model.
 
     Raises:
         ValueError: as `evaluation.model.load`.
     """
-    loaded: dict[str, Any] = load(repository, dtype, device, quantize)._asdict()
+    loaded: dict[str, Any] = load(
+        repository,
+        dtype,
+        device,
+        quantize,
+        tensor_parallel,
+    )._asdict()
     return GLMText2TextGenerationPipeline(**loaded)

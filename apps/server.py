@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import signal
 import socket
@@ -21,6 +22,7 @@ from ..hub_repository.handler import PARAMETERS, Check, read_request
 from ..streaming_glm import PieceChunk, PieceStreamer
 from .batching import Answer, Batches, Closed, Full, Question
 from .completions import FIELDS, Completed, read_completion
+from .listener import bind
 from .options import Serving
 from .pipeline import open_pipeline
 
@@ -41,6 +43,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"description": "The server is stopping."},
     504: {"description": "The answer took too long."},
 }
+STATUS = {ValueError: 400, ClientDisconnect: 400, Full: 429, Closed: 503}
+FAULT = "The server failed; its log says why."
+LOG = logging.getLogger("uvicorn.error")  # where uvicorn logs what fails before an answer begins
 
 
 def serve(options: Serving) -> None:
@@ -73,21 +78,6 @@ def obey_signals() -> None:
     """Have the next signal end the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ValueError(
-            f"Nothing can listen on {host}, port {port} ({error.strerror}); choose another --port "
-            "or --host."
-        ) from error
-    return listener
 
 
 def greeting(name: str, listener: socket.socket) -> str:
@@ -348,8 +338,11 @@ async def send_events(
             part = await anext(parts, None)
         yield event(completed.last_part(question.answer.result()))
         yield "data: [DONE]\n\n"
-    except HTTPException as error:
-        yield event(error_body(error.status_code, error.detail))
+    except Exception as error:  # the status of the answer is sent already
+        body = error_body(error)
+        if body["error"]["code"] == 500:
+            LOG.error("A stream failed.", exc_info=error)
+        yield event(body)
     finally:
         question.leave()
 
@@ -364,23 +357,21 @@ def event(content: dict[str, Any]) -> str:
 def answer_errors(app: FastAPI) -> None:
     """Have every error answered in one form: {"error": {"code": 400, "message": "..."}}."""
 
-    def answer(kind: type[Exception], code: int | None, message: str | None = None) -> None:
-        @app.exception_handler(kind)
-        async def handle(request: Request, error: Any) -> Response:
-            status = error.status_code if code is None else code
-            text = message or getattr(error, "detail", None) or str(error)
-            headers = getattr(error, "headers", None)  # those of 405 say what is allowed
-            return JSONResponse(error_body(status, text), status, headers)
+    async def answer(request: Request, error: Exception) -> Response:
+        body = error_body(error)
+        headers = getattr(error, "headers", None)  # those of 405 say what is allowed
+        return JSONResponse(body, body["error"]["code"], headers)
 
-    answer(ValueError, 400)
-    answer(ClientDisconnect, 400)
-    answer(Full, 429)
-    answer(Closed, 503)
-    answer(StarletteHTTPException, None)
-    answer(Exception, 500, "The server failed; its log says why.")
+    for kind in (*STATUS, StarletteHTTPException, Exception):
+        app.add_exception_handler(kind, answer)
 
 
-def error_body(code: int, message: str) -> dict[str, Any]:
+def error_body(error: Exception) -> dict[str, Any]:
+    if isinstance(error, StarletteHTTPException):
+        code, message = error.status_code, error.detail
+    else:
+        code = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
+        message = FAULT if code == 500 else str(error)
     return {"error": {"code": code, "message": message}}
 
 

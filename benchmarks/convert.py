@@ -42,7 +42,8 @@ from glm_transformers.hub_repository.weights import (  # noqa: E402
 PROGRAM = "from decode import import_glm; import_glm(); from glm_transformers.cli import main"
 
 
-def make_repository(folder: Path, model: str):
+def make_repository(folder: Path, model: str, dtype: torch.dtype = torch.float16):
+    """Weights and settings; no tokenizer and no code."""
     shape = RELEASED[model]
     config = GLMConfig(
         num_layers=shape.layers,
@@ -55,18 +56,18 @@ def make_repository(folder: Path, model: str):
     )
     folder.mkdir()
     # One block of random numbers, again and again.
-    block = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
+    block = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(0)).mul(0.02).to(dtype)
 
     def fill(shape: tuple[int, ...]) -> torch.Tensor:
         numbers = torch.Size(shape).numel()
         return block.repeat(-(-numbers // len(block)))[:numbers].view(shape)
 
     parameters = {
-        name: LazyTensor(shape, torch.float16, partial(fill, shape))
+        name: LazyTensor(shape, dtype, partial(fill, shape))
         for name, shape in expected_names(build_network(config)).items()
     }
     write_weights(folder, parameters, "1GB")
-    write_config(folder / "config.json", config, torch.float16)
+    write_config(folder / "config.json", config, dtype)
 
 
 def forget(folder: Path):

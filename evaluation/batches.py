@@ -17,8 +17,6 @@ class Finished:
     `evaluation.record.FinishedParts` keeps them in a file, as JSON.
     """
 
-    answers: str | None = None  # where lm-evaluation-harness keeps what it knows
-
     def begin(self) -> None:
         """Write down what the results depend on, before any is kept."""
 
@@ -27,6 +25,9 @@ class Finished:
 
     def add(self, name: str, number: int, results: list) -> None:
         pass
+
+    def complete(self, record: dict[str, Any]) -> None:
+        """Write the record; here there is none."""
 
 
 def in_batches(

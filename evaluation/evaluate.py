@@ -27,7 +27,16 @@ from .language_modeling import (
 )
 from .model import find, fitting, load
 from .options import OF_TASK, Evaluation
-from .record import FinishedParts, Measure, check_new, digests, versions
+from .record import (
+    PREDICTIONS,
+    FinishedParts,
+    Measure,
+    check_new,
+    depends_on,
+    file_of_answers,
+    process,
+    processes,
+)
 
 if TYPE_CHECKING:
     from .task import Exam
@@ -48,23 +57,32 @@ def evaluate(options: Evaluation) -> list[Measure]:
     key: dict[str, Any] = {}
     finished = Finished()
     if options.output is not None and process() == 0:
-        key = depends_on(options, exam)
+        files: list[str | Path] = [*data_files(options)]
+        if exam is not None:
+            files += exam.files
+        key = depends_on(options, find(options.repository).folders, files)
         finished = FinishedParts(options.output, key)
+    check_predictions(options, finished)
     measures = [
         *language_modeling(options, finished),
         *harness_tasks(options, finished),
         *of_task(exam, options, finished),
     ]
-    if isinstance(finished, FinishedParts):
-        results = [asdict(measure) for measure in measures]
-        seconds = round(time.monotonic() - started, 1)
-        finished.complete({"results": results, "seconds": seconds, **key})
+    results = [asdict(measure) for measure in measures]
+    seconds = round(time.monotonic() - started, 1)
+    finished.complete({"results": results, "seconds": seconds, **key})
     return measures
 
 
-def process() -> int:
-    """The number of this process, from 0, as launchers tell it."""
-    return int(os.environ.get("RANK", "0"))
+def check_predictions(options: Evaluation, finished: Finished) -> None:
+    """Raise a ValueError for a file of predictions that is there.
+
+    One that a run wrote that was killed before its record was there is written again.
+    """
+    if options.predictions is None:
+        return
+    if finished.get(PREDICTIONS, 0) != [options.predictions]:
+        check_new(options.predictions)
 
 
 def data_files(options: Evaluation) -> list[str]:
@@ -105,23 +123,8 @@ def check(options: Evaluation) -> None:
     for name in ("unidirectional", "stride"):
         if options.task is not None and getattr(options, name):
             raise ValueError(f"--{name} is of language modelling; leave it out with --task.")
-    if (files or options.task is not None) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (files or options.task is not None) and processes() > 1:
         raise ValueError("Only tasks of the harness run on several processes; start one.")
-
-
-def depends_on(options: Evaluation, exam: "Exam | None") -> dict[str, Any]:
-    """What the numbers depend on."""
-    told = asdict(options)
-    for name in ("output", "predictions"):
-        del told[name]  # they say only where something is written
-    files: list[str | Path] = [*data_files(options)]
-    if exam is not None:
-        files += exam.files
-    return {
-        "options": told,
-        "versions": versions(),
-        "sha256": digests(find(options.repository).folders, files),
-    }
 
 
 # --- Language modelling ---------------------------------------------------------------------------
@@ -219,20 +222,22 @@ def harness_tasks(options: Evaluation, finished: Finished) -> list[Measure]:
 
     from .harness import GLMHarness
 
+    glm = GLMHarness(
+        options.repository,
+        batch_size=options.batch_size,
+        max_length=options.length,
+        dtype=options.dtype,
+        device=options.device,
+        quantize=options.quantize,
+    )
+    glm.barrier()  # the first process has looked whether what others keep is of this evaluation
     found = simple_evaluate(
-        GLMHarness(
-            options.repository,
-            batch_size=options.batch_size,
-            max_length=options.length,
-            dtype=options.dtype,
-            device=options.device,
-            quantize=options.quantize,
-        ),
+        glm,
         tasks=options.tasks.split(","),
         task_manager=TaskManager(include_path=options.task_folder),
         num_fewshot=options.shots,
         limit=options.limit,
-        use_cache=finished.answers,
+        use_cache=None if options.output is None else file_of_answers(options.output),
         random_seed=options.seed,
         numpy_random_seed=options.seed,
         torch_random_seed=options.seed,

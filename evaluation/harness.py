@@ -29,8 +29,8 @@ from tqdm.auto import tqdm
 
 from .language_modeling import WIKITEXT_STRIDE, windows
 from .model import load
-from .rows import Row, encode, score_as_they_come, score_rows
-from .scoring import continuation_mask
+from .rows import Row, score_as_they_come, score_rows
+from .scoring import encode
 
 # Tokens that are generated where a task does not say it; the harness's own default.
 GENERATED = 256
@@ -77,7 +77,7 @@ class GLMHarness(LM):
         self.batch_size = whole_number(batch_size)
         longest = self.model.config.max_sequence_length
         self.max_length = min(max_length or longest, longest)
-        self.mask = mask or continuation_mask(self.tokenizer)
+        self.mask = mask or self.tokenizer.continuation_mask
         if self.mask not in self.tokenizer.masks:
             raise ValueError(
                 f"mask is {self.mask}; this model knows {', '.join(self.tokenizer.masks)}."
@@ -127,6 +127,7 @@ class GLMHarness(LM):
         A text that is too long loses its left, then what is behind the mask, never the mask.
         """
         ids = self.tokenizer(text, verbose=False).input_ids
+        self.tokenizer.check_no_commands(ids, "A context")
         masks = self.tokenizer.mask_token_ids
         blank = max(column for column, id in enumerate(ids) if id in masks)
         if room < 2:  # [CLS] and the mask

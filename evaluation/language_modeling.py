@@ -16,14 +16,8 @@ from ..hub_repository.files import read_text
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import GLMTokenizerFast
 from .batches import Finished
-from .rows import (
-    Row,
-    RowScore,
-    encode,
-    score_rows,
-    standard_error,
-)
-from .scoring import continuation_mask_id
+from .rows import Row, RowScore, score_rows, standard_error
+from .scoring import encode, named
 
 # What the original's scripts set.
 LAMBADA_LENGTH = 512
@@ -156,7 +150,10 @@ def evaluate_lambada(
     Raises:
         ValueError: for no texts, a text without a word, or a last word that is too long.
     """
-    rows = [lambada_row(tokenizer, text, length, unidirectional) for text in texts]
+    rows = []
+    for number, text in enumerate(texts):
+        with named(f"Text {number}"):
+            rows.append(lambada_row(tokenizer, text, length, unidirectional))
     if not rows:
         raise ValueError("There are no texts; give one at least.")
     name = f"LAMBADA{', unidirectional' * unidirectional}"
@@ -190,7 +187,7 @@ def lambada_row(
         # The original fails where that drops more than its first token of a unidirectional text.
         written = written[max(surplus - len(context), 0) :]
         context = context[surplus:]
-    mask = continuation_mask_id(tokenizer)
+    mask = tokenizer.continuation_mask_id
     return Row(
         context=[tokenizer.cls_token_id, *context, mask, tokenizer.eos_token_id],
         blank=len(context) + 1,
@@ -280,10 +277,14 @@ def evaluate_documents(
         ValueError: for texts that are too short, or a stride longer than a window.
     """
     texts = [document.strip() for document in documents]
+    encoded = []
+    for number, text in enumerate(texts):
+        with named(f"Text {number}"):
+            encoded.append(encode(tokenizer, text))
     return _perplexity(
         model,
         tokenizer,
-        [encode(tokenizer, text) for text in texts],
+        encoded,
         sum(len(text.split(" ")) for text in texts),
         (length, stride, unidirectional),
         batch_size,
@@ -360,7 +361,7 @@ def windows(
         raise ValueError(
             f"The stride is {stride}; give a value between 1 and {longest}, the tokens of a window."
         )
-    mask = continuation_mask_id(tokenizer)
+    mask = tokenizer.continuation_mask_id
     later = math.ceil(max(len(document) - longest, 0) / stride)
     rows = []
     for number in range(later + 1):

@@ -1,9 +1,11 @@
 """The model that is evaluated: a repository's, or one with an adapter."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers.distributed import DistributedConfig
 
 from ..configuration_glm import GLMConfig
 from ..hub_repository.config import DTYPES, read_config
@@ -13,6 +15,7 @@ from ..modeling_glm import (
     GLMForSequenceClassification,
     GLMPreTrainedModel,
 )
+from ..parallel_glm import CAN_CUT_HEADS
 from ..tokenization_glm import GLMTokenizerFast
 from ..training.repository import find_folder, find_repository, load_tokenizer
 from .quantization import check_quantization, to_int8
@@ -76,6 +79,7 @@ def load(
     dtype: str = "float32",
     device: str | torch.device | None = None,
     quantize: str | None = None,
+    tensor_parallel: bool = False,
 ) -> Loaded:
     """A repository's model, in evaluation mode, and its tokenizer; with this package's own code.
 
@@ -84,20 +88,53 @@ def load(
         dtype: of the arithmetic; the golden numbers are those of float32.
         device: by default the GPU, if there is one.
         quantize: "int8" for weights in fewer bytes, see `quantization.to_int8`.
+        tensor_parallel: each process of `torchrun` gets its part of the model, and reads no more;
+            they call it together, with the same inputs, and get the same results.
 
     Raises:
         ValueError: if there is no such repository, if it cannot fill blanks, if weights of it are
-            missing, or if it cannot be quantised so.
+            missing, or if it cannot be quantised or shared so.
     """
     found = find(repository)
     if found.is_classifier:
         raise ValueError(
             f"{repository} is a classifier and fills no blanks; give a model that does."
         )
+    parts = in_parts(found, device, quantize) if tensor_parallel else {}
     device = check_device(device)
     tokenizer = load_tokenizer(found.repository)
-    model: Any = load_network(GLMForConditionalGeneration, found, dtype, device, quantize)
+    model: Any = load_network(GLMForConditionalGeneration, found, dtype, device, quantize, **parts)
     return Loaded(model, tokenizer)
+
+
+def in_parts(
+    found: Found,
+    device: str | torch.device | None,
+    quantize: str | None,
+) -> dict[str, DistributedConfig]:
+    """The argument of `from_pretrained` with which each process loads its part of a model.
+
+    Raises:
+        ValueError: for what cannot be shared, or not by so many processes.
+    """
+    if not CAN_CUT_HEADS:
+        raise ValueError("This version of Transformers cannot share a model; install version 5.")
+    for name, value in {"device": device, "quantize": quantize}.items():
+        if value is not None:
+            raise ValueError(f"{name} is for a model in one process; leave out tensor_parallel.")
+    if found.adapter is not None:
+        raise ValueError("An adapter stays whole; merge it into its model to share that.")
+    processes, heads = int(os.environ.get("WORLD_SIZE", "1")), found.config.num_attention_heads
+    if processes == 1:
+        raise ValueError(
+            "There is one process, which shares the model with nobody; start several with "
+            "torchrun --nproc-per-node."
+        )
+    if heads % processes:
+        raise ValueError(
+            f"{processes} processes cannot share {heads} heads; start as many as divide them."
+        )
+    return {"distributed_config": DistributedConfig(tp_size=processes)}
 
 
 def load_network(
@@ -111,7 +148,8 @@ def load_network(
     """The network of this class, with the adapter if there is one, in evaluation mode.
 
     Args:
-        config: fields of the configuration that are not as the repository has them.
+        config: of `from_pretrained`; fields of the configuration that are not as the repository
+            has them.
 
     Raises:
         ValueError: if weights are missing, if an adapter does not fit, or if they cannot be
@@ -164,6 +202,6 @@ def check_device(device: str | torch.device | None) -> str | torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(f"There is no device {device} here: {reason}") from error
     return device

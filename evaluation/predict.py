@@ -23,7 +23,7 @@ from ..training.tasks import (
 )
 from ..training.templates import Example
 from .batches import Finished, in_batches
-from .scoring import score_packed
+from .scoring import Feature, score_packed
 
 # Files of the leaderboard, by the names of the tasks.
 SUBMISSIONS = {
@@ -65,19 +65,44 @@ def score_examples(
     """
     if task.kind != "choices":
         raise ValueError(f"The task {task.name} has no choices to score; write its answers.")
-    settings: Any = {"batch_size": batch_size, "name": task.name, "finished": finished}
-    if task.one_token:
-        together = [encode(task, one, tokenizer, pattern, max_length) for one in examples]
-        features = [{"context": one.context, "answers": one.answers} for one in together]
-        return score_packed(model, tokenizer, features, normalised=False, **settings)
-    apart = [encode_apart(task, one, tokenizer, pattern, max_length) for one in examples]
-    features = [
-        {"context": choice.context, "answers": choice.answers}
-        for choices in apart
-        for choice in choices
-    ]
-    scores = iter(score_packed(model, tokenizer, features, **settings))
-    return [[next(scores)[0] for _ in choices] for choices in apart]
+    asked = [features_of(task, one, tokenizer, pattern, max_length) for one in examples]
+    return score_features(model, tokenizer, task, asked, batch_size, finished)
+
+
+def features_of(
+    task: Task,
+    example: Example,
+    tokenizer: GLMTokenizerFast,
+    pattern: int | None = None,
+    max_length: int | None = None,
+) -> list[Feature]:
+    """The choices of an example as they are scored: all behind one context, or one behind each."""
+    how: Any = (task, example, tokenizer, pattern, max_length)
+    encoded = [encode(*how)] if task.one_token else encode_apart(*how)
+    return [{"context": one.context, "answers": one.answers} for one in encoded]
+
+
+def score_features(
+    model: GLMForConditionalGeneration,
+    tokenizer: GLMTokenizerFast,
+    task: Task,
+    asked: Sequence[list[Feature]],
+    batch_size: int = 16,
+    finished: Finished | None = None,
+) -> list[list[float]]:
+    """As `score_examples`, of what `features_of` makes of each example."""
+    scores = iter(
+        score_packed(
+            model,
+            tokenizer,
+            [feature for features in asked for feature in features],
+            normalised=not task.one_token,
+            batch_size=batch_size,
+            name=task.name,
+            finished=finished,
+        )
+    )
+    return [[score for _ in features for score in next(scores)] for features in asked]
 
 
 def classify_examples(
@@ -101,8 +126,30 @@ def classify_examples(
     Raises:
         ValueError: for a task without such a pattern, and for examples that cannot be encoded.
     """
-    rows_of = [encode_pooled(task, one, tokenizer, max_length) for one in examples]
-    contexts = [row.context for rows in rows_of for row in rows]
+    asked = [contexts_of(task, one, tokenizer, max_length) for one in examples]
+    return classify_contexts(model, tokenizer, task, asked, batch_size, finished)
+
+
+def contexts_of(
+    task: Task,
+    example: Example,
+    tokenizer: GLMTokenizerFast,
+    max_length: int | None = None,
+) -> list[list[int]]:
+    """What the pooled classifier reads of an example: a row, or one for each choice."""
+    return [row.context for row in encode_pooled(task, example, tokenizer, max_length)]
+
+
+def classify_contexts(
+    model: GLMForSequenceClassification,
+    tokenizer: GLMTokenizerFast,
+    task: Task,
+    asked: Sequence[list[list[int]]],
+    batch_size: int = 16,
+    finished: Finished | None = None,
+) -> list[list[float]]:
+    """As `classify_examples`, of what `contexts_of` makes of each example."""
+    contexts = [context for of_example in asked for context in of_example]
 
     def run(part: list[list[int]]) -> list[list[float]]:
         inputs: Any = tokenizer.pad({"input_ids": part}, return_tensors="pt").to(model.device)
@@ -110,7 +157,7 @@ def classify_examples(
 
     lengths = [len(context) for context in contexts]
     logits = iter(in_batches(model, run, contexts, lengths, batch_size, task.name, finished))
-    return [[score for _ in rows for score in next(logits)] for rows in rows_of]
+    return [[score for _ in of_example for score in next(logits)] for of_example in asked]
 
 
 def write_answers(

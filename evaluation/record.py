@@ -6,15 +6,19 @@ import json
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..hub_repository.files import write_json
+from ..training.options import Options
 from .batches import Finished
 
+# Options that only say where something is written.
+PLACES = ("output", "predictions")
+# Name under which a run keeps where it writes predictions; no task can have it.
+PREDICTIONS = "--predictions"
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval")
 
 
@@ -32,6 +36,36 @@ class Measure:
     error: float | None
     count: int
     of: str
+
+
+def process() -> int:
+    """The number of this process, from 0, as launchers tell it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def processes() -> int:
+    """How many there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def depends_on(
+    options: Options,
+    folders: Iterable[Path],
+    files: Iterable[str | Path],
+) -> dict[str, Any]:
+    """What numbers depend on.
+
+    Args:
+        options: what a command was told.
+        folders: of the model, and of its adapter.
+        files: with the data.
+    """
+    told = {name: value for name, value in asdict(options).items() if name not in PLACES}
+    return {
+        "options": told,
+        "versions": versions(),
+        "sha256": digests(folders, files),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -63,10 +97,15 @@ def hash_of(file: Path) -> str:
 
 
 def write_record(output: str | Path, record: dict[str, Any]) -> None:
-    """Write it beside its final name, and move it there when it is whole."""
-    unfinished = Path(f"{output}.new")
-    write_json(unfinished, record)
-    os.replace(unfinished, output)
+    """Write the numbers and all that they depend on, as JSON; all of it or nothing."""
+    write_whole(output, f"{json.dumps(record, indent=2, sort_keys=True)}\n")
+
+
+def write_whole(file: str | Path, text: str) -> None:
+    """Write a text beside the file's name, and move it there when it is whole."""
+    unfinished = Path(f"{file}.new")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, file)
 
 
 def check_new(file: str | Path) -> None:
@@ -77,10 +116,15 @@ def check_new(file: str | Path) -> None:
         raise ValueError(f"{Path(file).parent} is no folder; make it, or choose another.")
 
 
+def file_of_answers(output: str) -> str:
+    """Where the harness keeps what it knows until the record is there, without its own ending."""
+    return f"{output}.answers"
+
+
 class FinishedParts(Finished):
     """Results of finished batches, in a file beside the record, a line for each.
 
-    The harness keeps its answers in a file of its own, whose name begins with `answers`.
+    The harness keeps its answers in files of its own, see `file_of_answers`.
 
     Args:
         output: the file of the record; the other has `.parts` behind its name.
@@ -93,7 +137,6 @@ class FinishedParts(Finished):
     def __init__(self, output: str | Path, key: dict[str, Any]):
         self.output = Path(output)
         self.file = Path(f"{output}.parts")
-        self.answers = f"{output}.answers"
         self.results: dict[tuple[str, int], list] = {}
         check_new(output)
         self.key = json.dumps(key, sort_keys=True)
@@ -109,14 +152,14 @@ class FinishedParts(Finished):
                 )
             self.file.unlink()  # nothing was finished
             return
-        self._write("\n".join([kept, *whole, ""]))
+        write_whole(self.file, "\n".join([kept, *whole, ""]))
         for line in whole:
             name, number, results = json.loads(line)
             self.results[name, number] = results
 
     def begin(self) -> None:
         if not self.file.exists():
-            self._write(f"{self.key}\n")
+            write_whole(self.file, f"{self.key}\n")
 
     def get(self, name: str, number: int) -> list | None:
         return self.results.get((name, number))
@@ -125,11 +168,6 @@ class FinishedParts(Finished):
         self.begin()
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(f"{json.dumps([name, number, results])}\n")
-
-    def _write(self, text: str) -> None:
-        replacement = Path(f"{self.file}.new")
-        replacement.write_text(text, encoding="utf-8")
-        os.replace(replacement, self.file)
 
     def complete(self, record: dict[str, Any]) -> None:
         """Write the record, and remove what was kept for it."""
@@ -140,4 +178,5 @@ class FinishedParts(Finished):
 
     def files_of_answers(self) -> list[Path]:
         """Where the harness keeps what it knows: its library adds an ending of its own."""
-        return sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.answers*"))
+        name = glob.escape(file_of_answers(self.output.name))
+        return sorted(self.output.parent.glob(f"{name}*"))

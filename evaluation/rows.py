@@ -49,11 +49,6 @@ class RowScore(NamedTuple):
     is_greedy: bool
 
 
-def encode(tokenizer: GLMTokenizerFast, text: str) -> list[int]:
-    """The ids of a text without special tokens, however long it is."""
-    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-
-
 def make_batch(rows: Sequence[Row], tokenizer: GLMTokenizerFast) -> dict[str, torch.Tensor]:
     """Rows as the model reads them, padded on the right.
 

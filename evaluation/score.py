@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from ..hub_repository.files import read_text
+from .batches import Finished
 from .language_modeling import Accuracy, windows
 from .model import Loaded, find, fitting, load
 from .options import Scoring
-from .record import Measure, check_new, digests, versions, write_record
-from .rows import encode, score_rows, standard_error
-from .scoring import AnswerScore, log_likelihood, score_choices
+from .record import FinishedParts, Measure, check_new, depends_on, processes
+from .rows import score_rows, standard_error
+from .scoring import AnswerScore, encode, log_likelihood, named, score_choices
 
 TEXT, CHOICES, ANSWERS, LABEL = (
     "inputs_pretokenized",
@@ -56,8 +57,10 @@ def score(options: Scoring) -> Scores:
     """Score the file that the options name; with `output`, the record is written.
 
     Raises:
-        ValueError: for a file that cannot be scored, and an output that exists.
+        ValueError: for a file that cannot be scored, an output that exists, and several processes.
     """
+    if processes() > 1:
+        raise ValueError("A file is scored by one process; start one.")
     kind, lines = read_texts(options.texts)
     if kind == "texts" and options.end_token:
         raise ValueError("A text without blanks has no end to score; leave end_token out.")
@@ -67,20 +70,16 @@ def score(options: Scoring) -> Scores:
         raise ValueError("Answers to blanks are read with both sides; leave unidirectional out.")
     if options.output is not None:
         check_new(options.output)
+    key: dict[str, Any] = {}
+    finished = Finished()
+    if options.output is not None:
+        key = depends_on(options, find(options.model).folders, [options.texts])
+        finished = FinishedParts(options.output, key)
     loaded = load(options.model, options.dtype, options.device, options.quantize)
     fitting(options.length, loaded.model.config.max_sequence_length, loaded)
-    scores = RUNS[kind](loaded, lines, options)
-    if options.output is not None:
-        told = asdict(options)
-        del told["output"]
-        record = {
-            "results": [asdict(measure) for measure in scores.measures],
-            "texts": scores.texts,
-            "options": told,
-            "versions": versions(),
-            "sha256": digests(find(options.model).folders, [options.texts]),
-        }
-        write_record(options.output, record)
+    scores = RUNS[kind](loaded, lines, options, finished)
+    results = [asdict(measure) for measure in scores.measures]
+    finished.complete({"results": results, "texts": scores.texts, **key})
     return scores
 
 
@@ -127,7 +126,12 @@ def kind_of(line: Any) -> Kind:
 # --- The kinds ------------------------------------------------------------------------------------
 
 
-def of_choices(loaded: Loaded, lines: list[dict], options: Scoring) -> Scores:
+def of_choices(
+    loaded: Loaded,
+    lines: list[dict],
+    options: Scoring,
+    finished: Finished,
+) -> Scores:
     """The best of the choices for a blank, and how often it is the right one."""
     labels = [check_label(number, line) for number, line in enumerate(lines)]
     scores = score_choices(
@@ -139,6 +143,7 @@ def of_choices(loaded: Loaded, lines: list[dict], options: Scoring) -> Scores:
         end_token=options.end_token,
         max_length=options.length,
         batch_size=options.batch_size,
+        finished=finished,
     )
     texts, right = [], []
     for line, of_text, label in zip(lines, scores, labels, strict=True):
@@ -184,7 +189,12 @@ def check_label(number: int, line: dict) -> int | None:
     return label
 
 
-def of_answers(loaded: Loaded, lines: list[dict], options: Scoring) -> Scores:
+def of_answers(
+    loaded: Loaded,
+    lines: list[dict],
+    options: Scoring,
+    finished: Finished,
+) -> Scores:
     """The log-probability of the answer to each blank, token by token."""
     scores = log_likelihood(
         *loaded,
@@ -192,6 +202,7 @@ def of_answers(loaded: Loaded, lines: list[dict], options: Scoring) -> Scores:
         [line[ANSWERS] for line in lines],
         end_token=options.end_token,
         batch_size=options.batch_size,
+        finished=finished,
     )
     texts = [answers_of_text(*pair) for pair in zip(lines, scores, strict=True)]
     losses = [-text["score"] for text in texts]
@@ -208,19 +219,25 @@ def answers_of_text(line: dict, scores: Sequence[AnswerScore]) -> dict[str, Any]
         "text": line[TEXT],
         "said": said if isinstance(said, str) else ", ".join(map(str.strip, said)),
         "score": total,
-        "answers": [asdict(score) for score in scores],
+        "answers": [score._asdict() for score in scores],
         "perplexity": math.exp(-total / len(log_probs)),
     }
 
 
-def of_texts(loaded: Loaded, lines: list[str], options: Scoring) -> Scores:
+def of_texts(
+    loaded: Loaded,
+    lines: list[str],
+    options: Scoring,
+    finished: Finished,
+) -> Scores:
     """The log-probability of each text but its first token, by the windows of the perplexity."""
     model, tokenizer = loaded
     length = options.length or model.config.max_sequence_length
     stride = length // 2
     rows_of = []
     for number, line in enumerate(lines):
-        ids = encode(tokenizer, line.strip())
+        with named(f"Text {number}"):
+            ids = encode(tokenizer, line.strip())
         if any(id in tokenizer.mask_token_ids for id in ids):
             raise ValueError(
                 f"Text {number} has a mask, and nothing that answers it; give its line as JSON, "
@@ -231,7 +248,7 @@ def of_texts(loaded: Loaded, lines: list[str], options: Scoring) -> Scores:
             raise ValueError(f"Text {number} has one token; there is nothing to score behind it.")
         rows_of.append(of_line)
     rows = [row for of_line in rows_of for row in of_line]
-    scores = iter(score_rows(model, tokenizer, rows, options.batch_size))
+    scores = iter(score_rows(model, tokenizer, rows, options.batch_size, finished=finished))
     texts, losses, counts = [], [], []
     for number, of_line in enumerate(rows_of):
         tokens = sum(row.scored for row in of_line)
@@ -259,7 +276,7 @@ def of_perplexity(task: str, losses: list[float], counts: list[int]) -> Measure:
     return Measure(task, "perplexity of tokens", value, error, tokens, "tokens")
 
 
-RUNS: dict[Kind, Callable[[Loaded, list, Scoring], Scores]] = {
+RUNS: dict[Kind, Callable[[Loaded, list, Scoring, Finished], Scores]] = {
     "choices": of_choices,
     "answers": of_answers,
     "texts": of_texts,
@@ -272,16 +289,21 @@ RUNS: dict[Kind, Callable[[Loaded, list, Scoring], Scores]] = {
 def make_table_of_texts(scores: Scores) -> Table:
     """A row for each of the first lines."""
     table = Table(
-        Column("text", ratio=1, no_wrap=True, overflow="ellipsis"),
-        Column("answer", no_wrap=True),
-        Column("log-probability", justify="right"),
+        "text",
+        "answer",
+        Column("log-probability", justify="right", no_wrap=True),
     )
     for text in scores.texts[:ROWS_SHOWN]:
         table.add_row(
-            escape(text["text"]),
-            escape(text["said"].strip()),
+            one_line(text["text"]),
+            one_line(text["said"]),
             f"{text['score']:.4f}",
         )
     if len(scores.texts) > ROWS_SHOWN:
         table.caption = f"the first {ROWS_SHOWN} of {len(scores.texts)}"
     return table
+
+
+def one_line(text: str) -> Text:
+    """What fits of a text: a column of such cells is narrowed before those that do not wrap."""
+    return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")

@@ -18,7 +18,6 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -35,8 +34,7 @@ TOKENS_AT_ONCE = 1024
 Feature = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class AnswerScore:
+class AnswerScore(NamedTuple):
     """Of the answer to one blank.
 
     tokens (G,): its ids.
@@ -76,6 +74,7 @@ def score_choices(
     end_token: bool = False,
     max_length: int | None = None,
     batch_size: int = 16,
+    finished: Finished | None = None,
 ) -> list[list[float]]:
     """The score of each choice of each text; the best is the answer (FACTS section 6).
 
@@ -91,6 +90,7 @@ def score_choices(
             text the right end is kept, as in the original, but more of it where that would cut the
             last mask away.
         batch_size: texts of a forward pass.
+        finished: of `in_batches`.
 
     Returns:
         The log-probability of each choice, summed over its tokens.
@@ -118,6 +118,7 @@ def score_choices(
         features,
         length_penalty=length_penalty,
         batch_size=batch_size,
+        finished=finished,
     )
 
 
@@ -218,20 +219,11 @@ def unidirectional_feature(
     ids = encode(tokenizer, text)
     kept = ids[max(len(ids) - room_for(answers, max_length), 0) :]
     return {
-        "context": [tokenizer.cls_token_id, continuation_mask_id(tokenizer)],
+        "context": [tokenizer.cls_token_id, tokenizer.continuation_mask_id],
         "begun": kept,
         "answers": answers,
         "cut": len(kept) < len(ids),
     }
-
-
-def continuation_mask(tokenizer: GLMTokenizerFast) -> str:
-    """The mask whose answer continues a text: [gMASK] if the model knows it (FACTS section 9)."""
-    return "[gMASK]" if "[gMASK]" in tokenizer.masks else "[MASK]"
-
-
-def continuation_mask_id(tokenizer: GLMTokenizerFast) -> int:
-    return tokenizer.mask_token_ids[tokenizer.masks.index(continuation_mask(tokenizer))]
 
 
 def room_for(answers: list[list[int]], max_length: int) -> int:
@@ -257,6 +249,7 @@ def log_likelihood(
     *,
     end_token: bool = False,
     batch_size: int = 16,
+    finished: Finished | None = None,
 ) -> list[list[AnswerScore]]:
     """How likely the answer to each blank is.
 
@@ -266,6 +259,7 @@ def log_likelihood(
             ones, as when they are generated.
         end_token: score the end of each answer, too: that it is all that is said.
         batch_size: texts of a forward pass.
+        finished: of `in_batches`.
 
     Returns:
         For each text the scores of its answers.
@@ -298,7 +292,9 @@ def log_likelihood(
         tokens = score_tokens(model, batch, rows, columns, labels[is_token])
         return split_scores(tokens, [answers for _, answers in part])
 
-    return in_batches(model, score, work, lengths, batch_size)
+    scores = in_batches(model, score, work, lengths, batch_size, finished=finished)
+    # Lists, where they were kept as JSON.
+    return [[AnswerScore(*of_answer) for of_answer in of_text] for of_text in scores]
 
 
 def perplexity(

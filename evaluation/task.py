@@ -6,7 +6,6 @@ metrics, in percent.
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from ..training.options import Finetuning
 from ..training.own_tasks import read_task
 from ..training.repository import load_tokenizer
 from ..training.seq2seq import Answers, beam_search, check_search
-from ..training.tasks import Task, encode_apart, groups_of, number_of_choice
+from ..training.tasks import Task, groups_of, is_labelled
 from ..training.templates import Example
 from .batches import Finished
 from .model import Found, check_device, find, load_network
@@ -30,11 +29,13 @@ from .options import OF_TASK, Evaluation
 from .predict import (
     SUBMISSIONS,
     answer_contexts,
-    classify_examples,
-    score_examples,
+    classify_contexts,
+    contexts_of,
+    features_of,
+    score_features,
     submission_lines,
 )
-from .record import Measure, check_new
+from .record import PREDICTIONS, Measure, write_whole
 from .rows import Row, score_rows, standard_error
 from .scoring import named
 
@@ -53,6 +54,8 @@ class Exam:
     """What is asked of a model, and all that is known before it is loaded.
 
     examples: as they are asked: of long documents the parts.
+    asked: of each example what the model reads: the ids of the context whose blanks it answers, or
+        those that `features_of` or `contexts_of` makes.
     is_answered: whether the data tells what is right.
     files: that were read; none of the Hub.
     """
@@ -60,6 +63,7 @@ class Exam:
     found: Found
     recipe: Recipe
     examples: list[Example]
+    asked: list[Any]
     is_answered: bool
     files: list[Path]
 
@@ -71,8 +75,6 @@ def prepare(options: Evaluation) -> Exam:
         ValueError: one sentence, if it cannot be asked, measured or written.
     """
     assert options.task is not None and options.data is not None  # see evaluate.py
-    if options.predictions is not None:
-        check_new(options.predictions)
     check_device(options.device)
     found = find(options.repository)
     task = read_task(options.task)
@@ -99,11 +101,13 @@ def prepare(options: Evaluation) -> Exam:
     if task.slices is not None:
         assert recipe.options.max_length is not None  # see as_finetuned
         examples = task.slices(examples, recipe.tokenizer, recipe.options.max_length)
+    is_answered = check_answers(recipe, examples)
     exam = Exam(
         found,
         recipe,
         examples,
-        check_answers(recipe, examples),
+        encode_each(recipe, examples, is_answered),
+        is_answered,
         read_files(task, options),
     )
     check_examples(exam, options)
@@ -140,6 +144,34 @@ def read_files(task: Task, options: Evaluation) -> list[Path]:
     files = find_files(task, data, name_of_split(options.split)) if data.exists() else []
     targets = [file.with_suffix(".target") for file in files if file.suffix == ".source"]
     return [file for file in (described, *files, *targets) if file.is_file()]
+
+
+# --- What is asked --------------------------------------------------------------------------------
+
+
+def encode_each(recipe: Recipe, examples: Sequence[Example], is_answered: bool) -> list[Any]:
+    """Of each example what the model reads, see `Exam`.
+
+    Raises:
+        ValueError: for examples that cannot be asked; it says which and why.
+    """
+    asked = []
+    for number, example in enumerate(examples):
+        with named(f"Example {number}"):
+            try:
+                asked.append(encode(recipe, example, is_answered))
+            except KeyError as error:
+                raise ValueError(f"it has no column {error}.") from error
+    return asked
+
+
+def encode(recipe: Recipe, example: Example, is_answered: bool) -> Any:
+    if isinstance(recipe, Answers):  # the answers of a benchmark's test are not known
+        return recipe.encoded(example, with_answers=is_answered).context
+    told, tokenizer = recipe.options, recipe.tokenizer
+    if isinstance(recipe, Pooled):
+        return contexts_of(recipe.task, example, tokenizer, told.max_length)
+    return features_of(recipe.task, example, tokenizer, told.pattern, told.max_length)
 
 
 # --- What cannot be -------------------------------------------------------------------------------
@@ -181,25 +213,16 @@ def has_answer(recipe: Recipe, example: Example) -> bool:
     task = recipe.task
     if task.references in example:
         return bool(example[task.references])
-    if task.no_choice:  # there, no choice at all may be what is right
-        return example.get(task.label) is not None
+    if not isinstance(recipe, Answers):
+        return is_labelled(task, example)
     try:
-        if isinstance(recipe, Answers):
-            return bool(recipe.references(example))
-        return number_of_choice(task, example, len(recipe.choices(example))) is not None
+        return bool(recipe.references(example))
     except (KeyError, ValueError):
-        # A label that the task does not know is told with the number of its example.
-        return task.kind == "choices"
+        return False
 
 
 def check_examples(exam: Exam, options: Evaluation) -> None:
-    """Raise a ValueError, before any work, for examples that cannot be asked or measured."""
-    for number, example in enumerate(exam.examples):
-        with named(f"Example {number}"):
-            try:
-                encode(exam, example)
-            except KeyError as error:
-                raise ValueError(f"it has no column {error}.") from error
+    """Raise a ValueError, before any work, for examples that cannot be measured or written."""
     if exam.is_answered:
         exam.recipe.check(exam.examples)
     elif options.predictions is None:
@@ -214,13 +237,6 @@ def check_examples(exam: Exam, options: Evaluation) -> None:
         text_of_predictions(exam, nothing)
 
 
-def encode(exam: Exam, example: Example) -> Any:
-    """What the recipe makes of an example, of answers only the context where they are not known."""
-    if isinstance(exam.recipe, Answers):
-        return exam.recipe.encoded(example, with_answers=exam.is_answered).context
-    return exam.recipe.encode(example)
-
-
 # --- What the model answers -----------------------------------------------------------------------
 
 
@@ -228,9 +244,8 @@ def take(exam: Exam, options: Evaluation, finished: Finished) -> list[Measure]:
     """What the model answers, measured, and written where the options say so."""
     answers = predict(exam, options, finished)
     if options.predictions is not None:
-        unfinished = Path(f"{options.predictions}.new")
-        unfinished.write_text(text_of_predictions(exam, answers), encoding="utf-8")
-        os.replace(unfinished, options.predictions)
+        finished.add(PREDICTIONS, 0, [options.predictions])  # see check_predictions
+        write_whole(options.predictions, text_of_predictions(exam, answers))
     return measures_of(exam, answers) if exam.is_answered else []
 
 
@@ -248,12 +263,11 @@ def predict(exam: Exam, options: Evaluation, finished: Finished) -> list[Any]:
             options.quantize,
             num_labels=recipe.num_labels,
         )
-        scores = classify_examples(
+        scores = classify_contexts(
             classifier,
             recipe.tokenizer,
             recipe.task,
-            exam.examples,
-            max_length=recipe.options.max_length,
+            exam.asked,
             **settings,
         )
         return [best_of(of_example) for of_example in scores]
@@ -265,25 +279,16 @@ def predict(exam: Exam, options: Evaluation, finished: Finished) -> list[Any]:
         options.quantize,
     )
     if isinstance(recipe, Answers):
-        contexts = [encode(exam, example) for example in exam.examples]
         generation = search(recipe, model, options)
         return answer_contexts(
             model,
             recipe.tokenizer,
-            contexts,
+            exam.asked,
             name=recipe.task.name,
             **settings,
             **generation,
         )
-    scores = score_examples(
-        model,
-        recipe.tokenizer,
-        recipe.task,
-        exam.examples,
-        pattern=recipe.options.pattern,
-        max_length=recipe.options.max_length,
-        **settings,
-    )
+    scores = score_features(model, recipe.tokenizer, recipe.task, exam.asked, **settings)
     chosen = [best_of(of_example) for of_example in scores]
     if recipe.task.no_choice:
         alone = [number for number, of_example in enumerate(scores) if len(of_example) == 1]
@@ -302,18 +307,13 @@ def are_said(exam: Exam, model: Any, numbers: Sequence[int], **settings: Any) ->
     So the original decides where WSC has no other candidates (FACTS section 7).
     """
     recipe = exam.recipe
+    masks = recipe.tokenizer.mask_token_ids
     rows = []
     for number in numbers:
-        (only,) = encode_apart(
-            recipe.task,
-            exam.examples[number],
-            recipe.tokenizer,
-            recipe.options.pattern,
-            recipe.options.max_length,
-        )
-        masks = recipe.tokenizer.mask_token_ids
-        blank = max(column for column, id in enumerate(only.context) if id in masks)
-        rows.append(Row(only.context, blank, only.answers[0]))
+        (only,) = exam.asked[number]
+        context, (answer,) = only["context"], only["answers"]
+        blank = max(column for column, id in enumerate(context) if id in masks)
+        rows.append(Row(context, blank, answer))
     name = f"{recipe.task.name}, alone"
     scores = score_rows(model, recipe.tokenizer, rows, name=name, **settings)
     return [score.is_greedy for score in scores]

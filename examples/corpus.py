@@ -25,7 +25,7 @@ from glm_transformers.hub_repository.repository import save_tokenizer
 DOCUMENTS, VALIDATION_DOCUMENTS = 60_000, 600
 VOCABULARY = 2000  # pieces: with these, a word of the corpus is one piece
 LONGEST = 64  # tokens of a text; the documents have at most 50
-HELD_OUT = 0.07  # share of the phrasings; a fact has at least three others
+HELD_OUT = 0.07
 QUESTIONS = {"[MASK]": 200, "[sMASK]": 60, "[gMASK]": 60}
 
 FIELD = re.compile(r"{(\w+)}")
@@ -76,29 +76,38 @@ def fits_only(text: str, mask: str, sentences: list[str]) -> bool:
 
 
 class Corpus:
-    """All phrasings, those that are held out, and the documents made of the others."""
+    """All phrasings, those that are held out, and the documents made of the others.
 
-    def __init__(self, seed: int = 0):
+    held_out: the share of phrasings; a fact has at least three others.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        topics: tuple[Topic, ...] = TOPICS,
+        held_out: float = HELD_OUT,
+    ):
+        self.topics = topics
         self.random = random.Random(seed)
         self.held_out: set[str] = set()  # sentences
         self.held_statements, self.held_questions = [], []  # (topic, relation, row, template)
         for topic, relation, row in self.facts():
             statements = [template for template in relation.statements if says(template, row)]
             for template in statements:
-                if len(statements) > 3 and self.random.random() < HELD_OUT:
+                if len(statements) > 3 and self.random.random() < held_out:
                     self.held_statements.append((topic, relation, row, template))
                     break  # one for each fact at most
             questions = [template for template in relation.questions if says(template, row)]
-            if len(questions) > 1 and self.random.random() < 4 * HELD_OUT:
+            if len(questions) > 1 and self.random.random() < 4 * held_out:
                 self.held_questions.append((topic, relation, row, self.random.choice(questions)))
         for _, _, row, template in self.held_statements + self.held_questions:
             self.held_out.add(fill(template, row))
         self.relations = [(topic, relation, row) for topic, relation, row in self.facts()]
-        self.subjects = [(topic, row) for topic in TOPICS if topic.subject for row in topic.rows]
+        self.subjects = [(topic, row) for topic in topics if topic.subject for row in topic.rows]
 
     def facts(self) -> Iterator[tuple[Topic, Relation, dict[str, str]]]:
         """Each relation with each row that has what it needs."""
-        for topic in TOPICS:
+        for topic in self.topics:
             for relation in topic.relations:
                 for row in topic.rows:
                     if any(says(template, row) for template in relation.statements):
@@ -216,10 +225,9 @@ def train_vocabulary(documents: list[str], folder: Path):
     (folder / "vocab.json").write_text(json.dumps(pieces, ensure_ascii=False), encoding="utf-8")
 
 
-def main(output: Annotated[Path, typer.Argument(help="The folder to write.")]):
-    """Write train.txt, validation.txt, held_out.jsonl, and the folders vocabulary and tokenizer."""
+def write(corpus: Corpus, output: Path) -> int:
+    """The files that `main` names; the number of questions."""
     output.mkdir(parents=True, exist_ok=True)
-    corpus = Corpus()
     documents = [corpus.document() for _ in range(DOCUMENTS + VALIDATION_DOCUMENTS)]
     sentences = {
         sentence for document in documents for sentence in re.findall(r"[^.?]+[.?]", document)
@@ -240,7 +248,13 @@ def main(output: Annotated[Path, typer.Argument(help="The folder to write.")]):
         output / "tokenizer",
         model_max_length=LONGEST,
     )
-    typer.echo(f"{DOCUMENTS} documents and {len(questions)} held-out questions are in {output}.")
+    return len(questions)
+
+
+def main(output: Annotated[Path, typer.Argument(help="The folder to write.")]):
+    """Write train.txt, validation.txt, held_out.jsonl, and the folders vocabulary and tokenizer."""
+    questions = write(Corpus(), output)
+    typer.echo(f"{DOCUMENTS} documents and {questions} held-out questions are in {output}.")
 
 
 if __name__ == "__main__":

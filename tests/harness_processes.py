@@ -1,30 +1,57 @@
 """Run as a program once for each of two processes: the local tasks of test_harness.py.
 
 torchrun --nproc-per-node 2 harness_processes.py REPOSITORY TASKS
+
+The first run ends in the middle, the second goes on; the record is record.json.
 """
 
 import json
 import sys
+from functools import partial
+from unittest.mock import patch
 
 import checkout  # noqa: F401 - makes the checkout importable
-from lm_eval import simple_evaluate
+import torch
 from lm_eval.tasks import TaskManager
 
-from glm_transformers.evaluation.harness import GLMHarness
+from glm_transformers.evaluation import rows
+from glm_transformers.evaluation.evaluate import evaluate
+from glm_transformers.evaluation.options import Evaluation
+
+real, asked = rows.score_batch, []
+
+
+def counted(model, tokenizer, batch):
+    asked.append(len(batch))
+    return real(model, tokenizer, batch)
+
+
+def killed(model, tokenizer, batch):
+    if len(asked) == 2:
+        raise KeyboardInterrupt
+    return counted(model, tokenizer, batch)
+
 
 if __name__ == "__main__":
     repository, folder = sys.argv[1:]
-    glm = GLMHarness(repository, batch_size=4)
-    found = simple_evaluate(
-        glm,
-        tasks=["made_choices", "made_writing"],
-        task_manager=TaskManager(include_path=folder, include_defaults=False),
+    told = Evaluation(
+        repository,
+        tasks="made_choices,made_writing",
+        task_folder=folder,
+        output="record.json",
+        batch_size=4,
     )
-    if found is not None:  # in the first process
-        results = found["results"]
-        right = {
-            "world": glm.world_size,
-            "made_choices": float(results["made_choices"]["acc,none"]),
-            "made_writing": float(results["made_writing"]["exact_match,stripped"]),
-        }
-        print(json.dumps(right))
+    without_its_own = partial(TaskManager, include_defaults=False)
+    with patch("lm_eval.tasks.TaskManager", without_its_own):
+        with patch.object(rows, "score_batch", killed):
+            try:
+                evaluate(told)
+            except KeyboardInterrupt:
+                asked.clear()
+        with patch.object(rows, "score_batch", counted):
+            measures = evaluate(told)
+    counts = [None, None]
+    torch.distributed.all_gather_object(counts, sum(asked))
+    if measures:  # in the first process
+        values = {measure.task: measure.value for measure in measures}
+        print(json.dumps({"asked again": counts, **values}))

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -372,17 +373,14 @@ def test_no_checkpoint(tmp_path):
         convert_checkpoint(tmp_path, tmp_path / "out", **OPTIONS)
 
 
+def convert_command(checkpoint: Path, output: Path) -> list[str]:
+    options = ["--tokenizer", "none", "--num-attention-heads", "4"]
+    return ["convert", str(checkpoint), str(output), *options]
+
+
 def test_command(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", make_parameters())
-    arguments = [
-        "convert",
-        str(checkpoint),
-        str(tmp_path / "out"),
-        "--tokenizer",
-        "none",
-        "--num-attention-heads",
-        "4",
-    ]
+    arguments = convert_command(checkpoint, tmp_path / "out")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and "is complete" in result.output
     result = CliRunner().invoke(app, arguments)
@@ -403,15 +401,7 @@ def test_command_names_the_class_of_a_classifier(tmp_path):
     checkpoint = make_checkpoint(
         tmp_path / "checkpoint", {name: p.float() for name, p in parameters.items()}
     )
-    arguments = [
-        "convert",
-        str(checkpoint),
-        str(tmp_path / "out"),
-        "--tokenizer",
-        "none",
-        "--num-attention-heads",
-        "4",
-    ]
+    arguments = convert_command(checkpoint, tmp_path / "out")
     result = CliRunner().invoke(app, arguments)
     assert (
         result.exit_code == 0

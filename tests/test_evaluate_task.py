@@ -5,6 +5,7 @@ That the numbers are those of the run that tuned a model is in `test_finetune.py
 
 import json
 import re
+import warnings
 
 import pytest
 from test_cli import invoke, words
@@ -15,6 +16,7 @@ from glm_transformers.evaluation.evaluate import evaluate
 from glm_transformers.evaluation.options import Evaluation
 from glm_transformers.evaluation.record import FinishedParts
 from glm_transformers.evaluation.rows import RowScore
+from glm_transformers.training import tasks
 
 ROWS = made_rows(11, seed=4)
 ANSWERS = {"kind": "answers", "context": ["{source}", "[MASK]"], "answers": " {target}"}
@@ -89,6 +91,42 @@ def test_a_killed_run_goes_on(made_repository, files, tmp_path, monkeypatch, tas
     assert len(kept) == batches, "no batch was done twice"
 
 
+def test_a_run_killed_between_its_predictions_and_its_record(
+    made_repository, files, tmp_path, monkeypatch
+):
+    """Writes both again; a file of predictions that another run wrote stays."""
+    written, others = tmp_path / "predictions.jsonl", tmp_path / "others.jsonl"
+    options = dict(limit=5, output=str(tmp_path / "record.json"))
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinishedParts, "complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(made_repository, files, predictions=str(written), **options)
+    expected = written.read_text()
+    others.write_text("of another run")
+    with pytest.raises(ValueError, match=r"others\.jsonl exists already"):
+        run(made_repository, files, predictions=str(others), **options)
+    written.write_text("")
+    run(made_repository, files, predictions=str(written), **options)
+    assert written.read_text() == expected and others.read_text() == "of another run"
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "record.json",
+        "predictions.jsonl",
+        "others.jsonl",
+    }
+
+
+@pytest.mark.parametrize("task", ["choices.json", "answers.json"])
+def test_a_text_is_encoded_once(made_repository, files, monkeypatch, task):
+    real, encoded = tasks.encode_sides, []
+    monkeypatch.setattr(tasks, "encode_sides", lambda *all: encoded.append(all) or real(*all))
+    run(made_repository, files, task, limit=3)
+    assert len(encoded) == 3
+
+
 def test_what_was_not_begun_is_in_nobodys_way(made_repository, files, tmp_path):
     """After an error the same output serves, with other options."""
     output = str(tmp_path / "record.json")
@@ -147,11 +185,24 @@ def test_wsc_without_other_candidates(made_repository, tmp_path, monkeypatch, sa
     (tmp_path / "val.jsonl").write_text(json.dumps(WSC))
     task = short_task(tmp_path, "wsc", "{text_a}", [" {span1_text}", " {candidates}"])
     told = dict(length=64, predictions=str(tmp_path / "WSC.jsonl"), device="cpu")
-    (accuracy,) = evaluate(
-        Evaluation(str(made_repository), task=str(task), data=str(tmp_path), **told)
-    )
+    with warnings.catch_warnings():  # that is of a run that tunes
+        warnings.filterwarnings("error", message=".*one choice alone")
+        (accuracy,) = evaluate(
+            Evaluation(str(made_repository), task=str(task), data=str(tmp_path), **told)
+        )
     assert json.loads((tmp_path / "WSC.jsonl").read_text())["label"] == str(said)
     assert accuracy.value == 100 * said
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_wsc_without_labels(made_repository, tmp_path, label):
+    """The Hub's rows of a test say -1, which is not that the span is wrong."""
+    (tmp_path / "test.jsonl").write_text(json.dumps({**WSC, "label": label}))
+    task = short_task(tmp_path, "wsc", "{text_a}", [" {span1_text}", " {candidates}"])
+    told = dict(length=64, predictions=str(tmp_path / "WSC.jsonl"), device="cpu", split="test")
+    asked = Evaluation(str(made_repository), task=str(task), data=str(tmp_path), **told)
+    assert evaluate(asked) == []
+    assert json.loads((tmp_path / "WSC.jsonl").read_text())["idx"] == WSC["idx"]
 
 
 @pytest.mark.parametrize(

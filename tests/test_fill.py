@@ -14,7 +14,7 @@ import torch
 from checkout import ROOT
 from typer.testing import CliRunner
 
-from glm_transformers.apps.fill import printable, read_texts
+from glm_transformers.apps.fill import percent, printable, read_texts
 from glm_transformers.apps.options import Filling
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.cli import app
@@ -104,6 +104,7 @@ def test_a_seed_draws_the_same_again(run):
     drawn = [run("--sample", "--seed", seed, *texts).stdout for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0].splitlines())) > 1
+    assert "pass --sample with it" in sentence(run("--seed", 1, *texts))
 
 
 def test_answers_that_are_cut_off_or_empty_are_told_of(run):
@@ -111,7 +112,8 @@ def test_answers_that_are_cut_off_or_empty_are_told_of(run):
     assert "--max-new-tokens" in result.stderr
     assert not json.loads(run("[sMASK] [MASK]", "--max-new-tokens", 5, "--json").stdout)["finished"]
     assert run(SPAIN).stderr == ""
-    assert "leaves a blank empty" in run("🙂").stderr
+    assert "leaves a blank empty" in run("The capital of Spain is [MASK][MASK].").stderr
+    assert "text without a mask" in run("The capital of France is ___.").stderr
 
 
 def test_lengths(run):
@@ -130,10 +132,11 @@ def test_alternatives(run):
     shown = [row.split() for row in rows]
     assert [row[0] for row in shown if len(row) == 3] == ["1", "2"]
     assert [row[-2:] for row in shown] == [
-        [entry["answer"], f"{entry['probability']:.1%}"]
+        [entry["answer"], percent(entry["probability"])]
         for answers in result["alternatives"]
         for entry in answers
     ]
+    assert percent(0.9951) == "99.5%" and percent(1e-9) == "<0.1%"
     assert "drop --sample" in sentence(run(text, "--all", 3, "--sample"))
 
 
@@ -143,7 +146,8 @@ def test_allowed_answers_and_bad_words(run):
     assert set(re.findall("two|four|six", run(two, *allowed).stdout)) <= {"two", "six"}
     each = [*allowed, "--allowed-answers", "seven"]
     assert "a cat has seven legs" in run(two, *each).stdout
-    assert "Text 2: " in sentence(run(two, SPAIN, *each))
+    wrong = sentence(run(two, SPAIN, *each))
+    assert wrong.startswith("Text 2: --allowed-answers is there 2 times, for 1 blank; give")
     assert "Madrid" not in run(SPAIN, "--bad-words", "Madrid", "--bad-words", "Paris").stdout
 
 
@@ -184,6 +188,10 @@ REFUSED = {
     "[mask] is": r"no \[mask\]; its masks are \[MASK\], \[gMASK\], \[sMASK\]",
     "<mask> is": "no <mask>; its masks are",
     "[xMASK]": r"no \[xMASK\]",
+    "[MASK1] and [MASK2]": r"no \[MASK1\]",
+    "[MASK_0] is": r"no \[MASK_0\]",
+    "It is [ MASK ].": r"no \[ MASK \]",
+    "<extra_id_0> is": "no <extra_id_0>",
     "\udcff [MASK]": "no UTF-8",
 }
 
@@ -219,6 +227,15 @@ def test_no_text(run):
 def test_no_repository(tmp_path):
     result = CliRunner().invoke(app, ["fill", str(tmp_path), SPAIN])
     assert "pass a converted repository" in sentence(result)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has that device")
+def test_no_device(demo_repository):
+    """Of what torch says of it, several hundred words, the first."""
+    told = sentence(
+        CliRunner().invoke(app, ["fill", str(demo_repository), SPAIN, "--device", "mps"])
+    )
+    assert told.startswith("There is no device mps here") and len(told) < 200
 
 
 # --- The page of the docs -------------------------------------------------------------------------

@@ -95,6 +95,15 @@ def test_a_killed_run_goes_on(fill, lines, expected, tmp_path, monkeypatch):
     assert read(tmp_path / "out.jsonl") == expected
 
 
+def test_the_model_is_opened_as_asked_for(fill, lines, pipeline, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        fill_files, "open_pipeline", lambda *given: opened.append(given) or pipeline
+    )
+    assert fill(lines, "--quantize", "int8", "--device", "cpu").exit_code == 0
+    assert opened[0][1:] == ("float32", "cpu", "int8", False)
+
+
 def killed_at(call: int):
     """`os.replace` that does not come to its end when it is called for this time."""
     replace, calls = os.replace, []
@@ -108,6 +117,14 @@ def killed_at(call: int):
     return killed
 
 
+def test_the_model_is_opened_as_the_options_say(fill, lines, pipeline, monkeypatch):
+    opened = []
+    monkeypatch.setattr(fill_files, "open_pipeline", lambda *how: opened.append(how) or pipeline)
+    how = ["bfloat16", "cpu", "int8"]
+    assert fill(lines, "--dtype", how[0], "--device", how[1], "--quantize", how[2]).exit_code == 0
+    assert [list(arguments[1:]) for arguments in opened] == [how]
+
+
 def test_two_processes_fill_like_one(demo_repository, lines, expected, colleague, tmp_path):
     program = TWICE + "import checkout; from glm_transformers.apps import fill_files\n"
     program += f"fill_files.ROWS = 3\n{GLM}"
@@ -115,6 +132,12 @@ def test_two_processes_fill_like_one(demo_repository, lines, expected, colleague
     printed = colleague.output(program, *command, folder=tmp_path)
     assert "is complete" in printed
     assert read(tmp_path / "out.jsonl") == expected
+
+
+def test_each_process_has_its_device(demo_repository, lines, colleague, tmp_path):
+    command = ["fill", demo_repository, "--data", lines, "--output", tmp_path / "out.jsonl"]
+    run = colleague.run(TWICE + GLM, *command, "--device", "cpu", folder=tmp_path)
+    assert run.returncode and "leave out --device" in run.stderr
 
 
 def test_what_is_wrong_is_said_before_anything_is_filled(fill, lines, tmp_path, monkeypatch):
@@ -131,7 +154,12 @@ def test_what_is_wrong_is_said_before_anything_is_filled(fill, lines, tmp_path, 
         bad.write_text(lines.read_text() + row + "\n")
         result = fill(bad, output=tmp_path / "bad-out.jsonl")
         assert result.exit_code == 1 and words in result.stderr, result.output
-    for arguments, words in ((("--json",), "json"), (("--all", 2), "all")):
+    for arguments, words in (
+        (("--json",), "--json is for single texts"),
+        (("--allowed-answers", "a"), "--allowed-answers is for single texts"),
+        (("a [MASK]",), "The texts are those of --data"),
+        (("--seed", 1), "pass --sample with it"),
+    ):
         assert words in fill(lines, *arguments).stderr
     assert "ending" in fill(tmp_path / "other.txt").stderr
     assert "let it end" in fill(lines, output=tmp_path / "out.parquet").stderr

@@ -5,6 +5,7 @@ import torch
 from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP
 from test_invariants import LIMITS, PROMPTS, answer, padded, split
 from transformers import DynamicCache, GenerationConfig
+from transformers.generation import stopping_criteria
 from transformers.generation.streamers import BaseStreamer
 
 ONE = torch.tensor([PROMPTS[0]])
@@ -60,6 +61,16 @@ def test_a_cache_of_the_whole_context_or_none(tiny_model, name):
     model(TWO[:, :4], **{name: part})
     with pytest.raises(ValueError, match="holds only a part of the bidirectional context"):
         model.generate(TWO, **{name: part}, **LIMITS)
+
+
+def test_an_answer_of_many_tokens_is_not_warned_of(tiny_model, monkeypatch):
+    """It has as many as the model has positions, and takes none of the context's."""
+    told = []
+    monkeypatch.setattr(stopping_criteria.logger, "warning_once", told.append)
+    model = tiny_model(max_sequence_length=16)
+    rows = model.generate(ONE, min_piece_length=14, max_piece_length=14, max_new_tokens=15)
+    assert rows.shape[1] > 16 + 1
+    assert told == []
 
 
 def test_sampling_and_num_return_sequences(tiny_model):

@@ -1,17 +1,20 @@
 """The lm-evaluation-harness asks GLM in the form that GLM was trained with, on local tasks."""
 
 import json
+import sys
 import warnings
 from functools import partial
+from importlib.metadata import EntryPoint
 
 import pytest
-from checkout import TESTS
+from checkout import ROOT, TESTS
 from processes import TWICE
 
 pytest.importorskip("lm_eval", reason='lm_eval is not installed; pip install ".[eval]" has it')
 
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
@@ -120,6 +123,16 @@ def test_ours_tells_nothing(glm, tasks):
         )
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is of Python 3.11")
+def test_the_harness_finds_the_model_of_the_package():
+    """Later versions by the entry point, whose class names itself as they ask for."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ((name, value),) = project["entry-points"]["lm_eval.models"].items()
+    assert EntryPoint(name, value, "lm_eval.models").load() is get_model(name) is GLMHarness
+
+
 # --- How a context and what follows it are read ---------------------------------------------------
 
 
@@ -162,6 +175,9 @@ def test_a_long_context_loses_its_left_and_never_its_mask(demo):
         glm.continuation_row("A spider has", " eight legs" * 9)
     with pytest.raises(ValueError, match="has no token"):
         glm.continuation_row("A spider has", "")
+    for told in (("A <|startofpiece|> has", " eight"), ("A spider has", " <|endofpiece|>")):
+        with pytest.raises(ValueError, match="takes for a command and not for text"):
+            glm.continuation_row(*told)
 
 
 def test_answers_do_not_depend_on_the_batch(glm, demo):
@@ -231,10 +247,16 @@ def test_what_a_killed_run_had_answered_is_not_asked_again(demo, tasks, tmp_path
 
 
 def test_two_processes_share_the_requests(demo, tasks, colleague, tmp_path):
+    """Of 36 each asks 18, by fours; killed after two batches, each goes on with what is left."""
     program = TWICE + (TESTS / "harness_processes.py").read_text(encoding="utf-8")
     printed = colleague.output(program, demo, tasks.include_path, folder=tmp_path)
     (line,) = [line for line in printed.splitlines() if line.startswith("{")]
-    assert json.loads(line) == {"world": 2, "made_choices": 1.0, "made_writing": 1.0}
+    assert json.loads(line) == {
+        "asked again": [10, 10],
+        "made_choices": 1.0,
+        "made_writing": 1.0,
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["record.json"], "nothing else is left"
 
 
 @pytest.mark.parametrize("wrong", ["auto", 0])

@@ -132,7 +132,7 @@ def test_a_choice_without_others_is_told_of():
     recipe = Choices(TASKS["wsc"], Finetuning("wsc", "data", "output"), tokenizer=None)
     example = {"text_a": "Ng left", "span1_text": "Ng", "span2_text": "left", "span2_index": 1}
     with pytest.warns(UserWarning, match="1 validation examples have one choice alone"):
-        recipe.check([{**example, "label": False}])
+        recipe.warn_of_lone_choices([{**example, "label": False}])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        recipe.check([{**example, "label": False, "candidates": ["he"]}])
+        recipe.warn_of_lone_choices([{**example, "label": False, "candidates": ["he"]}])

@@ -1,17 +1,25 @@
 """The plans by which two processes share a model, each against the model in one process."""
 
+import json
 from importlib.util import find_spec
 
 import pytest
 from checkout import TESTS
-from processes import TWICE
+from processes import GLM, TWICE
 from transformers import PretrainedConfig
+from typer.testing import CliRunner
+
+from glm_transformers.cli import app
+from glm_transformers.evaluation.model import load
 
 # 4.57 has other classes for sharing; its plan is declared, and only looked at below.
 shares = find_spec("transformers.distributed.tensor_parallel") is not None
+needs_sharing = pytest.mark.skipif(
+    not shares, reason="this version of Transformers cannot share with these plans"
+)
 
 
-@pytest.mark.skipif(not shares, reason="this version of Transformers cannot share with these plans")
+@needs_sharing
 @pytest.mark.parametrize("plan", ["tp", "fsdp", "pp"])
 def test_two_processes_equal_one(tiny_model, colleague, tmp_path, plan):
     # Released tables have multiples of 128 rows. With rows that two processes cannot halve, the
@@ -34,3 +42,71 @@ def test_plans_name_modules_that_exist(tiny_model):
         assert {name.replace("*", "0") for name in plan} <= names
     assert not any(name.startswith("base_model_") for name in config.to_dict())
     assert PretrainedConfig().base_model_tp_plan is None  # only ours is changed
+
+
+# --- `glm fill` under `torchrun` ------------------------------------------------------------------
+
+TEXTS = ["The capital of Spain is [MASK].", "A dog has [MASK] legs and [MASK]", "Hot is not"]
+# Each process holds a part, and parts of a file are small.
+IN_PARTS = """
+import checkout
+from torch.distributed.tensor import DTensor
+from glm_transformers.apps import fill, fill_files, pipeline
+fill_files.ROWS = 2
+
+def open_parts(*arguments):
+    opened = pipeline.open_pipeline(*arguments)
+    assert isinstance(opened.model.lm_head.weight, DTensor)
+    return opened
+
+fill.open_pipeline = fill_files.open_pipeline = open_parts
+"""
+
+
+@needs_sharing
+@pytest.mark.parametrize("options", [["--json"], ["--all", "2"], ["--sample", "--seed", "3"]])
+def test_fill_prints_what_one_process_does(demo_repository, colleague, tmp_path, options):
+    command = ["fill", str(demo_repository), *TEXTS, "--max-new-tokens", "6", *options]
+    expected = CliRunner().invoke(app, [*command, "--device", "cpu"]).stdout
+    program = TWICE + IN_PARTS + GLM
+    assert colleague.output(program, *command, "--tensor-parallel", folder=tmp_path) == expected
+    assert len(expected.splitlines()) >= len(TEXTS)
+
+
+@needs_sharing
+def test_the_rows_of_a_file_are_filled_by_all(demo_repository, colleague, tmp_path):
+    data, output = tmp_path / "data.jsonl", tmp_path / "filled.jsonl"
+    data.write_text("".join(f"{json.dumps({'text': text})}\n" for text in TEXTS))
+    command = ["fill", demo_repository, "--data", data, "--output", output, "--max-new-tokens", 6]
+    colleague.output(TWICE + IN_PARTS + GLM, *command, "--tensor-parallel", folder=tmp_path)
+    shared = output.read_text()
+    output.unlink()
+    assert CliRunner().invoke(app, [*map(str, command), "--device", "cpu"]).exit_code == 0
+    assert shared == output.read_text()
+
+
+def test_processes_that_share_draw_alike(colleague, tmp_path):
+    """Without a seed, too: another word in one of them would be another text to go on with."""
+    program = TWICE + (
+        "import checkout; from glm_transformers.apps.options import Filling\n"
+        "from glm_transformers.apps.processes import begin, seed_of\n"
+        "begin(); print(seed_of(Filling('', sample=True, tensor_parallel=True)))"
+    )
+    first, second = colleague.output(program, folder=tmp_path).split()
+    assert first == second != "None"
+
+
+def test_what_cannot_be_shared(demo_repository, colleague, tmp_path, monkeypatch):
+    def refuse(words: str, **options):
+        with pytest.raises(ValueError, match=words if shares else "install version 5"):
+            load(str(demo_repository), tensor_parallel=True, **options)
+
+    refuse("one process")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    refuse("3 processes cannot share 4 heads")
+    refuse("device", device="cpu")
+    refuse("quantize", quantize="int8")
+    command = ["fill", demo_repository, *TEXTS]
+    run = colleague.run(TWICE + GLM, *command, folder=tmp_path)
+    assert run.returncode and not run.stdout
+    assert "pass --tensor-parallel" in run.stderr and "Traceback" not in run.stderr

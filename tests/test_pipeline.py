@@ -72,6 +72,30 @@ def test_several_sequences_for_each_text(fill):
     assert [len(row) for row in results] == [3, 3]
 
 
+@pytest.mark.parametrize("option", [{"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 5}])
+def test_options_of_draws_need_draws(fill, option):
+    """Where nothing is drawn they would be left out; also the pipeline may say that it draws."""
+    (name,) = option
+    for draws in ({}, {"do_sample": False}):
+        with pytest.raises(ValueError, match=f"{name} is for answers that are drawn; pass do_samp"):
+            fill(TEXTS, **option, **draws, **LIMITS)
+    (result,) = fill(TEXTS[0], do_sample=True, **option, **LIMITS)
+    assert result["blanks"]
+    drawing = copy.copy(fill.model.generation_config)
+    drawing.do_sample = True
+    drawing.max_new_tokens = 12
+    assert fill(TEXTS[0], generation_config=drawing, **option)
+    made = GLMText2TextGenerationPipeline(
+        model=fill.model, tokenizer=fill.tokenizer, do_sample=True, **LIMITS
+    )
+    assert made(TEXTS[0], **option)
+    with pytest.raises(ValueError, match=f"{name} is for answers"):
+        made(TEXTS[0], do_sample=False, **option)
+    made = GLMText2TextGenerationPipeline(model=fill.model, tokenizer=fill.tokenizer, **option)
+    with pytest.raises(ValueError, match=f"{name} is for answers"):
+        made(TEXTS[0])
+
+
 def test_dictionaries_of_generate(fill):
     assert fill(TEXTS, batch_size=2, return_dict_in_generate=True, **LIMITS) == fill(
         TEXTS, **LIMITS

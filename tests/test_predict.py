@@ -10,6 +10,7 @@ from conftest import needs_full_reference
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.evaluation.predict import (
     answer_contexts,
+    features_of,
     score_examples,
     submission_lines,
     write_answers,
@@ -109,6 +110,16 @@ def test_examples_together_are_examples_one_by_one(made):
     for example, scores in zip(COPA, together, strict=True):
         (alone,) = score_examples(*made, TASKS["copa"], [example], batch_size=1)
         assert scores == pytest.approx(alone, abs=1e-4) and len(scores) == 2
+
+
+def test_each_choice_of_a_long_text_has_all_the_room_that_it_leaves(made):
+    short, long = "Ng", COPA[0]["choice2"]
+    for choices in ((short, long), (long, short)):
+        example = {**COPA[0], "text_a": f"{COPA[0]['text_a']} " * 9}
+        example |= dict(zip(("choice1", "choice2"), choices, strict=True))
+        for feature in features_of(TASKS["copa"], example, made[1], max_length=60):
+            (answer,) = feature["answers"]
+            assert len(feature["context"]) + len(answer) == 60
 
 
 def test_answers_that_are_written(made):

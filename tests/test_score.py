@@ -11,6 +11,7 @@ from glm_transformers.evaluation import language_modeling as lm
 from glm_transformers.evaluation import log_likelihood, score_choices
 from glm_transformers.evaluation.model import load
 from glm_transformers.evaluation.options import Scoring
+from glm_transformers.evaluation.record import FinishedParts
 from glm_transformers.evaluation.rows import score_rows
 from glm_transformers.evaluation.score import score
 
@@ -132,6 +133,48 @@ def test_the_command(made_repository, tmp_path):
     assert again.exit_code == 1 and "exists already" in words(again.output)
 
 
+@pytest.mark.parametrize("lines", [CHOICES, ANSWERS, TEXTS])
+def test_a_killed_run_goes_on(made_repository, tmp_path, monkeypatch, lines):
+    told = dict(model=str(made_repository), device="cpu", batch_size=1)
+    file = write(tmp_path / "texts", lines)
+    expected = score(Scoring(file, **told))
+    real, kept = FinishedParts.add, []
+
+    def killed(self, *arguments):
+        real(self, *arguments)
+        kept.append(arguments)
+        raise KeyboardInterrupt
+
+    told["output"] = str(tmp_path / "scores.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(FinishedParts, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score(Scoring(file, **told))
+    with pytest.raises(ValueError, match="with other options, files or versions"):
+        score(Scoring(file, **{**told, "batch_size": 2}))
+    monkeypatch.setattr(FinishedParts, "add", lambda *all: kept.append(all) or real(*all))
+    assert score(Scoring(file, **told)) == expected
+    assert len(kept) == len(lines), "no batch was scored twice"
+    record = json.loads((tmp_path / "scores.json").read_text())
+    assert record["texts"] == expected.texts
+    assert {one.name for one in tmp_path.iterdir()} == {"texts", "scores.json"}
+
+
+def test_several_processes_would_write_one_record(made_repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="scored by one process; start one"):
+        score(Scoring(write(tmp_path / "texts", TEXTS), str(made_repository)))
+
+
+def test_a_long_text_leaves_its_score_room(made_repository, tmp_path):
+    """On a terminal of 80 columns."""
+    text = f"{TEXTS[0]}\n" * 4 + CHOICES[1]["inputs_pretokenized"]
+    file = write(tmp_path / "texts", [{**CHOICES[1], "inputs_pretokenized": text}])
+    result = invoke("score", file, "--model", made_repository, "--device", "cpu")
+    (row,) = [line for line in result.output.splitlines() if "quick" in line]
+    assert re.search(r"…  ?│ (Stanford|Beijing) *│ +-\d+\.\d{4} │", row) and len(row) == 80
+
+
 @pytest.mark.parametrize(
     "lines, options, message",
     [
@@ -145,6 +188,7 @@ def test_the_command(made_repository, tmp_path):
         (['{"inputs_pretokenized": "Ng'], {}, "Line 1 of"),
         (['{"inputs_pretokenized": "Ng'], {}, "is no JSON: Unterminated string"),
         ([{**CHOICES[0], "label": True}], {}, "has the label True"),
+        ([TEXTS[0], "Ng <|endofpiece|>"], {}, "Text 1: A text holds <|endofpiece|>"),
         (["Ng is at [MASK]."], {}, "has a mask, and nothing that answers it"),
         (TEXTS, dict(length=65), "length is 65; this model takes 64 tokens"),
         (CHOICES, dict(length_penalty=float("nan")), "length_penalty is nan; give at least 0"),

@@ -15,15 +15,17 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 
 import pytest
+import torch
 from checkout import ENVIRONMENT, ROOT
 from typer.testing import CliRunner
 
 from glm_transformers import cli
-from glm_transformers.apps.batching import Batches, Full, Question
+from glm_transformers.apps.batching import Batches, Full, Question, seeded
 from glm_transformers.apps.completions import FIELDS, read_completion
+from glm_transformers.apps.listener import bind
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
-from glm_transformers.apps.server import MOST_BYTES, MOST_CONNECTIONS, Server, bind, make_app
+from glm_transformers.apps.server import MOST_BYTES, MOST_CONNECTIONS, Server, make_app
 from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.hub_repository.handler import (
@@ -36,6 +38,9 @@ from glm_transformers.hub_repository.handler import (
     read_request,
 )
 from glm_transformers.streaming_glm import PieceChunk
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import serve as load_test
 
 TEXTS = [
     "Paris is the capital of [MASK].",
@@ -176,6 +181,19 @@ def test_answers_are_those_of_the_pipeline(client, batches, single):
     assert batches.batches - before[0] < 5 * len(TEXTS)
 
 
+def test_under_load_no_answer_is_lost_and_each_is_the_pipelines(client, single):
+    """The load test of benchmarks/serve.py, in its short form."""
+    texts = TEXTS * 8
+    expected = [single[text] for text in texts]
+    measured, answers = load_test.load(client.port, texts, clients=8)
+    load_test.check(answers, expected)
+    assert len(measured.latencies) == len(texts) and all(measured.latencies)
+    assert measured.batches < len(texts)
+    for lost in (None, single[TEXTS[1]]):
+        with pytest.raises(SystemExit, match="1 of 40 answers"):
+            load_test.check([lost, *answers[1:]], expected)
+
+
 def test_several_sequences_are_lists_as_in_the_pipeline(client):
     asked = {"num_beams": 3, "num_return_sequences": 2}
     several = client.fill(TEXTS[:3], **asked)
@@ -259,6 +277,18 @@ def test_a_seed_says_nothing_of_what_comes_after_it(client):
     assert texts[0] != texts[1]
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_a_seed_is_for_the_draws_of_any_device(monkeypatch, kind):
+    """Of which this machine has none: what torch would set there."""
+    device, seeds = getattr(torch, kind), []
+    monkeypatch.setattr(device, "manual_seed" if kind == "mps" else "manual_seed_all", seeds.append)
+    for _ in range(2):
+        with seeded(7):
+            assert seeds[-1] == 7
+        assert seeds[-1] != 7
+    assert len(set(seeds)) == 3  # what comes after it is another draw each time
+
+
 # --- OpenAI's form --------------------------------------------------------------------------------
 
 
@@ -306,6 +336,8 @@ def test_a_completion_that_is_cut_off_says_so(client):
         ({"prompt": "a", "model": "gpt"}, "model 'gpt' is not here"),
         ({"prompt": "a", "logit_bias": {}}, "'logit_bias' is not known"),
         ({"prompt": "a", "n": 2}, "n is 2"),
+        ({"prompt": "a", "top_p": 0.5}, "top_p is for choices that are drawn"),
+        ({"prompt": "a", "seed": 1}, "seed is for choices that are drawn"),
         ({"prompt": ["a", "b"], "stream": True}, "stream gives one"),
         ([], "A request must"),
     ],
@@ -313,6 +345,12 @@ def test_a_completion_that_is_cut_off_says_so(client):
 )
 def test_a_wrong_completion(client, fields, named):
     assert re.match(f"{named}.*send", client.error(400, "/v1/completions", fields))
+
+
+def test_without_any_surprise_what_else_is_of_draws_changes_nothing(client, single):
+    """As other programs send them always."""
+    answer = client.complete(TEXTS[0], temperature=0, top_p=0.1, seed=3)
+    assert answer["choices"][0]["blanks"] == single[TEXTS[0]][0]["blanks"]
 
 
 def test_what_there_is(client, batches):
@@ -435,6 +473,29 @@ def test_a_stream_that_takes_too_long_ends_with_an_error(batches, monkeypatch):
     assert part["choices"][0]["text"] == "It " and error["error"]["code"] == 504
 
 
+@pytest.mark.parametrize(
+    "fault, code, told, logged",
+    [
+        (RuntimeError("CUDA error: secret"), 500, "The server failed; its log says why.", True),
+        (ValueError("Too long; shorten it."), 400, "Too long; shorten it.", False),
+    ],
+    ids=["of the program", "of the request"],
+)
+def test_a_stream_that_fails_in_its_middle_ends_with_an_error(
+    client, batches, monkeypatch, caplog, fault, code, told, logged
+):
+    def fail(batch):
+        batch[0].streamer.on_chunk(PieceChunk(0, "It ", ended=False))
+        raise fault
+
+    monkeypatch.setattr(batches, "_fill", fail)
+    status, text = client.send("/v1/completions", {"prompt": "a", "stream": True})
+    part, error = (json.loads(event) for event in re.findall(r"data: (.*)\n\n", text))
+    assert status == 200 and part["choices"][0]["text"] == "It "
+    assert error == {"error": {"code": code, "message": told}}
+    assert ("CUDA error: secret" in caplog.text) == logged
+
+
 def test_a_server_that_stops_takes_nothing(client, batches, monkeypatch):
     monkeypatch.setattr(batches, "is_open", False)
     assert "stopping" in client.error(503, "/fill", {"inputs": "a"})
@@ -551,7 +612,9 @@ def test_a_generation_for_nobody_ends(batches):
 PROGRAM = "import checkout; from glm_transformers.cli import main; main()"
 
 
-def test_a_signal_ends_the_command_when_what_runs_is_answered(repository, single):
+@contextmanager
+def serving(repository):
+    """`glm serve` in a process of its own; gives it, what it prints at once, and a client."""
     command = [sys.executable, "-c", PROGRAM, "serve", str(repository)]
     process = subprocess.Popen(
         [*command, "--port", "0", "--batch-size", "1", "--device", "cpu"],
@@ -560,10 +623,19 @@ def test_a_signal_ends_the_command_when_what_runs_is_answered(repository, single
         text=True,
     )
     try:
-        greeting = process.stdout.readline() + process.stdout.readline()
-        client = Client(int(re.search(r"http://127\.0\.0\.1:(\d+)", greeting)[1]))
-        line = process.stdout.readline()
-        path, body = re.fullmatch(r"curl http://[^/]+(/\w+) -H '.+' -d '(.+)'\n", line).groups()
+        greeting = "".join(process.stdout.readline() for _ in range(3))
+        port = re.search(r"http://127\.0\.0\.1:(\d+)", greeting)[1]
+        yield process, greeting, Client(int(port))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_signal_ends_the_command_when_what_runs_is_answered(repository, single):
+    with serving(repository) as (process, greeting, client):
+        line = greeting.splitlines()[-1]
+        path, body = re.fullmatch(r"curl http://[^/]+(/\w+) -H '.+' -d '(.+)'", line).groups()
         assert client.ask(path, json.loads(body)) == single[json.loads(body)["inputs"]]
         with ThreadPoolExecutor(1) as clients:
             asked = clients.submit(client.fill, TEXTS[:3], **LONG)
@@ -571,16 +643,36 @@ def test_a_signal_ends_the_command_when_what_runs_is_answered(repository, single
             process.send_signal(signal.SIGTERM)
             assert len(asked.result()) == 3
         assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.stdout.close()
 
 
-def test_a_place_where_nothing_can_listen_is_one_sentence(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_command_at_once(repository, number):
+    def is_stopping() -> bool:
+        try:
+            return client.send("/health")[0] == 503
+        except ConnectionError:
+            return True
+
+    with serving(repository) as (process, _, client), ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(client.fill, TEXTS[:1] * MOST_TEXTS, **LONG)
+        until(lambda: client.ask("/health")["waiting"])
+        process.send_signal(number)
+        until(is_stopping)
+        assert process.poll() is None  # it answers what it has taken
+        process.send_signal(number)
+        assert process.wait(30) == -number
+        assert isinstance(asked.exception(), ConnectionError)
+
+
+@pytest.mark.parametrize("command", ["serve", "app"])
+def test_a_place_where_nothing_can_listen_is_one_sentence(tmp_path, command):
+    """Before a model is looked for, of which there is none."""
+    if command == "app":
+        pytest.importorskip("gradio")
     with bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        result = CliRunner().invoke(cli.app, ["serve", str(tmp_path), "--port", str(port)])
+        result = CliRunner().invoke(cli.app, [command, str(tmp_path), "--port", str(port)])
     assert result.exit_code == 1
     assert re.fullmatch(rf"Nothing can listen on 127\.0\.0\.1, port {port} .*\n", result.output)
 

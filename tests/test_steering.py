@@ -1,6 +1,7 @@
 """Answers that people steer: how long they are, which are allowed, which words must not occur."""
 
 import math
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -13,9 +14,11 @@ from glm_transformers import (
     GLMForConditionalGeneration,
     GLMText2TextGenerationPipeline,
     GLMTokenizerFast,
+    generation_glm,
 )
 from glm_transformers.blanks_glm import BlankLayout, position_scheme
 from glm_transformers.evaluation import log_likelihood
+from glm_transformers.steering_glm import AllowedAnswers
 
 FAMILIES = [name for name, options in CONVERSIONS.items() if "model" in options]
 
@@ -181,7 +184,7 @@ def test_a_piece_that_is_there_counts(tiny_model):
         ),
         (dict(min_piece_length=65), "must have 65 tokens and has room for 64"),
         (dict(min_piece_length=9, max_new_tokens=20), "take at least 30 tokens .* are 20 new"),
-        (dict(min_piece_length=9, max_length=29), "take at least 30 tokens .* are 20 new"),
+        (dict(min_piece_length=9, max_length=29), "take at least 30 tokens .* are 19 new"),
     ],
 )
 def test_lengths_that_no_answer_can_have(tiny_model, options, message):
@@ -190,6 +193,44 @@ def test_lengths_that_no_answer_can_have(tiny_model, options, message):
     ids, mask = padded(PROMPTS, "left")
     with pytest.raises(ValueError, match=message):
         model.generate(ids, attention_mask=mask, **options)
+
+
+def test_the_shortest_answers_have_just_the_length_that_there_is(tiny_model):
+    """The prompt's width, its start, and three answers with their ends."""
+    model = tiny_model()
+    ids, mask = padded(PROMPTS, "left")
+    just = ids.shape[1] + 1 + 30
+    options = dict(attention_mask=mask, min_piece_length=9, max_piece_length=9)
+    rows = model.generate(ids, max_length=just, **options)
+    assert [len(piece) for piece in pieces_of(behind_start(rows[2].tolist()))] == [9, 9, 9]
+    with pytest.raises(ValueError, match="there are 29 new tokens"):
+        model.generate(ids, max_length=just - 1, **options)
+
+
+@KINDS
+@pytest.mark.parametrize("longest", [3, [[3], [2, 7], [1, 4, 7]]], ids=["one", "for each blank"])
+def test_nothing_is_hidden_before_a_piece_can_be_full(
+    tiny_model, monkeypatch, longest, block_position_encoding
+):
+    """The shortest limit is not passed: until then a step costs what it costs without limits."""
+    model = tiny_model(block_position_encoding=block_position_encoding, max_sequence_length=128)
+    lengths = []
+
+    def note(layout, *arguments):
+        lengths.append(layout.length)
+        return hide(layout, *arguments)
+
+    hide = generation_glm.hide_overfull
+    monkeypatch.setattr(generation_glm, "hide_overfull", note)
+    ids, mask = padded(PROMPTS, "left")
+    least = longest if isinstance(longest, int) else min(map(min, longest))
+    options = dict(max_piece_length=longest, suppress_tokens=[EOP, EOS], max_new_tokens=20)
+    model.generate(ids, attention_mask=mask, **options)
+    # Then a token that is over the limit may be read, not when it is written.
+    assert min(lengths) == ids.shape[1] + least + 1
+    lengths.clear()
+    model.generate(ids, attention_mask=mask, **{**options, "max_new_tokens": least})
+    assert lengths == []
 
 
 # --- Allowed answers ------------------------------------------------------------------------------
@@ -272,6 +313,44 @@ def test_an_assistant_heeds_the_allowed_answers(tiny_model):
     assert fill_alone(model, 2, prompt_lookup_num_tokens=2, **options) == expected
 
 
+def test_allowed_answers_are_read_back_once_in_a_step(tiny_model, monkeypatch):
+    config, read = tiny_model().config, []
+    process = AllowedAnswers(ALLOWED, config)
+    ids = torch.tensor([[*prompt[:2], MASK, SOP, 60] for prompt in PROMPTS for _ in range(2)])
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: read.append(1) or tolist(self))
+    process(ids, torch.zeros(len(ids), config.vocab_size))
+    assert len(read) == 1
+
+
+def test_a_begun_answer_is_the_beginning_of_an_allowed_one(tiny_model):
+    """Else it could only be ended."""
+    model = tiny_model()
+    prompt = PROMPTS[1]
+
+    def go_on(*behind):
+        ids = torch.tensor([[*prompt, SOP, *behind]])
+        allowed = [[[[60, 61], [60, 62, 63]], [[23]]]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pieces that are continued
+            row = model.generate(ids, allowed_answers=allowed, max_new_tokens=9)
+        return pieces_of(behind_start(row[0].tolist()))
+
+    for beginning in ([], [60], [60, 62], [60, 61]):
+        first, second = go_on(*beginning)
+        assert first[: len(beginning)] == beginning and first in ([60, 61], [60, 62, 63])
+        assert second == [23]
+    assert go_on(5, EOP) == [[5], [23]]  # an ended one is the caller's
+    model.glm.forward = None  # whatever happens, no work is done
+    for beginning, message in {
+        (61,): "The answer to blank 0 of prompt 0 begins with the ids \\[61\\]",
+        (60, 61, 62): "blank 0 of prompt 0 begins with the ids \\[60, 61, 62\\]",
+        (60, 61, EOP, 24): "blank 1 of prompt 0 begins with the ids \\[24\\]",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            go_on(*beginning)
+
+
 @pytest.mark.parametrize(
     "allowed, options, message",
     [
@@ -294,7 +373,7 @@ def test_an_assistant_heeds_the_allowed_answers(tiny_model):
         (
             [[[[5, 6, 7]]], [None] * 2, [None] * 3],
             dict(bad_words_ids=[[4], [6, 7]]),
-            "holds the bad word \\[6, 7\\]",
+            "Answer 0 of those allowed for blank 0 of prompt 0 holds a bad word",
         ),
         ([[[[5] * 30]], [None] * 2, [None] * 3], dict(max_new_tokens=30), "at least 31 tokens"),
     ],
@@ -522,6 +601,31 @@ def test_bad_words_are_forbidden_with_and_without_a_space(repository, family):
         tokenizer.encode_bad_words(["<|endofpiece|>"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_steered_in_a_batch_and_with_beams(repository, family):
+    folder = repository(family)
+    fill = GLMText2TextGenerationPipeline(
+        model=GLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(),
+        tokenizer=GLMTokenizerFast.from_pretrained(folder),
+    )
+    texts = ["[MASK] lies in [MASK].", "a long text on [MASK] and on the old [MASK] of the town"]
+    allowed = [["paris", "new york"], ["the north", "china"]]
+    ends = (fill.tokenizer.eop_token_id, fill.tokenizer.eos_token_id)
+    for way in ({}, {"num_beams": 3}, {"alternatives": 2}):
+        options = dict(allowed_answers=allowed, **way)
+        together = fill(texts, batch_size=2, **options)
+        for text, result in zip(texts, together, strict=True):
+            assert all(map(list.__contains__, allowed, result["blanks"]))
+            assert result["blanks"] == fill(text, **options)[0]["blanks"]
+            for best, answers in zip(result.get("alternatives", []), allowed, strict=False):
+                assert sorted(one["answer"] for one in best) == sorted(answers)
+        lengths = dict(min_piece_length=[2, 1], max_piece_length=[2, 3], return_tensors=True)
+        for result in fill(texts, batch_size=2, **lengths, **way):
+            ids = result["generated_token_ids"].tolist()
+            first, second = [place for place, id in enumerate(ids) if id in ends][:2]
+            assert first - 1 == 2 and 1 <= second - first - 1 <= 3
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_lists_for_the_blanks_of_a_text(fill_text, batch_size):
     texts = [TEXT, "", "[MASK] is the brown [MASK]."]
@@ -622,7 +726,7 @@ def test_alternatives_are_distinct_texts(fill_text):
             dict(allowed_answers=[["Stanford"], None], max_piece_length=1),
             "answers have from 0 to 1",
         ),
-        (dict(allowed_answers=[["fox"], None], bad_words=["fox"]), "holds the bad word"),
+        (dict(allowed_answers=[["fox"], None], bad_words=["fox"]), "holds a bad word"),
         (dict(bad_words=[""]), "bad_words has ''"),
         (dict(alternatives=0), "alternatives is 0; pass an integer from 1 on"),
         (dict(alternatives=2, do_sample=True), "without do_sample; leave one of them out"),

@@ -132,6 +132,8 @@ def test_special_tokens(tokenizer):
         tokenizer.gmask_token_id,
         tokenizer.smask_token_id,
     ] == tokenizer.mask_token_ids
+    assert tokenizer.continuation_mask == "[gMASK]"
+    assert tokenizer.continuation_mask_id == tokenizer.gmask_token_id
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     named = {name: tokenizer.special_tokens_map[name] for name in GLM_TOKENS}
     assert named == GLM_TOKENS and set(named.values()) <= set(tokenizer.all_special_tokens)
@@ -173,6 +175,8 @@ def test_the_library_alone_knows_the_special_tokens(tokenizer, tmp_path):
 
 def test_a_mask_the_model_was_not_trained_with_is_text_and_asking_for_it_an_error(plain_tokenizer):
     assert plain_tokenizer.mask_token_ids == [plain_tokenizer.mask_token_id]
+    assert plain_tokenizer.continuation_mask == "[MASK]"
+    assert plain_tokenizer.continuation_mask_id == plain_tokenizer.mask_token_id
     assert not hasattr(plain_tokenizer, "gmask_token_id")
     with pytest.raises(
         AttributeError, match=r"has no \[gMASK\]; the masks it was trained with: \[MASK\]"

@@ -94,6 +94,7 @@ class Choices:
             examples: those of the validation data.
             others: of `RepeatableTrainer`.
         """
+        self.warn_of_lone_choices(examples)
 
         def measure(output) -> dict[str, float]:
             return self.measure(output.predictions.tolist(), examples)
@@ -127,8 +128,11 @@ class Choices:
         return compute_metrics(self.task.metrics, given, right, groups_of(self.task, examples))
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Raise a ValueError, before any training, if these examples could not be measured."""
+        """Raise a ValueError, before any work, if these examples could not be measured."""
         self.measure([0] * len(examples), examples)
+
+    def warn_of_lone_choices(self, examples: Sequence[Example]) -> None:
+        """Warn of validation examples that nothing but their one choice can win."""
         alone = [example for example in examples if len(self.choices(example)) == 1]
         if self.task.no_choice and alone:
             warnings.warn(

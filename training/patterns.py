@@ -9,7 +9,7 @@ Shapes: S tokens of the context.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..tokenization_glm import MASKS, GLMTokenizerFast
@@ -183,6 +183,14 @@ def first_occurrence(part: list[int], ids: list[int]) -> int | None:
         return None
     starts = range(len(ids) - len(part) + 1)
     return next((start for start in starts if ids[start : start + len(part)] == part), None)
+
+
+def copy_of(sides: Sides) -> Sides:
+    first, second = sides
+    return (
+        [replace(part, ids=[*part.ids]) for part in first],
+        [replace(part, ids=[*part.ids]) for part in second],
+    )
 
 
 def join(

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from ..tokenization_glm import IGNORED, MASKS, GLMTokenizerFast
 from .metrics import GROUPED, METRICS, OF_LABELS
 from .official import Official
-from .patterns import MASK, SENTENCE, Cut, Pattern, Sides, encode_sides, ids_of_sides, join
+from .patterns import MASK, SENTENCE, Cut, Pattern, Sides, copy_of, encode_sides, ids_of_sides, join
 from .templates import Example, fill, fill_each, parse
 
 # choices: the best of some answers (cloze), or a class (pooled classifier); answers: text to write.
@@ -195,10 +195,11 @@ def encode_apart(
     answers = encode_choices(task, chosen, example, tokenizer)
     label = number_of_choice(task, example, len(answers))
     limit = task.max_length if max_length is None else max_length
+    sides = encode_sides(chosen, example, tokenizer, task.cls, task.eos)
     apart = []
     for answer in answers:
-        sides = encode_sides(chosen, example, tokenizer, task.cls, task.eos)
-        context = join(sides, tokenizer, limit, reserved=len(answer))
+        own = copy_of(sides)  # which `join` shortens
+        context = join(own, tokenizer, limit, reserved=len(answer))
         apart.append(Encoded(context, [answer], label))
     return apart
 
