@@ -60,7 +60,8 @@ class GLMHarness(LM):
         quantize: str | None = None,
     ):
         super().__init__()
-        accelerator = Accelerator()
+        # Or processes on a CPU would not find each other.
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self._rank = accelerator.process_index
         self._world_size = accelerator.num_processes
         self._accelerator = accelerator

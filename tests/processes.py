@@ -88,7 +88,7 @@ import os, signal, socket, sys
 with socket.create_server(("localhost", 0)) as free:
     port = free.getsockname()[1]
 os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE="2")
-os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+os.environ.update(OMP_NUM_THREADS="1")
 processes = []
 for rank in "01":
     processes.append(os.fork())

@@ -332,7 +332,9 @@ def test_two_processes_train_like_one_with_twice_the_batch(
     """Through the command, too; 19 examples to evaluate fill no batch of two processes."""
     model = str(without_dropout(base, tmp_path / "base"))
     options = repeated(short, data, recipe, lora)
-    options = replace(options, model=model, steps=6, evaluate_every=3, batch_size=4)
+    # Six steps, if both processes are counted.
+    half = dict(epochs=0.5, steps=None)
+    options = replace(options, model=model, **half, evaluate_every=3, batch_size=4)
     with monkeypatch.context() as patch:
         patch.setattr(adapters, "add_lora", partial(adapters.add_lora, dropout=0.0))
         one = finetune(replace(options, output=str(tmp_path / "one"), accumulation=2))
@@ -340,6 +342,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(
     program = TWICE + NO_DROPOUT_OF_LORA + GLM
     printed = colleague.output(program, *command_line(two), folder=tmp_path)
     assert "is complete" in printed
+    assert len(history(one)) == 6
     for name in ("loss", "eval_exact_match" if recipe == "answers" else "eval_accuracy"):
         # The log has 4 digits.
         assert history(Path(two.output), name) == pytest.approx(history(one, name), rel=1e-3)

@@ -81,7 +81,7 @@ def finetune(options: Finetuning) -> Path:
     if examples:
         recipe.check(examples)
     options = with_steps(options, len(rows))
-    begun = {**asdict(options), "processes": PartialState().num_processes}
+    begun = {**asdict(options), "processes": count_processes()}
     run.check_same(begun, CHANGEABLE)
 
     trainer = recipe.trainer(
@@ -207,7 +207,12 @@ def with_steps(options: Finetuning, size: int) -> Finetuning:
 
 def samples_of_a_step(options: Finetuning) -> int:
     assert options.batch_size is not None  # see with_published
-    return options.batch_size * options.accumulation * PartialState().num_processes
+    return options.batch_size * options.accumulation * count_processes()
+
+
+def count_processes() -> int:
+    """How many train; those on a CPU know of each other only where accelerate is told of it."""
+    return PartialState(cpu=not torch.accelerator.is_available()).num_processes
 
 
 # --- Data -----------------------------------------------------------------------------------------
