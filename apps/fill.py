@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from ..pipeline_glm import GLMText2TextGenerationPipeline
 from ..streaming_glm import PieceChunk, PieceStreamer
-from .options import Filling
+from .options import OF_THE_PIPELINE, Filling
 from .pipeline import open_pipeline
 from .processes import begin, of_main, seed_of, silence
 
@@ -22,8 +22,6 @@ LEFT_EMPTY = "The model leaves a blank empty."
 NOT_CONTINUED = (
     "The model adds nothing to a text without a mask; write [MASK] where words are missing."
 )
-# What is handed on to the pipeline as it is.
-OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
 # A terminal would obey what is shown as a picture here; each character stays one character.
 CONTROL_PICTURES = {
     **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},

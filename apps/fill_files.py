@@ -24,14 +24,13 @@ from ..evaluation.record import check_new, digests
 from ..hub_repository.files import write_json
 from ..pipeline_glm import GLMText2TextGenerationPipeline
 from ..training.options import LARGEST_SEED
-from .options import Filling
+from .options import OF_THE_PIPELINE, Filling
 from .pipeline import open_pipeline
 from .processes import begin, seed_of
 
 ROWS = 1024  # of a part: enough that texts of like length meet, and not much to do again
 ADDED = ("blanks", "filled_text")  # the columns with the answers
 OF_ONE_TEXT = ("all", "allowed_answers", "json")
-OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
 # May be others when a run goes on.
 NOT_OF_THE_ANSWERS = {"output", "batch_size", "device", "tensor_parallel"}
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from ..evaluation.options import DEVICE, DTYPE, QUANTIZE, DType, Quantized
 from ..training.options import LARGEST_SEED, Options, about
 
+# What filling hands on to the pipeline as it is.
+OF_THE_PIPELINE = ("max_new_tokens", "min_piece_length", "max_piece_length", "bad_words")
+
 
 @dataclass
 class Filling(Options):

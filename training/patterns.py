@@ -199,8 +199,12 @@ def join(
     limit: int | None,
     reserved: int = 0,
 ) -> list[int]:
-    """The ids of a context, shortened to `limit` less what is reserved for answers."""
+    """The ids of a context, shortened to `limit` less what is reserved for answers.
+
+    The sides stay as they are.
+    """
     if limit is not None:
+        sides = copy_of(sides)
         shorten(sides, limit, reserved)
     ids = ids_of_sides(sides)
     tokenizer.check_no_commands(ids, "A text")

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from ..tokenization_glm import IGNORED, MASKS, GLMTokenizerFast
 from .metrics import GROUPED, METRICS, OF_LABELS
 from .official import Official
-from .patterns import MASK, SENTENCE, Cut, Pattern, Sides, copy_of, encode_sides, ids_of_sides, join
+from .patterns import MASK, SENTENCE, Cut, Pattern, Sides, encode_sides, ids_of_sides, join
 from .templates import Example, fill, fill_each, parse
 
 # choices: the best of some answers (cloze), or a class (pooled classifier); answers: text to write.
@@ -198,8 +198,7 @@ def encode_apart(
     sides = encode_sides(chosen, example, tokenizer, task.cls, task.eos)
     apart = []
     for answer in answers:
-        own = copy_of(sides)  # which `join` shortens
-        context = join(own, tokenizer, limit, reserved=len(answer))
+        context = join(sides, tokenizer, limit, reserved=len(answer))
         apart.append(Encoded(context, [answer], label))
     return apart
 
