@@ -8,8 +8,8 @@ ways take turns; a row shows medians, and of a time to that of float32 the media
 Then the demo answers its held-out questions, in batches of 50 and one by one.
 
 `int8` is `--quantize int8` of this project's commands. The ways below it are those of other
-libraries through `from_pretrained`, which leave the head as it is; a way whose library is missing
-is left out.
+libraries: through `from_pretrained`, which leave the head as it is, and ONNX Runtime, which has the
+steps' whole graph, the cache in it. A way whose library is missing is left out.
 """
 
 import io
@@ -61,6 +61,8 @@ def load_bitsandbytes(folder: Path) -> torch.nn.Module:
     return load(folder, quantization_config=quantization, device_map="cpu")
 
 
+sys.path.insert(0, str(EXAMPLES))
+
 WAYS: dict[str, Callable[[Path], torch.nn.Module]] = {
     "float32": load,
     "bfloat16": partial(load, dtype=torch.bfloat16),
@@ -74,6 +76,11 @@ if find_spec("torchao") is not None:
     )
 if find_spec("bitsandbytes") is not None:
     WAYS["bitsandbytes"] = load_bitsandbytes
+if find_spec("onnxruntime") is not None:
+    from onnx_steps import with_onnx_steps
+
+    WAYS["ONNX Runtime, float32"] = partial(with_onnx_steps, in_int8=False)
+    WAYS["ONNX Runtime, int8"] = partial(with_onnx_steps, in_int8=True)
 
 
 def write_network(folder: Path) -> None:
@@ -127,6 +134,8 @@ def time_in_turn(calls: list[Callable[[], None]], repeats: int) -> list[list[flo
 
 def state_bytes(model: torch.nn.Module) -> int:
     """Of all weights as they are kept; a tied one counts once."""
+    if hasattr(model, "graph_bytes"):
+        return model.graph_bytes
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     return file.tell()
@@ -137,7 +146,6 @@ def state_bytes(model: torch.nn.Module) -> int:
 
 def share_right(model: torch.nn.Module, tokenizer: GLMTokenizerFast) -> list[float]:
     """Of the held-out questions, in batches and one by one."""
-    sys.path.insert(0, str(EXAMPLES))
     from evaluate_demo import BATCH, fill_all, is_right, read_questions
 
     questions = read_questions()

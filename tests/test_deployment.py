@@ -1,9 +1,12 @@
 """How people deploy: compiled decoding, `torch.export` with fixed and free shapes, ONNX."""
 
+import sys
+
 import numpy
 import onnxruntime
 import pytest
 import torch
+from checkout import ROOT
 from conftest import EOS, MASK, SOP, long
 from test_invariants import PROMPTS, padded
 
@@ -111,6 +114,44 @@ def test_onnx_gives_the_same(tiny_model, tmp_path, cls):
         tensors = (tensor.numpy() for tensor in inputs.values())
         (actual,) = session.run(None, dict(zip(names, tensors, strict=True)))
         numpy.testing.assert_allclose(actual, model(**inputs)[0].numpy(), atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def onnx_steps():
+    sys.path.insert(0, str(ROOT / "examples"))
+    import onnx_steps
+
+    sys.path.remove(str(ROOT / "examples"))
+    return onnx_steps
+
+
+def test_steps_of_onnx_runtime(tiny_model, tmp_path, onnx_steps):
+    """`examples/onnx_steps.py`: the answers are torch's, in a padded batch and with beams."""
+    model = tiny_model(num_layers=2)
+    model.save_pretrained(tmp_path)
+    ours = onnx_steps.with_onnx_steps(tmp_path, in_int8=False)
+    steps = []
+    forward = ours.session.run
+    ours.session.run = lambda *arguments: steps.append(1) or forward(*arguments)
+    ids, mask = padded(PROMPTS, "left")
+    for beams in (1, 3):
+        options = dict(attention_mask=mask, max_new_tokens=7, eos_token_id=None, num_beams=beams)
+        assert torch.equal(ours.generate(ids, **options), model.generate(ids, **options))
+    assert len(steps) == 2 * 6
+
+
+@torch.no_grad()
+def test_steps_of_onnx_runtime_in_int8(tiny_model, tmp_path, onnx_steps):
+    model = tiny_model(num_layers=1)
+    model.save_pretrained(tmp_path)
+    ids, _ = padded(PROMPTS[:1], "left")
+    logits = []
+    for network in (model, onnx_steps.with_onnx_steps(tmp_path, in_int8=True)):
+        cache = network(ids, use_cache=True)[onnx_steps.CACHE]
+        behind = {onnx_steps.CACHE: cache, "position_ids": torch.tensor([[[3], [2]]])}
+        logits.append(network(ids[:, -1:], **behind).logits)
+    exact, rounded = logits
+    assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @torch.no_grad()
