@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
+from ..training.processes import rank, world_size
 from .batches import Finished
 from .language_modeling import (
     DOCUMENTS_LENGTH,
@@ -34,8 +35,6 @@ from .record import (
     check_new,
     depends_on,
     file_of_answers,
-    process,
-    processes,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def evaluate(options: Evaluation) -> list[Measure]:
     started = time.monotonic()
     key: dict[str, Any] = {}
     finished = Finished()
-    if options.output is not None and process() == 0:
+    if options.output is not None and rank() == 0:
         files: list[str | Path] = [*data_files(options)]
         if exam is not None:
             files += exam.files
@@ -123,7 +122,7 @@ def check(options: Evaluation) -> None:
     for name in ("unidirectional", "stride"):
         if options.task is not None and getattr(options, name):
             raise ValueError(f"--{name} is of language modelling; leave it out with --task.")
-    if (files or options.task is not None) and processes() > 1:
+    if (files or options.task is not None) and world_size() > 1:
         raise ValueError("Only tasks of the harness run on several processes; start one.")
 
 

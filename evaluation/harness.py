@@ -27,6 +27,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from tqdm.auto import tqdm
 
+from ..training.processes import are_on_cpu
 from .language_modeling import WIKITEXT_STRIDE, windows
 from .model import load
 from .rows import Row, score_as_they_come, score_rows
@@ -60,8 +61,7 @@ class GLMHarness(LM):
         quantize: str | None = None,
     ):
         super().__init__()
-        # Or processes on a CPU would not find each other.
-        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        accelerator = Accelerator(cpu=are_on_cpu())
         self._rank = accelerator.process_index
         self._world_size = accelerator.num_processes
         self._accelerator = accelerator

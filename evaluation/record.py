@@ -38,16 +38,6 @@ class Measure:
     of: str
 
 
-def process() -> int:
-    """The number of this process, from 0, as launchers tell it."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def processes() -> int:
-    """How many there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def depends_on(
     options: Options,
     folders: Iterable[Path],

@@ -21,11 +21,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..hub_repository.files import read_text
+from ..training.processes import world_size
 from .batches import Finished
 from .language_modeling import Accuracy, windows
 from .model import Loaded, find, fitting, load
 from .options import Scoring
-from .record import FinishedParts, Measure, check_new, depends_on, processes
+from .record import FinishedParts, Measure, check_new, depends_on
 from .rows import score_rows, standard_error
 from .scoring import AnswerScore, encode, log_likelihood, named, score_choices
 
@@ -59,7 +60,7 @@ def score(options: Scoring) -> Scores:
     Raises:
         ValueError: for a file that cannot be scored, an output that exists, and several processes.
     """
-    if processes() > 1:
+    if world_size() > 1:
         raise ValueError("A file is scored by one process; start one.")
     kind, lines = read_texts(options.texts)
     if kind == "texts" and options.end_token:

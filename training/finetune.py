@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
@@ -25,6 +24,7 @@ from .cloze import Choices, Pooled
 from .examples import read_placed_examples
 from .options import Finetuning
 from .own_tasks import read_task
+from .processes import this_process
 from .repository import find_repository, load_tokenizer
 from .run import Run, common_arguments
 from .seq2seq import Answers, beam_search
@@ -81,7 +81,7 @@ def finetune(options: Finetuning) -> Path:
     if examples:
         recipe.check(examples)
     options = with_steps(options, len(rows))
-    begun = {**asdict(options), "processes": count_processes()}
+    begun = {**asdict(options), "processes": this_process().num_processes}
     run.check_same(begun, CHANGEABLE)
 
     trainer = recipe.trainer(
@@ -207,12 +207,7 @@ def with_steps(options: Finetuning, size: int) -> Finetuning:
 
 def samples_of_a_step(options: Finetuning) -> int:
     assert options.batch_size is not None  # see with_published
-    return options.batch_size * options.accumulation * count_processes()
-
-
-def count_processes() -> int:
-    """How many train; those on a CPU know of each other only where accelerate is told of it."""
-    return PartialState(cpu=not torch.accelerator.is_available()).num_processes
+    return options.batch_size * options.accumulation * this_process().num_processes
 
 
 # --- Data -----------------------------------------------------------------------------------------
