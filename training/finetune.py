@@ -80,7 +80,7 @@ def finetune(options: Finetuning) -> Path:
         check_labelled(task, [*learnt, *examples])
     if examples:
         recipe.check(examples)
-    options = with_steps(options, len(rows))
+    options = with_steps(with_fitting_batch(options, len(rows)), len(rows))
     begun = {**asdict(options), "processes": this_process().num_processes}
     run.check_same(begun, CHANGEABLE)
 
@@ -184,6 +184,24 @@ def with_limits(options: Finetuning, task: Task, config: GLMConfig) -> Finetunin
                 f"{longest} or less."
             )
     return replace(options, **limits)
+
+
+def with_fitting_batch(options: Finetuning, size: int) -> Finetuning:
+    """With a step of no more examples than there are: it would take each several times.
+
+    Args:
+        size: how many examples are learnt.
+    """
+    samples = samples_of_a_step(options)
+    if samples <= size:
+        return options
+    assert options.batch_size is not None  # see with_published
+    batch_size = max(1, size * options.batch_size // samples)
+    warnings.warn(
+        f"There are {size} examples, and a step takes {samples}; the batch size is {batch_size}.",
+        stacklevel=3,
+    )
+    return replace(options, batch_size=batch_size)
 
 
 def with_steps(options: Finetuning, size: int) -> Finetuning:
