@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from .language_modeling import (
     PUBLISHED,
     WIKITEXT_LENGTH,
     WIKITEXT_STRIDE,
+    Accuracy,
     Perplexity,
     evaluate_documents,
     evaluate_lambada,
@@ -26,7 +27,7 @@ from .language_modeling import (
     read_lambada,
     read_wikitext,
 )
-from .model import find, fitting, load
+from .model import check_length, find, load
 from .options import OF_TASK, Evaluation
 from .record import (
     PREDICTIONS,
@@ -35,10 +36,18 @@ from .record import (
     check_new,
     depends_on,
     file_of_answers,
+    is_begun,
 )
 
 if TYPE_CHECKING:
     from .task import Exam
+
+# How the files with texts are read, by the names of their options.
+READERS: dict[str, Callable[[str], Any]] = {
+    "lambada": read_lambada,
+    "wikitext": read_wikitext,
+    "documents": read_documents,
+}
 
 
 def evaluate(options: Evaluation) -> list[Measure]:
@@ -51,19 +60,20 @@ def evaluate(options: Evaluation) -> list[Measure]:
         ValueError: for options that do not go together, and for files that cannot be measured.
     """
     check(options)
+    texts = read_texts(options)
     exam = prepare_task(options)
     started = time.monotonic()
     key: dict[str, Any] = {}
     finished = Finished()
     if options.output is not None and rank() == 0:
-        files: list[str | Path] = [*data_files(options)]
+        files: list[str | Path] = [*data_files(options).values()]
         if exam is not None:
             files += exam.files
         key = depends_on(options, find(options.repository).folders, files)
         finished = FinishedParts(options.output, key)
     check_predictions(options, finished)
     measures = [
-        *language_modeling(options, finished),
+        *language_modeling(texts, options, finished),
         *harness_tasks(options, finished),
         *of_task(exam, options, finished),
     ]
@@ -84,10 +94,10 @@ def check_predictions(options: Evaluation, finished: Finished) -> None:
         check_new(options.predictions)
 
 
-def data_files(options: Evaluation) -> list[str]:
-    """The files with texts that are measured."""
-    named = (options.lambada, options.wikitext, options.documents)
-    return [file for file in named if file is not None]
+def data_files(options: Evaluation) -> dict[str, str]:
+    """The files with texts that are measured, by the names of their options."""
+    named = {name: getattr(options, name) for name in READERS}
+    return {name: file for name, file in named.items() if file is not None}
 
 
 def check(options: Evaluation) -> None:
@@ -102,7 +112,9 @@ def check(options: Evaluation) -> None:
         )
     if options.output is not None:
         check_new(options.output)
-    for file in files:
+    if options.predictions is not None and not is_begun(options.output):
+        check_new(options.predictions)  # or see check_predictions
+    for file in files.values():
         if not os.path.isfile(file):
             raise ValueError(f"{file} is no file; pass one with texts.")
     if options.tasks is not None and options.unidirectional:
@@ -129,44 +141,73 @@ def check(options: Evaluation) -> None:
 # --- Language modelling ---------------------------------------------------------------------------
 
 
-def language_modeling(options: Evaluation, finished: Finished) -> Iterator[Measure]:
+def read_texts(options: Evaluation) -> dict[str, Any]:
+    """What the files hold that are measured, by the names of their options.
+
+    Raises:
+        ValueError: for a file of another form, and for rows that are too long for the model.
+    """
+    files = data_files(options)
+    if files or options.tasks is not None:
+        check_length(options.length, find(options.repository).config)
+    return {name: READERS[name](file) for name, file in files.items()}
+
+
+def language_modeling(
+    texts: dict[str, Any],
+    options: Evaluation,
+    finished: Finished,
+) -> Iterator[Measure]:
     """LAMBADA and the perplexities that are asked for."""
-    if not data_files(options):
+    if not texts:
         return
     loaded = load(options.repository, options.dtype, options.device, options.quantize)
+    longest = loaded.model.config.max_sequence_length
     settings: dict[str, Any] = {
         "unidirectional": options.unidirectional,
         "batch_size": options.batch_size,
         "finished": finished,
     }
-    if options.lambada is not None:
-        texts = read_lambada(options.lambada)[: options.limit]
-        length = fitting(options.length, LAMBADA_LENGTH, loaded)
-        result = evaluate_lambada(*loaded, texts, length=length, **settings)
-        yield Measure(
-            "LAMBADA",
-            "accuracy",
-            result.accuracy,
-            result.standard_error,
-            result.count,
-            "texts",
+    if "lambada" in texts:
+        yield of_accuracy(
+            evaluate_lambada(
+                *loaded,
+                texts["lambada"][: options.limit],
+                length=options.length or min(LAMBADA_LENGTH, longest),
+                **settings,
+            )
         )
-    if options.wikitext is not None:
-        text = read_wikitext(options.wikitext)
-        length = fitting(options.length, WIKITEXT_LENGTH, loaded)
-        stride = min(options.stride or WIKITEXT_STRIDE, length - 1)
-        yield from of_perplexity(
-            "WikiText",
-            evaluate_wikitext(*loaded, text, length=length, stride=stride, **settings),
+    if "wikitext" in texts:
+        length = options.length or min(WIKITEXT_LENGTH, longest)
+        result = evaluate_wikitext(
+            *loaded,
+            texts["wikitext"],
+            length=length,
+            stride=min(options.stride or WIKITEXT_STRIDE, length - 1),
+            **settings,
         )
-    if options.documents is not None:
-        documents = read_documents(options.documents)[: options.limit]
-        length = fitting(options.length, DOCUMENTS_LENGTH, loaded)
-        stride = min(options.stride or DOCUMENTS_STRIDE, length - 1)
-        yield from of_perplexity(
-            "documents",
-            evaluate_documents(*loaded, documents, length=length, stride=stride, **settings),
+        yield from of_perplexity("WikiText", result)
+    if "documents" in texts:
+        length = options.length or min(DOCUMENTS_LENGTH, longest)
+        result = evaluate_documents(
+            *loaded,
+            texts["documents"][: options.limit],
+            length=length,
+            stride=min(options.stride or DOCUMENTS_STRIDE, length - 1),
+            **settings,
         )
+        yield from of_perplexity("documents", result)
+
+
+def of_accuracy(result: Accuracy) -> Measure:
+    return Measure(
+        "LAMBADA",
+        "accuracy",
+        result.accuracy,
+        result.standard_error,
+        result.count,
+        "texts",
+    )
 
 
 def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:

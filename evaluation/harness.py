@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from ..training.processes import are_on_cpu
 from .language_modeling import WIKITEXT_STRIDE, windows
-from .model import load
+from .model import check_length, load
 from .rows import Row, score_as_they_come, score_rows
 from .scoring import encode
 
@@ -75,8 +75,8 @@ class GLMHarness(LM):
         self._device = self.model.device
         self.repository = pretrained
         self.batch_size = whole_number(batch_size)
-        longest = self.model.config.max_sequence_length
-        self.max_length = min(max_length or longest, longest)
+        check_length(max_length, self.model.config)
+        self.max_length = max_length or self.model.config.max_sequence_length
         self.mask = mask or self.tokenizer.continuation_mask
         if self.mask not in self.tokenizer.masks:
             raise ValueError(
@@ -132,8 +132,8 @@ class GLMHarness(LM):
         blank = max(column for column, id in enumerate(ids) if id in masks)
         if room < 2:  # [CLS] and the mask
             raise ValueError(
-                f"What follows a context leaves it {room} tokens of {self.max_length}; raise "
-                "max_length, or ask for less."
+                f"What follows a context leaves it {room} tokens of {self.max_length}; allow more, "
+                "or ask for less."
             )
         surplus = max(len(ids) - room, 0)
         dropped = min(surplus, blank - 1)  # [CLS] stays

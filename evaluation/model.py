@@ -183,12 +183,13 @@ def load_network(
     return model if quantize is None else to_int8(model)
 
 
-def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:
-    """The length of rows: what is asked for, or the usual one if the model takes it."""
-    longest = loaded.model.config.max_sequence_length
+def check_length(asked: int | None, config: GLMConfig) -> None:
+    """Raise a ValueError for rows of more tokens than the model takes."""
+    longest = config.max_sequence_length
     if asked is not None and asked > longest:
-        raise ValueError(f"length is {asked}; this model takes {longest} tokens.")
-    return asked or min(usual, longest)
+        raise ValueError(
+            f"length is {asked}; this model takes {longest} tokens: ask for {longest} or less."
+        )
 
 
 def check_device(device: str | torch.device | None) -> str | torch.device:

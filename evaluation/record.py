@@ -106,6 +106,16 @@ def check_new(file: str | Path) -> None:
         raise ValueError(f"{Path(file).parent} is no folder; make it, or choose another.")
 
 
+def file_of_parts(output: str | Path) -> Path:
+    """Where a run keeps what it has finished until the record is there."""
+    return Path(f"{output}.parts")
+
+
+def is_begun(output: str | Path | None) -> bool:
+    """Whether a run was killed before its record was there."""
+    return output is not None and file_of_parts(output).exists()
+
+
 def file_of_answers(output: str) -> str:
     """Where the harness keeps what it knows until the record is there, without its own ending."""
     return f"{output}.answers"
@@ -117,7 +127,7 @@ class FinishedParts(Finished):
     The harness keeps its answers in files of its own, see `file_of_answers`.
 
     Args:
-        output: the file of the record; the other has `.parts` behind its name.
+        output: the file of the record; for the other see `file_of_parts`.
         key: what the results depend on.
 
     Raises:
@@ -126,7 +136,7 @@ class FinishedParts(Finished):
 
     def __init__(self, output: str | Path, key: dict[str, Any]):
         self.output = Path(output)
-        self.file = Path(f"{output}.parts")
+        self.file = file_of_parts(output)
         self.results: dict[tuple[str, int], list] = {}
         check_new(output)
         self.key = json.dumps(key, sort_keys=True)

@@ -24,7 +24,7 @@ from ..hub_repository.files import read_text
 from ..training.processes import world_size
 from .batches import Finished
 from .language_modeling import Accuracy, windows
-from .model import Loaded, find, fitting, load
+from .model import Loaded, check_length, find, load
 from .options import Scoring
 from .record import FinishedParts, Measure, check_new, depends_on
 from .rows import score_rows, standard_error
@@ -62,6 +62,8 @@ def score(options: Scoring) -> Scores:
     """
     if world_size() > 1:
         raise ValueError("A file is scored by one process; start one.")
+    if options.output is not None:
+        check_new(options.output)
     kind, lines = read_texts(options.texts)
     if kind == "texts" and options.end_token:
         raise ValueError("A text without blanks has no end to score; leave end_token out.")
@@ -69,15 +71,14 @@ def score(options: Scoring) -> Scores:
         raise ValueError("A length penalty is of choices; leave it out.")
     if kind == "answers" and options.unidirectional:
         raise ValueError("Answers to blanks are read with both sides; leave unidirectional out.")
-    if options.output is not None:
-        check_new(options.output)
+    found = find(options.model)
+    check_length(options.length, found.config)
     key: dict[str, Any] = {}
     finished = Finished()
     if options.output is not None:
-        key = depends_on(options, find(options.model).folders, [options.texts])
+        key = depends_on(options, found.folders, [options.texts])
         finished = FinishedParts(options.output, key)
     loaded = load(options.model, options.dtype, options.device, options.quantize)
-    fitting(options.length, loaded.model.config.max_sequence_length, loaded)
     scores = RUNS[kind](loaded, lines, options, finished)
     results = [asdict(measure) for measure in scores.measures]
     finished.complete({"results": results, "texts": scores.texts, **key})

@@ -456,8 +456,8 @@ def warn_of_cuts(features: list[Feature]):
     cut = sum(feature["cut"] for feature in features)
     if cut:
         warnings.warn(
-            f"{cut} of {len(features)} texts were too long and were cut; raise max_length if the "
-            "model has the positions.",
+            f"{cut} of {len(features)} texts were too long and were cut; ask for a greater length, "
+            "if the model has the positions.",
             stacklevel=3,
         )
 

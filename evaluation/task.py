@@ -24,7 +24,7 @@ from ..training.seq2seq import Answers, beam_search, check_search
 from ..training.tasks import Task, groups_of, is_labelled
 from ..training.templates import Example
 from .batches import Finished
-from .model import Found, check_device, find, load_network
+from .model import Found, check_device, check_length, find, load_network
 from .options import OF_TASK, Evaluation
 from .predict import (
     SUBMISSIONS,
@@ -116,13 +116,8 @@ def prepare(options: Evaluation) -> Exam:
 
 def as_finetuned(options: Evaluation, task: Task, found: Found) -> Finetuning:
     """What `glm finetune` would be told to ask examples so."""
-    longest = found.config.max_sequence_length
-    length = options.length or task.max_length or longest
-    if length > longest:
-        raise ValueError(
-            f"length is {length}; this model takes {longest} tokens: pass --length {longest} or "
-            "less."
-        )
+    length = options.length or task.max_length or found.config.max_sequence_length
+    check_length(length, found.config)
     told: dict[str, Any] = {name: getattr(options, name) for name in OF_TASK}
     finetuning = Finetuning(
         task=str(options.task),
