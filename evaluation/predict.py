@@ -241,7 +241,7 @@ def submission_lines(
         names = ", ".join(SUBMISSIONS)
         raise ValueError(f"SuperGLUE has no task {task.name}; choose one of {names}.")
     needed = PLACES_OF_ANSWERS if task.name == "multirc" else ("idx",)
-    for number, example in enumerate(examples):
+    for number, example in enumerate(examples, start=1):
         missing = [name for name in needed if example.get(name) is None]
         if missing:
             raise ValueError(

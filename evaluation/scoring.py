@@ -107,7 +107,7 @@ def score_choices(
     longest = model.config.max_sequence_length if max_length is None else max_length
     make = unidirectional_feature if unidirectional else bidirectional_feature
     features = []
-    for number, (text, of_text) in enumerate(zip(texts, choices, strict=True)):
+    for number, (text, of_text) in enumerate(zip(texts, choices, strict=True), start=1):
         with named(f"Text {number}"):
             answers = encode_answers(tokenizer, of_text, end_token)
             features.append(make(tokenizer, text, answers, longest))
@@ -150,7 +150,7 @@ def score_packed(
     check_model(model)
     collate = GLMMultipleChoiceCollator(tokenizer)
     lengths = []
-    for number, feature in enumerate(features):
+    for number, feature in enumerate(features, start=1):
         with named(f"Text {number}"):
             lengths.append(check_feature(feature, model))
 
@@ -276,7 +276,7 @@ def log_likelihood(
     collator = TextCollator(tokenizer)
     work = []
     lengths = []
-    for number, (text, of_text) in enumerate(zip(texts, answers, strict=True)):
+    for number, (text, of_text) in enumerate(zip(texts, answers, strict=True), start=1):
         with named(f"Text {number}"):
             said = [of_text] if isinstance(of_text, str) else of_text
             ids = encode_answers(tokenizer, said, end_token)

@@ -137,7 +137,7 @@ def test_examples_without_answers_are_only_predicted(made_repository, files, tmp
         assert run(made_repository, files, task, data, predictions=str(told)) == []
         assert len(told.read_text().splitlines()) == 2
     mixed = write_lines(tmp_path / "mixed.jsonl", [ROWS[0], unanswered[0]])
-    with pytest.raises(ValueError, match="Example 1 has no answer to measure by"):
+    with pytest.raises(ValueError, match="Example 2 has no answer to measure by"):
         run(made_repository, files, "choices.json", mixed)
 
 
@@ -232,5 +232,5 @@ def test_data_of_another_task(made_repository, files, tmp_path):
     result = invoke(
         *("evaluate", made_repository, "--task", files / "answers.json", "--data", data),
     )
-    assert result.exit_code == 1 and "Example 0: " in words(result.output)
+    assert result.exit_code == 1 and "Example 1: " in words(result.output)
     assert "source" in result.output

@@ -176,7 +176,7 @@ def test_a_long_text_leaves_its_score_room(made_repository, tmp_path):
         (['{"inputs_pretokenized": "Ng'], {}, "Line 1 of"),
         (['{"inputs_pretokenized": "Ng'], {}, "is no JSON: Unterminated string"),
         ([{**CHOICES[0], "label": True}], {}, "has the label True"),
-        ([TEXTS[0], "Ng <|endofpiece|>"], {}, "Text 1: A text holds <|endofpiece|>"),
+        ([TEXTS[0], "Ng <|endofpiece|>"], {}, "Text 2: A text holds <|endofpiece|>"),
         (["Ng is at [MASK]."], {}, "has a mask, and nothing that answers it"),
         (TEXTS, dict(length=65), "length is 65; this model takes 64 tokens"),
         (CHOICES, dict(length_penalty=float("nan")), "length_penalty is nan; give at least 0"),
@@ -205,7 +205,7 @@ def test_a_text_of_one_token_is_told_before_any_is_scored(made_repository, tmp_p
 
     monkeypatch.setattr("glm_transformers.evaluation.score.score_rows", score_none)
     file = write(tmp_path / "texts", [*TEXTS, "a"])
-    with pytest.raises(ValueError, match="Text 2 has one token"):
+    with pytest.raises(ValueError, match="Text 3 has one token"):
         score(Scoring(file, str(made_repository), device="cpu"))
 
 
