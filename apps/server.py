@@ -217,7 +217,10 @@ async def read_body(request: Request) -> bytes:
 
 
 async def ask(
-    request: Request, batches: Batches, questions: list[Question], timeout: float
+    request: Request,
+    batches: Batches,
+    questions: list[Question],
+    timeout: float,
 ) -> list[Answer]:
     """The answers, for as long as the client waits for them.
 

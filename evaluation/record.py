@@ -1,7 +1,6 @@
 """The record of an evaluation: its numbers with all that they depend on, kept while it runs."""
 
 import glob
-import hashlib
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..hub_repository.files import hash_file
 from ..training.options import Options
 from .batches import Finished
 
@@ -74,16 +74,7 @@ def digests(folders: Iterable[Path], files: Iterable[str | Path]) -> dict[str, s
     parts: list[Path] = []
     for folder in folders:
         parts += sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
-    return {str(file): hash_of(file) for file in [*parts, *map(Path, files)]}
-
-
-def hash_of(file: Path) -> str:
-    """SHA-256 of a file of any size."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {str(file): hash_file(file, largest=None) for file in [*parts, *map(Path, files)]}
 
 
 def write_record(output: str | Path, record: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassifica
 from ..training.cloze import Pooled
 from ..training.examples import find_files, name_of_split, read_examples
 from ..training.finetune import Recipe, check_options, make_recipe, with_published
-from ..training.metrics import UNANSWERABLE, first_answers
+from ..training.metrics import first_answers
+from ..training.official import NO_ANSWER
 from ..training.options import Finetuning
 from ..training.own_tasks import read_task
 from ..training.repository import load_tokenizer
@@ -151,7 +152,7 @@ def encode_each(recipe: Recipe, examples: Sequence[Example], is_answered: bool) 
         ValueError: for examples that cannot be asked; it says which and why.
     """
     asked = []
-    for number, example in enumerate(examples):
+    for number, example in enumerate(examples, start=1):
         with named(f"Example {number}"):
             try:
                 asked.append(encode(recipe, example, is_answered))
@@ -198,8 +199,8 @@ def check_answers(recipe: Recipe, examples: Sequence[Example]) -> bool:
         return True
     if any(known):
         raise ValueError(
-            f"Example {known.index(False)} has no answer to measure by, and others have; give all "
-            "of them one, or none."
+            f"Example {known.index(False) + 1} has no answer to measure by, and others have; give "
+            "all of them one, or none."
         )
     return False
 
@@ -246,43 +247,44 @@ def take(exam: Exam, options: Evaluation, finished: Finished) -> list[Measure]:
 
 def predict(exam: Exam, options: Evaluation, finished: Finished) -> list[Any]:
     """For each example the number of the choice that wins, or the answers to its blanks."""
-    recipe = exam.recipe
     settings: Any = {"batch_size": options.batch_size, "finished": finished}
     device = check_device(options.device)
-    if isinstance(recipe, Pooled):
-        classifier: Any = load_network(
-            GLMForSequenceClassification,
-            exam.found,
-            options.dtype,
-            device,
-            options.quantize,
-            num_labels=recipe.num_labels,
-        )
-        scores = classify_contexts(
-            classifier,
-            recipe.tokenizer,
-            recipe.task,
-            exam.asked,
-            **settings,
-        )
-        return [best_of(of_example) for of_example in scores]
-    model: Any = load_network(
-        GLMForConditionalGeneration,
-        exam.found,
-        options.dtype,
-        device,
-        options.quantize,
+    how = (exam.found, options.dtype, device, options.quantize)
+    if isinstance(exam.recipe, Pooled):
+        num_labels = exam.recipe.num_labels
+        classifier = load_network(GLMForSequenceClassification, *how, num_labels=num_labels)
+        return classes_of(exam, classifier, **settings)
+    model = load_network(GLMForConditionalGeneration, *how)
+    if isinstance(exam.recipe, Answers):
+        return answers_of(exam, exam.recipe, model, options, **settings)
+    return choices_of(exam, model, **settings)
+
+
+def classes_of(exam: Exam, model: Any, **settings: Any) -> list[int]:
+    recipe = exam.recipe
+    scores = classify_contexts(model, recipe.tokenizer, recipe.task, exam.asked, **settings)
+    return [best_of(of_example) for of_example in scores]
+
+
+def answers_of(
+    exam: Exam,
+    recipe: Answers,
+    model: Any,
+    options: Evaluation,
+    **settings: Any,
+) -> list[list[str]]:
+    return answer_contexts(
+        model,
+        recipe.tokenizer,
+        exam.asked,
+        name=recipe.task.name,
+        **settings,
+        **search(recipe, model, options),
     )
-    if isinstance(recipe, Answers):
-        generation = search(recipe, model, options)
-        return answer_contexts(
-            model,
-            recipe.tokenizer,
-            exam.asked,
-            name=recipe.task.name,
-            **settings,
-            **generation,
-        )
+
+
+def choices_of(exam: Exam, model: Any, **settings: Any) -> list[int]:
+    recipe = exam.recipe
     scores = score_features(model, recipe.tokenizer, recipe.task, exam.asked, **settings)
     chosen = [best_of(of_example) for of_example in scores]
     if recipe.task.no_choice:
@@ -394,7 +396,7 @@ def text_of_predictions(exam: Exam, answers: Sequence[Any]) -> str:
     groups = groups_of(task, examples)
     if groups is not None:
         texts = first_answers([first for first, *_ in answers], groups)
-        said = {str(idx): "" if text == UNANSWERABLE else text for idx, text in texts.items()}
+        said = {str(idx): "" if text == NO_ANSWER else text for idx, text in texts.items()}
         return json.dumps(said, ensure_ascii=False) + "\n"
     if task.official is not None and task.official.is_pair:
         return "".join(" ".join(first.split()) + "\n" for first, *_ in answers)
