@@ -22,7 +22,7 @@ from ..training.tasks import (
     texts_of_answers,
 )
 from ..training.templates import Example
-from .batches import Finished, in_batches
+from .batches import Finished, in_order, run_in_batches
 from .scoring import Feature, score_packed
 
 # Files of the leaderboard, by the names of the tasks.
@@ -93,7 +93,7 @@ def score_features(
     """As `score_examples`, of what `features_of` makes of each example.
 
     Args:
-        finished: of `in_batches`.
+        finished: of `run_in_batches`.
     """
     scores = iter(
         score_packed(
@@ -140,7 +140,7 @@ def classify_contexts(
     Args:
         asked: what `contexts_of` makes of each example.
         batch_size: rows of a forward pass; each choice has its own.
-        finished: of `in_batches`.
+        finished: of `run_in_batches`.
     """
     contexts = [context for of_example in asked for context in of_example]
 
@@ -149,7 +149,8 @@ def classify_contexts(
         return model(**inputs).logits.tolist()  # (B, classes), or (B, 1) of choices
 
     lengths = [len(context) for context in contexts]
-    logits = iter(in_batches(model, run, contexts, lengths, batch_size, task.name, finished))
+    come = run_in_batches(model, run, contexts, lengths, batch_size, task.name, finished)
+    logits = iter(in_order(come))
     return [[score for _ in of_example for score in next(logits)] for of_example in asked]
 
 
@@ -199,7 +200,7 @@ def answer_contexts(
     """The answers to the blanks of contexts that are ids already.
 
     Args:
-        batch_size, name, finished: of `in_batches`.
+        batch_size, name, finished: of `run_in_batches`.
         generation: of `generate`.
     """
 
@@ -212,7 +213,7 @@ def answer_contexts(
         return tokenizer.decode_pieces(model.generate(**inputs, **generation))
 
     lengths = [len(context) for context in contexts]
-    return in_batches(model, run, contexts, lengths, batch_size, name, finished)
+    return in_order(run_in_batches(model, run, contexts, lengths, batch_size, name, finished))
 
 
 # --- Files of the benchmark -----------------------------------------------------------------------
