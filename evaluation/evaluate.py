@@ -40,7 +40,7 @@ from .record import (
 )
 
 if TYPE_CHECKING:
-    from .task import Exam
+    from .task import PreparedTask
 
 # How the files with texts are read, by the names of their options.
 READERS: dict[str, Callable[[str], Any]] = {
@@ -61,21 +61,21 @@ def evaluate(options: Evaluation) -> list[Measure]:
     """
     check(options)
     texts = read_texts(options)
-    exam = prepare_task(options)
+    prepared = prepare_task(options)
     started = time.monotonic()
     key: dict[str, Any] = {}
     finished = Finished()
     if options.output is not None and rank() == 0:
         files: list[str | Path] = [*data_files(options).values()]
-        if exam is not None:
-            files += exam.files
+        if prepared is not None:
+            files += prepared.files
         key = depends_on(options, find(options.repository).folders, files)
         finished = FinishedParts(options.output, key)
     check_predictions(options, finished)
     measures = [
         *language_modeling(texts, options, finished),
         *harness_tasks(options, finished),
-        *of_task(exam, options, finished),
+        *of_task(prepared, options, finished),
     ]
     results = [asdict(measure) for measure in measures]
     seconds = round(time.monotonic() - started, 1)
@@ -232,7 +232,7 @@ def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:
 # --- A task of fine-tuning ------------------------------------------------------------------------
 
 
-def prepare_task(options: Evaluation) -> "Exam | None":
+def prepare_task(options: Evaluation) -> "PreparedTask | None":
     """The task that is asked for, and its examples."""
     if options.task is None:
         return None
@@ -241,12 +241,16 @@ def prepare_task(options: Evaluation) -> "Exam | None":
     return prepare(options)
 
 
-def of_task(exam: "Exam | None", options: Evaluation, finished: Finished) -> list[Measure]:
-    if exam is None:
+def of_task(
+    prepared: "PreparedTask | None",
+    options: Evaluation,
+    finished: Finished,
+) -> list[Measure]:
+    if prepared is None:
         return []
-    from .task import take
+    from .task import run
 
-    return take(exam, options, finished)
+    return run(prepared, options, finished)
 
 
 # --- The harness ----------------------------------------------------------------------------------
