@@ -430,14 +430,15 @@ def show_page(options: Showing) -> None:
     from .apps.page import build, launch
     from .apps.pipeline import open_pipeline
 
-    bind(options.host, options.port).close()  # gradio would say it when the model is loaded
-    pipeline = open_pipeline(
-        options.repository,
-        options.dtype,
-        options.device,
-        options.quantize,
-    )
-    page = build(pipeline, Path(options.repository).resolve().name)
+    # Held until the model is loaded: Gradio looks for the place no sooner.
+    with bind(options.host, options.port):
+        pipeline = open_pipeline(
+            options.repository,
+            options.dtype,
+            options.device,
+            options.quantize,
+        )
+        page = build(pipeline, Path(options.repository).resolve().name)
     typer.echo(f"The page is at {launch(page, options.host, options.port)}. Ctrl-C ends it.")
     page.block_thread()
 

@@ -173,7 +173,8 @@ class GLMDataCollator(TextCollator):
         answered = [bool(row.pieces) for row in rows]
         if any(answered) != all(answered):
             raise ValueError(
-                f"Feature {answered.index(False)} has no answer, others have; give all or none one."
+                f"Feature {answered.index(False) + 1} has no answer, others have; give all or none "
+                "one."
             )
         batch = self.pad(rows)
         if self.positions_per_blank is not None:
@@ -605,7 +606,7 @@ def first_fit(lengths: list[int], room: int) -> list[list[int]]:
 
 def choice_labels(labels: list, counts: list[int]) -> torch.Tensor:
     """(B,): the right choices of rows that have so many choices."""
-    for row, (label, count) in enumerate(zip(labels, counts, strict=True)):
+    for row, (label, count) in enumerate(zip(labels, counts, strict=True), start=1):
         if label is None or not 0 <= int(label) < count or int(label) != float(label):
             raise ValueError(
                 f"Feature {row} has {count} choices and the label {label}; a label is the number "
@@ -648,7 +649,7 @@ def without_padding(values: list[int], mask: list[int] | None) -> list[int]:
 def _of_each(make: Callable, features: list[dict]) -> list:
     """`make` of each feature; what it refuses is named by its number."""
     made = []
-    for number, feature in enumerate(features):
+    for number, feature in enumerate(features, start=1):
         try:
             made.append(make(feature))
         except ValueError as error:

@@ -484,7 +484,8 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
         blanks = layout.is_mask.sum(-1)  # (B,)
         if (blanks == 0).any():
             raise ValueError(
-                f"Prompt {int(blanks.argmin())} has no mask token; write one where text is missing."
+                f"Prompt {int(blanks.argmin()) + 1} has no mask token; write one where text is "
+                "missing."
             )
         stop_ids = stop_ids if isinstance(stop_ids, (list, tuple)) else [stop_ids]
         stops_at_ends = not set(config.end_token_ids).isdisjoint(stop_ids)
@@ -625,7 +626,10 @@ class GLMGenerationMixin(BestAnswersMixin, GenerationMixin):
             )
         positions = self._positions_so_far(input_ids, attention_mask, context_positions)
         position_ids = position_scheme(self.config).position_ids(
-            layout, positions, tokens, max_piece_length
+            layout,
+            positions,
+            tokens,
+            max_piece_length,
         )
         if cut is not None and length > cut.longest:
             if cut.is_hidden:

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -178,12 +179,8 @@ class GLMText2TextGenerationPipeline(Pipeline):
         configs = (given.get("generation_config"), self.model.generation_config)
         said = [given.get("do_sample"), *(getattr(config, "do_sample", None) for config in configs)]
         is_drawn = next((value for value in said if value is not None), False)
-        named = [name for name in OF_DRAWS if given.get(name) is not None]
-        if named and not is_drawn:
-            raise ValueError(
-                f"{named[0]} is for answers that are drawn; pass do_sample=True with it, or leave "
-                "it out."
-            )
+        if not is_drawn:
+            refuse_draws(given, OF_DRAWS, "pass do_sample=True")
 
     def check_readable(self, text: str, **steering):
         """Raise a ValueError, a sentence for the person who wrote it, if `text` cannot be filled.
@@ -285,7 +282,9 @@ class GLMText2TextGenerationPipeline(Pipeline):
             answers = best.answers[0] if isinstance(text, str) else best.answers
             return {**outputs, "sequences": best.sequences[:, None], "answers": answers}
         output = self.model.generate(
-            **model_inputs, **tables, **complete_generate_kwargs(self, generate_kwargs)
+            **model_inputs,
+            **tables,
+            **complete_generate_kwargs(self, generate_kwargs),
         )
         # With return_dict_in_generate the sequences are one of several fields.
         sequences = getattr(output, "sequences", output)  # (B * returned, N)
@@ -331,9 +330,8 @@ class GLMText2TextGenerationPipeline(Pipeline):
         text, (sequences,) = model_outputs["text"], model_outputs["sequences"]  # (returned, N)
         options = {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
         results = []
-        for row, pieces in zip(
-            sequences, self.tokenizer.decode_pieces(sequences, **options), strict=True
-        ):
+        answers_of = self.tokenizer.decode_pieces(sequences, **options)
+        for row, pieces in zip(sequences, answers_of, strict=True):
             pieces = pieces if text else []
             result: dict[str, Any] = {}
             if return_text:
@@ -360,6 +358,19 @@ class GLMText2TextGenerationPipeline(Pipeline):
             {"answer": text, "probability": probability}
             for text, probability in list(probabilities.items())[:most]
         ]
+
+
+def refuse_draws(options: Mapping[str, Any], names: Iterable[str], remedy: str):
+    """Raise a ValueError if an option of these names is given, which changes nothing without draws.
+
+    Args:
+        remedy: by what the answers would be drawn.
+    """
+    given = next((name for name in names if options.get(name) is not None), None)
+    if given is not None:
+        raise ValueError(
+            f"{given} is for answers that are drawn; {remedy} with it, or leave it out."
+        )
 
 
 # --- The name of the task, for models in memory ---------------------------------------------------

@@ -46,7 +46,7 @@ def check_table(name: str, rows, blanks: list[int]) -> Table:
     if not isinstance(rows, (list, tuple)) or len(rows) != len(blanks):
         given = f"{len(rows)} lists" if isinstance(rows, (list, tuple)) else "no list"
         raise ValueError(f"{name} has {given} for {len(blanks)} prompts; pass one for each.")
-    for prompt, (row, number) in enumerate(zip(rows, blanks, strict=True)):
+    for prompt, (row, number) in enumerate(zip(rows, blanks, strict=True), start=1):
         if not isinstance(row, (list, tuple)) or len(row) != number:
             given = f"{len(row)} entries" if isinstance(row, (list, tuple)) else "no list"
             raise ValueError(
@@ -105,8 +105,9 @@ class Steering:
 
     def check(self, config, bad_words_ids: Sequence[Sequence[int]]):
         """Raise a ValueError where lengths, allowed answers and bad words contradict each other."""
-        for prompt, row in enumerate(zip(self.shortest, self.longest, self.allowed, strict=True)):
-            for blank, (shortest, longest, answers) in enumerate(zip(*row, strict=True)):
+        tables = zip(self.shortest, self.longest, self.allowed, strict=True)
+        for prompt, row in enumerate(tables, start=1):
+            for blank, (shortest, longest, answers) in enumerate(zip(*row, strict=True), start=1):
                 where = f"blank {blank} of prompt {prompt}"
                 if shortest > longest:
                     raise ValueError(
@@ -127,8 +128,9 @@ class Steering:
             if answers is None or any([*answer[: len(begun)]] == begun for answer in answers):
                 continue
             raise ValueError(
-                f"The answer to blank {blank} of prompt {prompt} begins with the ids {begun}, and "
-                "none of its allowed answers does; leave them out, or allow one that does."
+                f"The answer to blank {blank + 1} of prompt {prompt + 1} begins with the ids "
+                f"{begun}, and none of its allowed answers does; leave them out, or allow one that "
+                "does."
             )
 
     @property
@@ -202,7 +204,7 @@ def check_bad_words(answers, bad_words_ids: Sequence[Sequence[int]], where: str)
     """Raise a ValueError for an allowed answer that holds a word which must not occur."""
     words = {tuple(word) for word in bad_words_ids}
     lengths = {len(word) for word in words}
-    for number, answer in enumerate(answers):
+    for number, answer in enumerate(answers, start=1):
         if words & stretches(answer, lengths):
             raise ValueError(
                 f"Answer {number} of those allowed for {where} holds a bad word; leave one of them "

@@ -14,6 +14,7 @@ from ..hub_repository.handler import (
     shown,
     true_or_false,
 )
+from ..pipeline_glm import refuse_draws
 from ..streaming_glm import PieceChunk
 from ..tokenization_glm import GLMTokenizerFast
 from ..training.options import LARGEST_SEED
@@ -79,9 +80,8 @@ def read_completion(data: Any, model: str) -> Completion:
     stream = given.get("stream", False)
     parameters = {"max_new_tokens": given.get("max_tokens", 16)}  # as OpenAI has it
     # With a temperature of 0 they change nothing; where there is none, draws are meant.
-    of_draws = [name for name in ("top_p", "seed") if name in given]
-    if of_draws and "temperature" not in given:
-        raise ValueError(f"{of_draws[0]} is for choices that are drawn; send a temperature, too.")
+    if "temperature" not in given:
+        refuse_draws(given, ("top_p", "seed"), "send a temperature")
     if given.get("temperature", 0) >= LOWEST_TEMPERATURE:
         parameters |= {
             "do_sample": True,

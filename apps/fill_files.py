@@ -6,35 +6,30 @@ Process r of n fills every n-th part, or its part of the model for all of them. 
 are put together in their order.
 """
 
-import json
-import os
-import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import set_seed
 
 from ..evaluation.model import find
 from ..evaluation.record import check_new, digests
-from ..hub_repository.files import write_json
 from ..pipeline_glm import GLMText2TextGenerationPipeline
 from ..training.options import LARGEST_SEED
 from .options import OF_THE_PIPELINE, Filling
+from .parts import Parts
 from .pipeline import open_pipeline
 from .processes import begin, seed_of
+from .tables import ADDED, KINDS, Answers, Table
 
 ROWS = 1024  # of a part: enough that texts of like length meet, and not much to do again
-ADDED = ("blanks", "filled_text")  # the columns with the answers
 OF_ONE_TEXT = ("all", "allowed_answers", "json")
 # May be others when a run goes on.
 NOT_OF_THE_ANSWERS = {"output", "batch_size", "device", "tensor_parallel"}
-
-Answers = dict[str, Any]  # of one text, the columns that are added
 
 
 def fill_file(options: Filling) -> Path:
@@ -47,48 +42,94 @@ def fill_file(options: Filling) -> Path:
         ValueError: one sentence on what is wrong with the options, the file or a text, before any
             is filled.
     """
-    check_options(options)
-    assert options.data is not None and options.output is not None  # see check_options
-    table = KINDS[Path(options.data).suffix](Path(options.data), options.text_column)
-    check_new(options.output)
-    state = begin()
-    has_own_model = state.num_processes > 1 and not options.tensor_parallel
-    if has_own_model and options.device is not None:
-        raise ValueError("Each process takes a device of its own; leave out --device.")
+    data, output = check_options(options)
+    table = KINDS[data.suffix](data, options.text_column, ROWS)
+    parts = Parts(output)
+    share = Share.of(options)
     pipeline = open_pipeline(
         options.repository,
         options.dtype,
-        state.device if has_own_model else options.device,
+        share.device,
         options.quantize,
         options.tensor_parallel,
     )
-    parts = Parts(Path(options.output))
-    seed = seed_of(options)
-    writes = has_own_model or state.is_main_process
-    turn, turns = (state.process_index, state.num_processes) if has_own_model else (0, 1)
     rows = None
-    if state.is_main_process:
+    if share.is_main:
         rows = check_texts(table, pipeline)
         parts.begin(key_of(options))
-    state.wait_for_everyone()
+    share.wait_for_everyone()
+    fill_parts(table, parts, share, pipeline, options, rows)
+    share.wait_for_everyone()
+    if share.is_main:
+        parts.join(table)
+    share.wait_for_everyone()
+    return output
 
-    hidden = None if state.is_main_process else True  # None: where nobody sits at a terminal
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes does of the work.
+
+    state: what it knows of the others.
+    has_own_model: whether each has a model, and fills parts of its own; else all fill each part.
+    device: of its model, by default that of `open_pipeline`.
+    """
+
+    state: PartialState
+    has_own_model: bool
+    device: str | torch.device | None
+
+    @classmethod
+    def of(cls, options: Filling) -> "Share":
+        state = begin()
+        if state.num_processes == 1 or options.tensor_parallel:
+            return cls(state, False, options.device)
+        if options.device is not None:
+            raise ValueError("Each process takes a device of its own; leave out --device.")
+        return cls(state, True, state.device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.state.is_main_process
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes what it fills, and not another one that fills the same."""
+        return self.has_own_model or self.is_main
+
+    def takes(self, part: int) -> bool:
+        turn = part % self.state.num_processes
+        return not self.has_own_model or turn == self.state.process_index
+
+    def wait_for_everyone(self) -> None:
+        self.state.wait_for_everyone()
+
+
+def fill_parts(
+    table: Table,
+    parts: Parts,
+    share: Share,
+    pipeline: GLMText2TextGenerationPipeline,
+    options: Filling,
+    rows: int | None,
+) -> None:
+    """Fill and write the parts of this process that are missing.
+
+    Args:
+        rows: of all parts, for the progress bar of the main process.
+    """
+    seed = seed_of(options)
+    hidden = None if share.is_main else True  # None: where nobody sits at a terminal
     with tqdm(total=rows, desc="Filling", disable=hidden) as progress:
         for number, part in enumerate(table.parts()):
-            is_of_others = number % turns != turn
-            if is_of_others or parts.file(number).exists():
+            if not share.takes(number) or parts.file(number).exists():
                 progress.update(len(part))
                 continue
             if seed is not None:  # a part draws for itself, whoever fills it
                 set_seed((seed + number) % LARGEST_SEED)
             answers = fill_texts(pipeline, table.texts(part), options, progress)
-            if writes:
+            if share.writes:
                 parts.write(number, table, part, answers)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        parts.join(table)
-    state.wait_for_everyone()
-    return parts.output
 
 
 def fill_texts(
@@ -116,7 +157,12 @@ def fill_texts(
 # --- Before any is filled -------------------------------------------------------------------------
 
 
-def check_options(options: Filling) -> None:
+def check_options(options: Filling) -> tuple[Path, Path]:
+    """The file with the rows, and the one to write.
+
+    Raises:
+        ValueError: for options of single texts, and for files that cannot be read or written so.
+    """
     if options.texts:
         raise ValueError("The texts are those of --data; leave that out, or those beside it.")
     for name in OF_ONE_TEXT:
@@ -131,9 +177,11 @@ def check_options(options: Filling) -> None:
         raise ValueError(f"{data} is no file with one of the endings {endings}.")
     if output.suffix != data.suffix:
         raise ValueError(f"{output} gets rows as {data} has them; let it end with {data.suffix}.")
+    check_new(output)
+    return data, output
 
 
-def check_texts(table: "Table", pipeline: GLMText2TextGenerationPipeline) -> int:
+def check_texts(table: Table, pipeline: GLMText2TextGenerationPipeline) -> int:
     """How many rows there are, all of whose texts can be filled."""
     rows = 0
     with tqdm(desc="Checking", disable=None) as progress:
@@ -165,168 +213,3 @@ def key_of(options: Filling) -> dict[str, Any]:
     }
     files = digests(find(options.repository).folders, [str(options.data)])
     return {**of_answers, "rows_of_a_part": ROWS, "files": files}
-
-
-# --- Kinds of files -------------------------------------------------------------------------------
-
-
-class Table(ABC):
-    """Rows in a file, which are read part by part.
-
-    Args:
-        column: the one with the texts.
-    """
-
-    def __init__(self, file: Path, column: str):
-        self.file = file
-        self.column = column
-
-    @abstractmethod
-    def parts(self) -> Iterator[Any]:
-        """The rows, `ROWS` at a time."""
-
-    @abstractmethod
-    def texts(self, part: Any) -> list[Any]:
-        """The texts of a part.
-
-        Raises:
-            ValueError: for rows without them, or with columns of the names that are added.
-        """
-
-    @abstractmethod
-    def write(self, part: Any, answers: Sequence[Answers], file: Path) -> None:
-        """The rows of a part with their answers."""
-
-    @abstractmethod
-    def join(self, parts: Iterable[Path], file: Path) -> None:
-        """One file of those of all parts."""
-
-    def check_columns(self, names: Iterable[str]) -> None:
-        names = list(names)
-        if self.column not in names:
-            found = ", ".join(names)
-            raise ValueError(
-                f"{self.file} has no column {self.column}; choose --text-column from {found}."
-            )
-        for name in ADDED:
-            if name in names:
-                raise ValueError(f"{self.file} has a column {name} already; rename it.")
-
-
-class JSONLines(Table):
-    """An object a line; a part is a list of lines."""
-
-    def parts(self) -> Iterator[list[str]]:
-        with open(self.file, encoding="utf-8") as file:
-            lines = (line for line in file if line.strip())
-            while part := list(islice(lines, ROWS)):
-                yield part
-
-    def texts(self, part: list[str]) -> list[Any]:
-        rows = [self._row(line) for line in part]
-        for row in rows:
-            self.check_columns(row)
-        return [row[self.column] for row in rows]
-
-    def write(self, part: list[str], answers: Sequence[Answers], file: Path) -> None:
-        rows = ({**self._row(line), **more} for line, more in zip(part, answers, strict=True))
-        lines = (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-        file.write_text("".join(lines), encoding="utf-8")
-
-    def join(self, parts: Iterable[Path], file: Path) -> None:
-        with open(file, "wb") as whole:
-            for part in parts:
-                with open(part, "rb") as lines:
-                    shutil.copyfileobj(lines, whole)
-
-    def _row(self, line: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.file} has the line {line[:60]!r}, no JSON object.") from error
-
-
-class Parquet(Table):
-    """A part is a batch of pyarrow."""
-
-    def parts(self) -> Iterator[Any]:
-        from pyarrow.parquet import ParquetFile
-
-        with ParquetFile(self.file) as file:
-            yield from file.iter_batches(batch_size=ROWS)
-
-    def texts(self, part: Any) -> list[Any]:
-        self.check_columns(part.schema.names)
-        return part.column(self.column).to_pylist()
-
-    def write(self, part: Any, answers: Sequence[Answers], file: Path) -> None:
-        import pyarrow
-        from pyarrow.parquet import write_table
-
-        text = pyarrow.string()
-        schema = pyarrow.schema([("blanks", pyarrow.list_(text)), ("filled_text", text)])
-        added = pyarrow.Table.from_pylist(list(answers), schema)
-        table = pyarrow.Table.from_batches([part])
-        for name in ADDED:
-            table = table.append_column(added.schema.field(name), added.column(name))
-        write_table(table, file)
-
-    def join(self, parts: Iterable[Path], file: Path) -> None:
-        from pyarrow.parquet import ParquetWriter, read_schema, read_table
-
-        files = list(parts)
-        with ParquetWriter(file, read_schema(files[0])) as whole:
-            for part in files:
-                whole.write_table(read_table(part))
-
-
-KINDS: dict[str, type[Table]] = {".jsonl": JSONLines, ".json": JSONLines, ".parquet": Parquet}
-
-
-# --- What is finished -----------------------------------------------------------------------------
-
-
-class Parts:
-    """The filled parts, in a folder beside the output until all are there.
-
-    Args:
-        output: where the whole is in the end; the folder has `.parts` behind its name.
-    """
-
-    def __init__(self, output: Path):
-        self.output = output
-        self.folder = Path(f"{output}.parts")
-
-    def file(self, number: int) -> Path:
-        return self.folder / f"{number:08d}{self.output.suffix}"
-
-    def begin(self, key: dict[str, Any]) -> None:
-        """Go on with what is there.
-
-        Args:
-            key: what the answers depend on.
-
-        Raises:
-            ValueError: if what is there is of another key.
-        """
-        file = self.folder / "key.json"
-        if not file.exists():
-            self.folder.mkdir(exist_ok=True)
-            write_json(file, key)
-        elif json.loads(file.read_text(encoding="utf-8")) != key:
-            raise ValueError(
-                f"{self.folder} is of other options, data or another model; give the same as then, "
-                "remove it, or choose another output."
-            )
-
-    def write(self, number: int, table: Table, part: Any, answers: Sequence[Answers]) -> None:
-        unfinished = self.folder / f"{number:08d}.new"
-        table.write(part, answers, unfinished)
-        os.replace(unfinished, self.file(number))
-
-    def join(self, table: Table) -> None:
-        """Put the parts together, and remove them when the whole is there."""
-        unfinished = self.folder / "whole.new"
-        table.join(sorted(self.folder.glob(f"[0-9]*{self.output.suffix}")), unfinished)
-        os.replace(unfinished, self.output)
-        shutil.rmtree(self.folder)

@@ -192,9 +192,8 @@ def picture(reading: Reading) -> str:
         drawn.append(svg_text(right + 8, TOP + CELL * row - 5, text))
     for column, token in enumerate(reading.tokens):
         middle = left + CELL * column + CELL // 2 + 4
-        drawn.append(
-            svg_text(middle, TOP - 6, token, f'transform="rotate(-90 {middle} {TOP - 6})"')
-        )
+        upwards = f'transform="rotate(-90 {middle} {TOP - 6})"'
+        drawn.append(svg_text(middle, TOP - 6, token, upwards))
     side = CELL * size
     drawn.append(f'<rect x="{left}" y="{TOP}" width="{side}" height="{side}" opacity="0.06"/>')
     for row, seen in enumerate(reading.sees):

@@ -7,11 +7,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import TypeVar
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..training.options import LARGEST_SEED
+from ..training.processes import this_process
 from .options import Filling
 
 # A process that has filled its parts waits for the slowest.
@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 def begin() -> PartialState:
     """What this process knows of the others; of none, where it was started alone."""
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+    return this_process(timeout=LONGEST_WAIT)
 
 
 def of_main(value: Value) -> Value:

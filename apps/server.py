@@ -22,7 +22,7 @@ from ..hub_repository.handler import PARAMETERS, Check, read_request
 from ..streaming_glm import PieceChunk, PieceStreamer
 from .batching import Answer, Batches, Closed, Full, Question
 from .completions import FIELDS, Completed, read_completion
-from .listener import bind
+from .listener import bind, listen
 from .options import Serving
 from .pipeline import open_pipeline
 
@@ -64,7 +64,7 @@ def serve(options: Serving) -> None:
         name = Path(options.repository).resolve().name
         batches = Batches(fill, options.batch_size, options.queue)
         server = Server(make_app(batches, name, options.timeout), batches, options.timeout)
-        listener.listen()
+        listen(listener)
         print(greeting(name, listener), flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # the server raises it once more at its end
@@ -217,7 +217,10 @@ async def read_body(request: Request) -> bytes:
 
 
 async def ask(
-    request: Request, batches: Batches, questions: list[Question], timeout: float
+    request: Request,
+    batches: Batches,
+    questions: list[Question],
+    timeout: float,
 ) -> list[Answer]:
     """The answers, for as long as the client waits for them.
 

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,9 +12,9 @@ import torch
 from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
 from ..hub_repository import upload
 from ..hub_repository.config import (
-    DTYPES,
     VOCABULARY_MULTIPLE,
     build_config,
+    find_dtype,
 )
 from ..hub_repository.errors import RepositoryError
 from ..hub_repository.files import read_json
@@ -82,7 +83,124 @@ def convert_checkpoint(
     Raises:
         ConversionError: one sentence; nothing is written then, or only the upload failed.
     """
-    checkpoint, output = Path(checkpoint), Path(os.path.abspath(output))
+    output = Path(os.path.abspath(output))
+    source = find_source(Path(checkpoint), model, num_attention_heads, tokenizer, task_mask)
+    wanted = find_dtype(dtype)
+    plan_shards({}, max_shard_size)
+    measured = read_results(Path(results)) if results is not None else []
+    if push_to_hub is not None:
+        upload.check_upload(push_to_hub)
+    vocab = first_of(vocab, source.own_vocabulary)
+    files = [] if source.family is None else find_vocabulary(source.family, vocab)
+    make_place(output, source, vocab, files, overwrite)
+
+    glm_tokenizer = source.build_tokenizer(files)
+    parameters = source.read_parameters()
+    prompt = {name: parameters.pop(name) for name in list(parameters) if is_prompt(name)}
+    config = config_of(parameters, source.heads, glm_tokenizer, source.port)
+    if num_attention_heads is None:  # who gives them has a model of another size
+        source.check_sizes(config)
+    check_one_dtype(parameters, wanted)
+    write_repository(
+        output,
+        config,
+        repository_names(parameters, source.copied_rows, wanted),
+        glm_tokenizer,
+        prompt,
+        source.copied_rows,
+        max_shard_size,
+        name=push_to_hub,
+        origin=first_of(source.origin(config), origin),
+        language=source.language,
+        results=measured,
+        space=space,
+    )
+    if push_to_hub is not None:
+        upload.push_to_hub(output, push_to_hub)
+    return output
+
+
+# --- What the tensors do not tell -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is converted, and what its tensors do not tell.
+
+    port: the old repository that it is, if it is one.
+    model, released: the name of a released checkpoint, and what is known of it.
+    family: of the tokenizer; None for a repository without one.
+    heads, task_mask: of the network, and of its training.
+    """
+
+    checkpoint: Path
+    port: HubPort | None
+    model: str | None
+    released: Released | None
+    family: str | None
+    heads: int
+    task_mask: bool
+
+    @property
+    def files(self) -> list[Path]:
+        return self.port.files if self.port else find_rank_files(self.checkpoint)
+
+    @property
+    def own_vocabulary(self) -> Path | None:
+        """Where the vocabulary is if nobody says it: an old repository has it."""
+        if self.port is None or self.family != self.port.family or self.family is None:
+            return None
+        return self.port.folder
+
+    @property
+    def copied_rows(self) -> tuple[tuple[int, int], ...]:
+        """Rows of the word embeddings that are copied; an old repository has the copies."""
+        return self.released.copied_rows if self.released and not self.port else ()
+
+    @property
+    def language(self) -> str | None:
+        if self.family is None:
+            return None
+        return "zh" if self.family == "chinese" else "en"
+
+    def build_tokenizer(self, files: list[Path]) -> GLMTokenizerFast | None:
+        if self.family is None:
+            return None
+        tokenizer = build_tokenizer(self.family, files, self.task_mask)
+        if self.port:
+            self.port.check_tokenizer(tokenizer)
+        return tokenizer
+
+    def read_parameters(self) -> dict[str, LazyTensor]:
+        return self.port.read_parameters() if self.port else read_checkpoint(self.checkpoint)
+
+    def check_sizes(self, config: GLMConfig):
+        """Raise if the tensors are of other sizes than the released checkpoint's."""
+        if self.model and self.released:
+            sizes = {"num_layers": self.released.layers, "hidden_size": self.released.hidden_size}
+            check_same_sizes(self.model, sizes, config)
+
+    def origin(self, config: GLMConfig) -> Origin | None:
+        """What the model card says of a released checkpoint; None for one that is shaped after."""
+        shape = (config.num_layers, config.hidden_size)
+        if not self.model or not self.released:
+            return None
+        is_released = (self.released.layers, self.released.hidden_size) == shape
+        return RELEASED_ORIGINS[self.model] if is_released else None
+
+
+def find_source(
+    checkpoint: Path,
+    model: str | None,
+    num_attention_heads: int | None,
+    tokenizer: str | None,
+    task_mask: bool | None,
+) -> Source:
+    """What is converted; arguments of `convert_checkpoint`, whose order says which one wins.
+
+    Raises:
+        RepositoryError: if a name is not known, or nobody tells the heads or the tokenizer.
+    """
     released = find_released(model)
     port = find_hub_port(checkpoint)
     family = first_of(tokenizer, released and released.tokenizer, port and port.family)
@@ -100,61 +218,35 @@ def convert_checkpoint(
         raise RepositoryError(
             f"Pass --model, or --tokenizer with one of {', '.join(BUILDERS)}, none."
         )
-    if dtype is not None and dtype not in DTYPES:
-        raise RepositoryError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
-    plan_shards({}, max_shard_size)
-    measured = read_results(Path(results)) if results is not None else []
-    if push_to_hub is not None:
-        upload.check_upload(push_to_hub)
-    # Whatever is missing is said before any work, and what is read is never replaced.
-    vocab = first_of(vocab, (port and port.family == family and port.folder) or None)
-    files = [] if family == "none" else find_vocabulary(family, vocab)
-    sources = [*(port.files if port else find_rank_files(checkpoint)), *files]
-    sources += [Path(vocab)] if vocab is not None and os.path.exists(vocab) else []
-    prepare(output, sources, overwrite, "choose another place, or pass --overwrite")
+    return Source(
+        checkpoint,
+        port,
+        model,
+        released,
+        None if family == "none" else family,
+        heads,
+        masks,
+    )
+
+
+def make_place(
+    output: Path,
+    source: Source,
+    vocab: str | Path | None,
+    files: list[Path],
+    overwrite: bool,
+):
+    """Raise, before any work, if the repository cannot be written: what is read is never replaced.
+
+    Args:
+        vocab: what the `files` of the vocabulary were found in.
+    """
+    read = [*source.files, *files]
+    if vocab is not None and os.path.exists(vocab):
+        read.append(Path(vocab))
+    prepare(output, read, overwrite, "choose another place, or pass --overwrite")
     with clear_errors(output):
         check_replaceable(output)
-    glm_tokenizer = None
-    if family != "none":
-        glm_tokenizer = build_tokenizer(family, files, masks)
-    if port and glm_tokenizer is not None:
-        port.check_tokenizer(glm_tokenizer)
-
-    parameters = port.read_parameters() if port else read_checkpoint(checkpoint)
-    prompt = {name: parameters.pop(name) for name in list(parameters) if is_prompt(name)}
-    config = config_of(parameters, heads, glm_tokenizer, port)
-    if model and released and num_attention_heads is None:
-        check_same_sizes(
-            model, {"num_layers": released.layers, "hidden_size": released.hidden_size}, config
-        )
-    stored = {parameter.dtype for parameter in parameters.values()}
-    if dtype is None and len(stored) > 1:
-        names = ", ".join(sorted(map(dtype_name, stored)))
-        raise RepositoryError(
-            f"The checkpoint's tensors have the dtypes {names}; a network has one: pass --dtype."
-        )
-    # The port's repositories have the copy.
-    copied_rows = released.copied_rows if released and not port else ()
-    named = repository_names(parameters, copied_rows, DTYPES[dtype] if dtype else None)
-    shape = (config.num_layers, config.hidden_size)
-    is_released = released and (released.layers, released.hidden_size) == shape
-    write_repository(
-        output,
-        config,
-        named,
-        glm_tokenizer,
-        prompt,
-        copied_rows,
-        max_shard_size,
-        name=push_to_hub,
-        origin=RELEASED_ORIGINS[model] if model and is_released else origin,
-        language={"chinese": "zh", "none": None}.get(family, "en"),
-        results=measured,
-        space=space,
-    )
-    if push_to_hub is not None:
-        upload.push_to_hub(output, push_to_hub)
-    return output
 
 
 def first_of(*values):
@@ -186,6 +278,16 @@ def is_prompt(name: str) -> bool:
 
 
 # --- What the tensors say -------------------------------------------------------------------------
+
+
+def check_one_dtype(parameters: Mapping[str, LazyTensor], wanted: torch.dtype | None):
+    """Raise if the tensors have several, and nobody says which one the network is to have."""
+    stored = {parameter.dtype for parameter in parameters.values()}
+    if wanted is None and len(stored) > 1:
+        names = ", ".join(sorted(map(dtype_name, stored)))
+        raise RepositoryError(
+            f"The checkpoint's tensors have the dtypes {names}; a network has one: pass --dtype."
+        )
 
 
 def config_of(

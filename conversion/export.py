@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..hub_repository.config import DTYPES, build_network, check_sizes, read_config
+from ..hub_repository.config import build_network, check_sizes, find_dtype, read_config
 from ..hub_repository.errors import RepositoryError
 from ..hub_repository.output import new_folder, prepare, synchronize
 from ..hub_repository.weights import (
@@ -53,8 +53,7 @@ def export_checkpoint(
         ConversionError: one sentence; nothing is written then.
     """
     repository, output = Path(repository), Path(os.path.abspath(output))
-    if dtype is not None and dtype not in DTYPES:
-        raise RepositoryError(f"dtype {dtype} is unknown; choose {', '.join(DTYPES)}.")
+    wanted = find_dtype(dtype)
     prepare(output, [repository])
     config = read_config(repository)
     heads = config.num_attention_heads
@@ -78,7 +77,7 @@ def export_checkpoint(
         released = name.removeprefix("glm.")
         check_cut(released, tensor, model_parallel_size)
         key = f"{prefix}{released}" if name.startswith("glm.") else name
-        parameters[key] = converted(released, tensor, DTYPES[dtype] if dtype else tensor.dtype)
+        parameters[key] = converted(released, tensor, wanted or tensor.dtype)
     write_ranks(output, parameters, prefix, model_parallel_size)
     return output
 
@@ -93,6 +92,11 @@ def check_cut(name: str, tensor: LazyTensor, ranks: int):
 
 
 def write_ranks(output: Path, parameters: dict[str, LazyTensor], prefix: str, ranks: int):
+    """Write the checkpoint's folder, rank by rank.
+
+    Args:
+        prefix: in front of the parameters' names.
+    """
     size = sum(parameter.nbytes for parameter in parameters.values())
     with new_folder(output, size) as folder, byte_progress("Writing ranks", size) as progress:
         (folder / TAG).mkdir()

@@ -48,6 +48,13 @@ RELEASED = {
     "glm-2b": Released(36, 2048, 32, 1024, 50304, "gpt2", task_mask=True),
     "glm-10b": Released(48, 4096, 64, 1024, 50304, "gpt2", task_mask=True),
     "glm-10b-chinese": Released(
-        48, 4096, 64, 1024, 50048, "chinese", task_mask=True, copied_rows=((50007, 50009),)
+        48,
+        4096,
+        64,
+        1024,
+        50048,
+        "chinese",
+        task_mask=True,
+        copied_rows=((50007, 50009),),
     ),
 }

@@ -45,9 +45,8 @@ VOCABULARIES: dict[str, tuple[list[tuple[str, ...]], str]] = {
 }
 
 NEW_LINE = "\ue000"
-LONGEST_ENTRY = (
-    1000  # characters of an entry of a SentencePiece vocabulary; the longest known has 16
-)
+# Characters of an entry of a SentencePiece vocabulary; the longest known has 16.
+LONGEST_ENTRY = 1000
 
 
 def find_vocabulary(family: str, vocab: str | Path | None) -> list[Path]:
@@ -120,7 +119,10 @@ def build_tokenizer(family: str, files: list[Path], task_mask: bool) -> GLMToken
 
 
 def add_command_tokens(
-    tokenizer: Tokenizer, surfaces: list[str], strip: bool = True, normalized: tuple[str, ...] = ()
+    tokenizer: Tokenizer,
+    surfaces: list[str],
+    strip: bool = True,
+    normalized: tuple[str, ...] = (),
 ):
     """Add the tokens in the order of their ids; those the vocabulary has keep theirs."""
     tokenizer.add_special_tokens(
@@ -165,6 +167,7 @@ def read_merges(merges: Path, entries: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
+    """Byte-level BPE, whose own ids are kept: GLM's tokens follow."""
     entries = read_entries(vocabulary, "<|endoftext|>")
     if "<mask>" in entries:
         raise ValueError("it is RoBERTa's; pass --tokenizer roberta, or GPT-2's files")
@@ -186,6 +189,7 @@ def build_gpt2(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
 
 
 def build_roberta(vocabulary: Path, merges: Path, task_mask: bool) -> Tokenizer:
+    """Byte-level BPE with fairseq's ids."""
     # The vocabulary maps byte-level entries straight to fairseq ids; its four special entries are
     # GLM's command tokens, and GPT-2's own end of text, which fairseq kept as text, was never used.
     entries = read_entries(vocabulary, "<mask>")
@@ -239,6 +243,7 @@ BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def build_bert(vocabulary: Path, task_mask: bool) -> Tokenizer:
+    """WordPiece, in lower case."""
     lines = [line.rstrip() for line in read_text(vocabulary).rstrip("\n").split("\n")]
     entries = {entry: id for id, entry in enumerate(lines)}
     if len(entries) < len(lines):
@@ -256,24 +261,9 @@ def build_bert(vocabulary: Path, task_mask: bool) -> Tokenizer:
 
 
 def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
+    """SentencePiece's BPE of Chinese."""
     scored, character_map = read_sentencepiece(model_file)
-    # `<n>` is an entry that is never cut or joined: inside the tokenizer it is one character, from
-    # the private use area.
-    scored = [(NEW_LINE if entry == "<n>" else entry, score) for entry, score in scored]
-    ids = {entry: id for id, (entry, _) in enumerate(scored)}
-    if len(ids) < len(scored) or "<unk>" not in ids:
-        raise ValueError("an entry stands twice in it, or it holds no <unk>; download it again")
-    # A SentencePiece BPE model keeps no merges: they are all the ways to cut an entry into two, in
-    # the order of its score.
-    ranked = sorted(
-        (-score, ids[left], ids[right])
-        for entry, score in scored
-        for left, right in ((entry[:i], entry[i:]) for i in range(1, len(entry)))
-        if left in ids and right in ids
-    )
-    surface = [entry for entry, _ in scored]
-    merges = [(surface[left], surface[right]) for _, left, right in ranked]
-    tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True))
+    tokenizer = Tokenizer(sentencepiece_bpe(scored))
     tokenizer.normalizer = normalizers.Sequence(
         [
             # The map knows decomposed kana and Hangul, which this library looks up in it one
@@ -313,6 +303,30 @@ def build_chinese(model_file: Path, task_mask: bool) -> Tokenizer:
         ]
     )
     return tokenizer
+
+
+def sentencepiece_bpe(scored: list[tuple[str, float]]) -> models.BPE:
+    """The model of these entries and their scores, with the merges that SentencePiece implies.
+
+    Raises:
+        ValueError: if an entry stands twice, or the unknown one is missing.
+    """
+    # `<n>` is an entry that is never cut or joined: inside the tokenizer it is one character, from
+    # the private use area.
+    scored = [(NEW_LINE if entry == "<n>" else entry, score) for entry, score in scored]
+    ids = {entry: id for id, (entry, _) in enumerate(scored)}
+    if len(ids) < len(scored) or "<unk>" not in ids:
+        raise ValueError("an entry stands twice in it, or it holds no <unk>; download it again")
+    # It keeps no merges: they are all the ways to cut an entry into two, in the order of its score.
+    ranked = sorted(
+        (-score, ids[left], ids[right])
+        for entry, score in scored
+        for left, right in ((entry[:i], entry[i:]) for i in range(1, len(entry)))
+        if left in ids and right in ids
+    )
+    surface = [entry for entry, _ in scored]
+    merges = [(surface[left], surface[right]) for _, left, right in ranked]
+    return models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True)
 
 
 def escape(surface: str) -> str:

@@ -320,6 +320,7 @@ def read_torch_file(file: Path) -> TorchFile:
 
 
 def read_zip(file: Path) -> TorchFile:
+    """A file from torch 1.6 on: a zip file with a pickle, and a record for each storage."""
     length = file.stat().st_size
     with open(file, "rb") as opened:
         check_directory(opened, length)

@@ -3,7 +3,7 @@
 What a run that was killed had finished is not done again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,21 +30,13 @@ class Finished:
         """Write the record; here there is none."""
 
 
-def in_batches(
-    model,
-    run: Callable[[list], list],
-    work: Sequence,
-    lengths: Sequence[int],
-    batch_size: int,
-    name: str = "Scoring",
-    finished: Finished | None = None,
-) -> list:
-    """What `run` makes of each piece of work, in its order; arguments of `as_they_come`."""
-    results = dict(as_they_come(model, run, work, lengths, batch_size, name, finished))
-    return [results[number] for number in range(len(work))]
+def in_order(results: Iterable[tuple[int, Any]]) -> list:
+    """Results of numbered work, in the order of the work."""
+    found = dict(results)
+    return [found[number] for number in range(len(found))]
 
 
-def as_they_come(
+def run_in_batches(
     model,
     run: Callable[[list], list],
     work: Sequence,

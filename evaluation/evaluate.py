@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
+from ..training.processes import rank, world_size
 from .batches import Finished
 from .language_modeling import (
     DOCUMENTS_LENGTH,
@@ -17,6 +18,7 @@ from .language_modeling import (
     PUBLISHED,
     WIKITEXT_LENGTH,
     WIKITEXT_STRIDE,
+    Accuracy,
     Perplexity,
     evaluate_documents,
     evaluate_lambada,
@@ -25,7 +27,7 @@ from .language_modeling import (
     read_lambada,
     read_wikitext,
 )
-from .model import find, fitting, load
+from .model import check_length, find, load
 from .options import OF_TASK, Evaluation
 from .record import (
     PREDICTIONS,
@@ -34,12 +36,18 @@ from .record import (
     check_new,
     depends_on,
     file_of_answers,
-    process,
-    processes,
+    is_begun,
 )
 
 if TYPE_CHECKING:
-    from .task import Exam
+    from .task import PreparedTask
+
+# How the files with texts are read, by the names of their options.
+READERS: dict[str, Callable[[str], Any]] = {
+    "lambada": read_lambada,
+    "wikitext": read_wikitext,
+    "documents": read_documents,
+}
 
 
 def evaluate(options: Evaluation) -> list[Measure]:
@@ -52,21 +60,22 @@ def evaluate(options: Evaluation) -> list[Measure]:
         ValueError: for options that do not go together, and for files that cannot be measured.
     """
     check(options)
-    exam = prepare_task(options)
+    texts = read_texts(options)
+    prepared = prepare_task(options)
     started = time.monotonic()
     key: dict[str, Any] = {}
     finished = Finished()
-    if options.output is not None and process() == 0:
-        files: list[str | Path] = [*data_files(options)]
-        if exam is not None:
-            files += exam.files
+    if options.output is not None and rank() == 0:
+        files: list[str | Path] = [*data_files(options).values()]
+        if prepared is not None:
+            files += prepared.files
         key = depends_on(options, find(options.repository).folders, files)
         finished = FinishedParts(options.output, key)
     check_predictions(options, finished)
     measures = [
-        *language_modeling(options, finished),
+        *language_modeling(texts, options, finished),
         *harness_tasks(options, finished),
-        *of_task(exam, options, finished),
+        *of_task(prepared, options, finished),
     ]
     results = [asdict(measure) for measure in measures]
     seconds = round(time.monotonic() - started, 1)
@@ -85,10 +94,10 @@ def check_predictions(options: Evaluation, finished: Finished) -> None:
         check_new(options.predictions)
 
 
-def data_files(options: Evaluation) -> list[str]:
-    """The files with texts that are measured."""
-    named = (options.lambada, options.wikitext, options.documents)
-    return [file for file in named if file is not None]
+def data_files(options: Evaluation) -> dict[str, str]:
+    """The files with texts that are measured, by the names of their options."""
+    named = {name: getattr(options, name) for name in READERS}
+    return {name: file for name, file in named.items() if file is not None}
 
 
 def check(options: Evaluation) -> None:
@@ -103,7 +112,9 @@ def check(options: Evaluation) -> None:
         )
     if options.output is not None:
         check_new(options.output)
-    for file in files:
+    if options.predictions is not None and not is_begun(options.output):
+        check_new(options.predictions)  # or see check_predictions
+    for file in files.values():
         if not os.path.isfile(file):
             raise ValueError(f"{file} is no file; pass one with texts.")
     if options.tasks is not None and options.unidirectional:
@@ -123,51 +134,80 @@ def check(options: Evaluation) -> None:
     for name in ("unidirectional", "stride"):
         if options.task is not None and getattr(options, name):
             raise ValueError(f"--{name} is of language modelling; leave it out with --task.")
-    if (files or options.task is not None) and processes() > 1:
+    if (files or options.task is not None) and world_size() > 1:
         raise ValueError("Only tasks of the harness run on several processes; start one.")
 
 
 # --- Language modelling ---------------------------------------------------------------------------
 
 
-def language_modeling(options: Evaluation, finished: Finished) -> Iterator[Measure]:
+def read_texts(options: Evaluation) -> dict[str, Any]:
+    """What the files hold that are measured, by the names of their options.
+
+    Raises:
+        ValueError: for a file of another form, and for rows that are too long for the model.
+    """
+    files = data_files(options)
+    if files or options.tasks is not None:
+        check_length(options.length, find(options.repository).config)
+    return {name: READERS[name](file) for name, file in files.items()}
+
+
+def language_modeling(
+    texts: dict[str, Any],
+    options: Evaluation,
+    finished: Finished,
+) -> Iterator[Measure]:
     """LAMBADA and the perplexities that are asked for."""
-    if not data_files(options):
+    if not texts:
         return
     loaded = load(options.repository, options.dtype, options.device, options.quantize)
+    longest = loaded.model.config.max_sequence_length
     settings: dict[str, Any] = {
         "unidirectional": options.unidirectional,
         "batch_size": options.batch_size,
         "finished": finished,
     }
-    if options.lambada is not None:
-        texts = read_lambada(options.lambada)[: options.limit]
-        length = fitting(options.length, LAMBADA_LENGTH, loaded)
-        result = evaluate_lambada(*loaded, texts, length=length, **settings)
-        yield Measure(
-            "LAMBADA",
-            "accuracy",
-            result.accuracy,
-            result.standard_error,
-            result.count,
-            "texts",
+    if "lambada" in texts:
+        yield of_accuracy(
+            evaluate_lambada(
+                *loaded,
+                texts["lambada"][: options.limit],
+                length=options.length or min(LAMBADA_LENGTH, longest),
+                **settings,
+            )
         )
-    if options.wikitext is not None:
-        text = read_wikitext(options.wikitext)
-        length = fitting(options.length, WIKITEXT_LENGTH, loaded)
-        stride = min(options.stride or WIKITEXT_STRIDE, length - 1)
-        yield from of_perplexity(
-            "WikiText",
-            evaluate_wikitext(*loaded, text, length=length, stride=stride, **settings),
+    if "wikitext" in texts:
+        length = options.length or min(WIKITEXT_LENGTH, longest)
+        result = evaluate_wikitext(
+            *loaded,
+            texts["wikitext"],
+            length=length,
+            stride=min(options.stride or WIKITEXT_STRIDE, length - 1),
+            **settings,
         )
-    if options.documents is not None:
-        documents = read_documents(options.documents)[: options.limit]
-        length = fitting(options.length, DOCUMENTS_LENGTH, loaded)
-        stride = min(options.stride or DOCUMENTS_STRIDE, length - 1)
-        yield from of_perplexity(
-            "documents",
-            evaluate_documents(*loaded, documents, length=length, stride=stride, **settings),
+        yield from of_perplexity("WikiText", result)
+    if "documents" in texts:
+        length = options.length or min(DOCUMENTS_LENGTH, longest)
+        result = evaluate_documents(
+            *loaded,
+            texts["documents"][: options.limit],
+            length=length,
+            stride=min(options.stride or DOCUMENTS_STRIDE, length - 1),
+            **settings,
         )
+        yield from of_perplexity("documents", result)
+
+
+def of_accuracy(result: Accuracy) -> Measure:
+    return Measure(
+        "LAMBADA",
+        "accuracy",
+        result.accuracy,
+        result.standard_error,
+        result.count,
+        "texts",
+    )
 
 
 def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:
@@ -192,7 +232,7 @@ def of_perplexity(task: str, result: Perplexity) -> Iterator[Measure]:
 # --- A task of fine-tuning ------------------------------------------------------------------------
 
 
-def prepare_task(options: Evaluation) -> "Exam | None":
+def prepare_task(options: Evaluation) -> "PreparedTask | None":
     """The task that is asked for, and its examples."""
     if options.task is None:
         return None
@@ -201,12 +241,16 @@ def prepare_task(options: Evaluation) -> "Exam | None":
     return prepare(options)
 
 
-def of_task(exam: "Exam | None", options: Evaluation, finished: Finished) -> list[Measure]:
-    if exam is None:
+def of_task(
+    prepared: "PreparedTask | None",
+    options: Evaluation,
+    finished: Finished,
+) -> list[Measure]:
+    if prepared is None:
         return []
-    from .task import take
+    from .task import run
 
-    return take(exam, options, finished)
+    return run(prepared, options, finished)
 
 
 # --- The harness ----------------------------------------------------------------------------------

@@ -27,8 +27,9 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from tqdm.auto import tqdm
 
+from ..training.processes import are_on_cpu
 from .language_modeling import WIKITEXT_STRIDE, windows
-from .model import load
+from .model import check_length, load
 from .rows import Row, score_as_they_come, score_rows
 from .scoring import encode
 
@@ -60,8 +61,7 @@ class GLMHarness(LM):
         quantize: str | None = None,
     ):
         super().__init__()
-        # Or processes on a CPU would not find each other.
-        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        accelerator = Accelerator(cpu=are_on_cpu())
         self._rank = accelerator.process_index
         self._world_size = accelerator.num_processes
         self._accelerator = accelerator
@@ -75,8 +75,8 @@ class GLMHarness(LM):
         self._device = self.model.device
         self.repository = pretrained
         self.batch_size = whole_number(batch_size)
-        longest = self.model.config.max_sequence_length
-        self.max_length = min(max_length or longest, longest)
+        check_length(max_length, self.model.config)
+        self.max_length = max_length or self.model.config.max_sequence_length
         self.mask = mask or self.tokenizer.continuation_mask
         if self.mask not in self.tokenizer.masks:
             raise ValueError(
@@ -132,8 +132,8 @@ class GLMHarness(LM):
         blank = max(column for column, id in enumerate(ids) if id in masks)
         if room < 2:  # [CLS] and the mask
             raise ValueError(
-                f"What follows a context leaves it {room} tokens of {self.max_length}; raise "
-                "max_length, or ask for less."
+                f"What follows a context leaves it {room} tokens of {self.max_length}; allow more, "
+                "or ask for less."
             )
         surplus = max(len(ids) - room, 0)
         dropped = min(surplus, blank - 1)  # [CLS] stays
@@ -206,37 +206,40 @@ class GLMHarness(LM):
         Args:
             settings: `until`, `max_gen_toks`, and what the library's `generate` takes.
         """
-        room = min(GENERATED, self.max_length // 2)
-        options = dict(normalize_gen_kwargs(settings, room))
+        options = dict(normalize_gen_kwargs(settings, min(GENERATED, self.max_length // 2)))
         stops = [stop for stop in options.pop("until") if stop]
         longest = options.pop("max_gen_toks")
         if not options["do_sample"]:
             options.pop("temperature", None)
-        rows = []
-        for context in contexts:
-            text, _ = self.with_blank(context)
-            ids, _ = self.encode_context(text, self.max_length - longest)
-            if sum(id in self.tokenizer.mask_token_ids for id in ids) > 1:
-                raise ValueError(
-                    f"A context has several masks, of which one can be answered: {context[-80:]!r}"
-                )
-            rows.append(ids)
-        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.device)
         if stops:
             options |= {"stop_strings": stops, "tokenizer": self.tokenizer}
+        rows = [self.prompt(context, self.max_length - longest) for context in contexts]
+        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.device)
         output = self.model.generate(
             **inputs,
             max_new_tokens=longest,
             max_piece_length=longest,
             **options,
         )
-        answers = []
-        for piece in output[:, inputs.input_ids.shape[1] + 1 :].tolist():  # behind the start
-            ends = self.model.config.end_token_ids
-            end = next((column for column, id in enumerate(piece) if id in ends), len(piece))
-            text = cast(str, self.tokenizer.decode(piece[:end]))
-            answers.append(postprocess_generated_text(text, stops, None))
-        return answers
+        pieces = output[:, inputs.input_ids.shape[1] + 1 :]  # behind the start
+        return [self.written(piece, stops) for piece in pieces.tolist()]
+
+    def prompt(self, context: str, room: int) -> list[int]:
+        """The ids of a context with one blank, in so many tokens."""
+        text, _ = self.with_blank(context)
+        ids, _ = self.encode_context(text, room)
+        if sum(id in self.tokenizer.mask_token_ids for id in ids) > 1:
+            raise ValueError(
+                f"A context has several masks, of which one can be answered: {context[-80:]!r}"
+            )
+        return ids
+
+    def written(self, piece: list[int], stops: list[str]) -> str:
+        """The text of a piece up to its end, or to the first stop string."""
+        ends = self.model.config.end_token_ids
+        end = next((column for column, id in enumerate(piece) if id in ends), len(piece))
+        text = cast(str, self.tokenizer.decode(piece[:end]))
+        return postprocess_generated_text(text, stops, None)
 
     # --- Several processes ------------------------------------------------------------------------
 

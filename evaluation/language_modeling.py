@@ -151,7 +151,7 @@ def evaluate_lambada(
         ValueError: for no texts, a text without a word, or a last word that is too long.
     """
     rows = []
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, start=1):
         with named(f"Text {number}"):
             rows.append(lambada_row(tokenizer, text, length, unidirectional))
     if not rows:
@@ -278,7 +278,7 @@ def evaluate_documents(
     """
     texts = [document.strip() for document in documents]
     encoded = []
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, start=1):
         with named(f"Text {number}"):
             encoded.append(encode(tokenizer, text))
     return _perplexity(

@@ -1,6 +1,5 @@
 """The model that is evaluated: a repository's, or one with an adapter."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ..modeling_glm import (
 )
 from ..parallel_glm import CAN_CUT_HEADS
 from ..tokenization_glm import GLMTokenizerFast
+from ..training.processes import world_size
 from ..training.repository import find_folder, find_repository, load_tokenizer
 from .quantization import check_quantization, to_int8
 
@@ -124,7 +124,7 @@ def in_parts(
             raise ValueError(f"{name} is for a model in one process; leave out tensor_parallel.")
     if found.adapter is not None:
         raise ValueError("An adapter stays whole; merge it into its model to share that.")
-    processes, heads = int(os.environ.get("WORLD_SIZE", "1")), found.config.num_attention_heads
+    processes, heads = world_size(), found.config.num_attention_heads
     if processes == 1:
         raise ValueError(
             "There is one process, which shares the model with nobody; start several with "
@@ -183,12 +183,13 @@ def load_network(
     return model if quantize is None else to_int8(model)
 
 
-def fitting(asked: int | None, usual: int, loaded: Loaded) -> int:
-    """The length of rows: what is asked for, or the usual one if the model takes it."""
-    longest = loaded.model.config.max_sequence_length
+def check_length(asked: int | None, config: GLMConfig) -> None:
+    """Raise a ValueError for rows of more tokens than the model takes."""
+    longest = config.max_sequence_length
     if asked is not None and asked > longest:
-        raise ValueError(f"length is {asked}; this model takes {longest} tokens.")
-    return asked or min(usual, longest)
+        raise ValueError(
+            f"length is {asked}; this model takes {longest} tokens: ask for {longest} or less."
+        )
 
 
 def check_device(device: str | torch.device | None) -> str | torch.device:

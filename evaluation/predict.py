@@ -22,7 +22,7 @@ from ..training.tasks import (
     texts_of_answers,
 )
 from ..training.templates import Example
-from .batches import Finished, in_batches
+from .batches import Finished, in_order, run_in_batches
 from .scoring import Feature, score_packed
 
 # Files of the leaderboard, by the names of the tasks.
@@ -50,7 +50,6 @@ def score_examples(
     pattern: int | None = None,
     max_length: int | None = None,
     batch_size: int = 16,
-    finished: Finished | None = None,
 ) -> list[list[float]]:
     """The score of each choice of each example; the best is the prediction.
 
@@ -58,7 +57,6 @@ def score_examples(
         task: of the kind "choices".
         pattern, max_length: of `encode`; by default the task's.
         batch_size: contexts of a forward pass.
-        finished: of `in_batches`.
 
     Raises:
         ValueError: for a task of another kind, and for examples that cannot be encoded.
@@ -66,7 +64,7 @@ def score_examples(
     if task.kind != "choices":
         raise ValueError(f"The task {task.name} has no choices to score; write its answers.")
     asked = [features_of(task, one, tokenizer, pattern, max_length) for one in examples]
-    return score_features(model, tokenizer, task, asked, batch_size, finished)
+    return score_features(model, tokenizer, task, asked, batch_size)
 
 
 def features_of(
@@ -77,8 +75,10 @@ def features_of(
     max_length: int | None = None,
 ) -> list[Feature]:
     """The choices of an example as they are scored: all behind one context, or one behind each."""
-    how: Any = (task, example, tokenizer, pattern, max_length)
-    encoded = [encode(*how)] if task.one_token else encode_apart(*how)
+    if task.one_token:
+        encoded = [encode(task, example, tokenizer, pattern, max_length)]
+    else:
+        encoded = encode_apart(task, example, tokenizer, pattern, max_length)
     return [{"context": one.context, "answers": one.answers} for one in encoded]
 
 
@@ -90,7 +90,11 @@ def score_features(
     batch_size: int = 16,
     finished: Finished | None = None,
 ) -> list[list[float]]:
-    """As `score_examples`, of what `features_of` makes of each example."""
+    """As `score_examples`, of what `features_of` makes of each example.
+
+    Args:
+        finished: of `run_in_batches`.
+    """
     scores = iter(
         score_packed(
             model,
@@ -105,38 +109,21 @@ def score_features(
     return [[score for _ in features for score in next(scores)] for features in asked]
 
 
-def classify_examples(
-    model: GLMForSequenceClassification,
-    tokenizer: GLMTokenizerFast,
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    max_length: int | None = None,
-    batch_size: int = 16,
-    finished: Finished | None = None,
-) -> list[list[float]]:
-    """What the pooled classifier gives each class, or each choice, of each example.
-
-    Args:
-        task: with a pattern for the pooled classifier.
-        max_length: of `encode_pooled`; by default the task's.
-        batch_size: rows of a forward pass; each choice has its own.
-        finished: of `in_batches`.
-
-    Raises:
-        ValueError: for a task without such a pattern, and for examples that cannot be encoded.
-    """
-    asked = [contexts_of(task, one, tokenizer, max_length) for one in examples]
-    return classify_contexts(model, tokenizer, task, asked, batch_size, finished)
-
-
 def contexts_of(
     task: Task,
     example: Example,
     tokenizer: GLMTokenizerFast,
     max_length: int | None = None,
 ) -> list[list[int]]:
-    """What the pooled classifier reads of an example: a row, or one for each choice."""
+    """What the pooled classifier reads of an example: a row, or one for each choice.
+
+    Args:
+        max_length: of `encode_pooled`; by default the task's.
+
+    Raises:
+        ValueError: for a task without a pattern for the classifier, and for an example that cannot
+            be encoded.
+    """
     return [row.context for row in encode_pooled(task, example, tokenizer, max_length)]
 
 
@@ -148,7 +135,13 @@ def classify_contexts(
     batch_size: int = 16,
     finished: Finished | None = None,
 ) -> list[list[float]]:
-    """As `classify_examples`, of what `contexts_of` makes of each example."""
+    """What the pooled classifier gives each class, or each choice, of each example.
+
+    Args:
+        asked: what `contexts_of` makes of each example.
+        batch_size: rows of a forward pass; each choice has its own.
+        finished: of `run_in_batches`.
+    """
     contexts = [context for of_example in asked for context in of_example]
 
     def run(part: list[list[int]]) -> list[list[float]]:
@@ -156,7 +149,8 @@ def classify_contexts(
         return model(**inputs).logits.tolist()  # (B, classes), or (B, 1) of choices
 
     lengths = [len(context) for context in contexts]
-    logits = iter(in_batches(model, run, contexts, lengths, batch_size, task.name, finished))
+    come = run_in_batches(model, run, contexts, lengths, batch_size, task.name, finished)
+    logits = iter(in_order(come))
     return [[score for _ in of_example for score in next(logits)] for of_example in asked]
 
 
@@ -206,7 +200,7 @@ def answer_contexts(
     """The answers to the blanks of contexts that are ids already.
 
     Args:
-        batch_size, name, finished: of `in_batches`.
+        batch_size, name, finished: of `run_in_batches`.
         generation: of `generate`.
     """
 
@@ -219,7 +213,7 @@ def answer_contexts(
         return tokenizer.decode_pieces(model.generate(**inputs, **generation))
 
     lengths = [len(context) for context in contexts]
-    return in_batches(model, run, contexts, lengths, batch_size, name, finished)
+    return in_order(run_in_batches(model, run, contexts, lengths, batch_size, name, finished))
 
 
 # --- Files of the benchmark -----------------------------------------------------------------------
@@ -248,7 +242,7 @@ def submission_lines(
         names = ", ".join(SUBMISSIONS)
         raise ValueError(f"SuperGLUE has no task {task.name}; choose one of {names}.")
     needed = PLACES_OF_ANSWERS if task.name == "multirc" else ("idx",)
-    for number, example in enumerate(examples):
+    for number, example in enumerate(examples, start=1):
         missing = [name for name in needed if example.get(name) is None]
         if missing:
             raise ValueError(

@@ -1,7 +1,6 @@
 """The record of an evaluation: its numbers with all that they depend on, kept while it runs."""
 
 import glob
-import hashlib
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..hub_repository.files import hash_file
 from ..training.options import Options
 from .batches import Finished
 
@@ -36,16 +36,6 @@ class Measure:
     error: float | None
     count: int
     of: str
-
-
-def process() -> int:
-    """The number of this process, from 0, as launchers tell it."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def processes() -> int:
-    """How many there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def depends_on(
@@ -84,16 +74,7 @@ def digests(folders: Iterable[Path], files: Iterable[str | Path]) -> dict[str, s
     parts: list[Path] = []
     for folder in folders:
         parts += sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
-    return {str(file): hash_of(file) for file in [*parts, *map(Path, files)]}
-
-
-def hash_of(file: Path) -> str:
-    """SHA-256 of a file of any size."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {str(file): hash_file(file, largest=None) for file in [*parts, *map(Path, files)]}
 
 
 def write_record(output: str | Path, record: dict[str, Any]) -> None:
@@ -116,6 +97,16 @@ def check_new(file: str | Path) -> None:
         raise ValueError(f"{Path(file).parent} is no folder; make it, or choose another.")
 
 
+def file_of_parts(output: str | Path) -> Path:
+    """Where a run keeps what it has finished until the record is there."""
+    return Path(f"{output}.parts")
+
+
+def is_begun(output: str | Path | None) -> bool:
+    """Whether a run was killed before its record was there."""
+    return output is not None and file_of_parts(output).exists()
+
+
 def file_of_answers(output: str) -> str:
     """Where the harness keeps what it knows until the record is there, without its own ending."""
     return f"{output}.answers"
@@ -127,7 +118,7 @@ class FinishedParts(Finished):
     The harness keeps its answers in files of its own, see `file_of_answers`.
 
     Args:
-        output: the file of the record; the other has `.parts` behind its name.
+        output: the file of the record; for the other see `file_of_parts`.
         key: what the results depend on.
 
     Raises:
@@ -136,7 +127,7 @@ class FinishedParts(Finished):
 
     def __init__(self, output: str | Path, key: dict[str, Any]):
         self.output = Path(output)
-        self.file = Path(f"{output}.parts")
+        self.file = file_of_parts(output)
         self.results: dict[tuple[str, int], list] = {}
         check_new(output)
         self.key = json.dumps(key, sort_keys=True)

@@ -16,7 +16,7 @@ import torch
 
 from ..modeling_glm import GLMForConditionalGeneration
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
-from .batches import Finished, as_they_come
+from .batches import Finished, in_order, run_in_batches
 from .scoring import check_model, score_tokens
 
 
@@ -113,9 +113,7 @@ def score_rows(
     finished: Finished | None = None,
 ) -> list[RowScore]:
     """The score of each row, in the rows' order; arguments of `score_as_they_come`."""
-    come = score_as_they_come(model, tokenizer, rows, batch_size, name, finished)
-    scores = dict(come)
-    return [scores[number] for number in range(len(rows))]
+    return in_order(score_as_they_come(model, tokenizer, rows, batch_size, name, finished))
 
 
 def score_as_they_come(
@@ -130,7 +128,7 @@ def score_as_they_come(
 
     Args:
         model: on any device; it is left in the mode in which it was.
-        name, finished: of `as_they_come`.
+        name, finished: of `run_in_batches`.
 
     Raises:
         ValueError: for a model that cannot score, see `check_model`.
@@ -141,7 +139,7 @@ def score_as_they_come(
         return score_batch(model, tokenizer, part)
 
     lengths = [len(row) for row in rows]
-    for number, score in as_they_come(model, run, rows, lengths, batch_size, name, finished):
+    for number, score in run_in_batches(model, run, rows, lengths, batch_size, name, finished):
         yield number, RowScore(*score)  # a list, where it was kept as JSON
 
 

@@ -21,11 +21,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..hub_repository.files import read_text
+from ..training.processes import world_size
 from .batches import Finished
 from .language_modeling import Accuracy, windows
-from .model import Loaded, find, fitting, load
+from .model import Loaded, check_length, find, load
 from .options import Scoring
-from .record import FinishedParts, Measure, check_new, depends_on, processes
+from .record import FinishedParts, Measure, check_new, depends_on
 from .rows import score_rows, standard_error
 from .scoring import AnswerScore, encode, log_likelihood, named, score_choices
 
@@ -59,8 +60,10 @@ def score(options: Scoring) -> Scores:
     Raises:
         ValueError: for a file that cannot be scored, an output that exists, and several processes.
     """
-    if processes() > 1:
+    if world_size() > 1:
         raise ValueError("A file is scored by one process; start one.")
+    if options.output is not None:
+        check_new(options.output)
     kind, lines = read_texts(options.texts)
     if kind == "texts" and options.end_token:
         raise ValueError("A text without blanks has no end to score; leave end_token out.")
@@ -68,15 +71,14 @@ def score(options: Scoring) -> Scores:
         raise ValueError("A length penalty is of choices; leave it out.")
     if kind == "answers" and options.unidirectional:
         raise ValueError("Answers to blanks are read with both sides; leave unidirectional out.")
-    if options.output is not None:
-        check_new(options.output)
+    found = find(options.model)
+    check_length(options.length, found.config)
     key: dict[str, Any] = {}
     finished = Finished()
     if options.output is not None:
-        key = depends_on(options, find(options.model).folders, [options.texts])
+        key = depends_on(options, found.folders, [options.texts])
         finished = FinishedParts(options.output, key)
     loaded = load(options.model, options.dtype, options.device, options.quantize)
-    fitting(options.length, loaded.model.config.max_sequence_length, loaded)
     scores = RUNS[kind](loaded, lines, options, finished)
     results = [asdict(measure) for measure in scores.measures]
     finished.complete({"results": results, "texts": scores.texts, **key})
@@ -130,10 +132,10 @@ def of_choices(
     loaded: Loaded,
     lines: list[dict],
     options: Scoring,
-    finished: Finished | None = None,
+    finished: Finished,
 ) -> Scores:
     """The best of the choices for a blank, and how often it is the right one."""
-    labels = [check_label(number, line) for number, line in enumerate(lines)]
+    labels = [check_label(number, line) for number, line in enumerate(lines, start=1)]
     scores = score_choices(
         *loaded,
         [line[TEXT] for line in lines],
@@ -145,35 +147,34 @@ def of_choices(
         batch_size=options.batch_size,
         finished=finished,
     )
-    texts, right = [], []
-    for line, of_text, label in zip(lines, scores, labels, strict=True):
-        best = of_text.index(max(of_text))
-        texts.append(
-            {
-                "text": line[TEXT],
-                "said": line[CHOICES][best],
-                "score": of_text[best],
-                "scores": of_text,
-                "prediction": best,
-                "label": label,
-            }
-        )
-        if label is not None:
-            right.append(best == label)
-    measures = []
-    if right:
-        result = Accuracy(sum(right), len(right))
-        measures = [
-            Measure(
-                "choices",
-                "accuracy",
-                result.accuracy,
-                result.standard_error,
-                result.count,
-                "texts",
-            )
-        ]
-    return Scores(texts, measures)
+    texts = [choices_of_text(*row) for row in zip(lines, scores, labels, strict=True)]
+    right = [text["prediction"] == text["label"] for text in texts if text["label"] is not None]
+    return Scores(texts, [of_accuracy(right)] if right else [])
+
+
+def choices_of_text(line: dict, scores: list[float], label: int | None) -> dict[str, Any]:
+    """What the record says of the choices for a blank."""
+    best = scores.index(max(scores))
+    return {
+        "text": line[TEXT],
+        "said": line[CHOICES][best],
+        "score": scores[best],
+        "scores": scores,
+        "prediction": best,
+        "label": label,
+    }
+
+
+def of_accuracy(right: list[bool]) -> Measure:
+    result = Accuracy(sum(right), len(right))
+    return Measure(
+        "choices",
+        "accuracy",
+        result.accuracy,
+        result.standard_error,
+        result.count,
+        "texts",
+    )
 
 
 def check_label(number: int, line: dict) -> int | None:
@@ -193,7 +194,7 @@ def of_answers(
     loaded: Loaded,
     lines: list[dict],
     options: Scoring,
-    finished: Finished | None = None,
+    finished: Finished,
 ) -> Scores:
     """The log-probability of the answer to each blank, token by token."""
     scores = log_likelihood(
@@ -228,14 +229,14 @@ def of_texts(
     loaded: Loaded,
     lines: list[str],
     options: Scoring,
-    finished: Finished | None = None,
+    finished: Finished,
 ) -> Scores:
     """The log-probability of each text but its first token, by the windows of the perplexity."""
     model, tokenizer = loaded
     length = options.length or model.config.max_sequence_length
     stride = length // 2
     rows_of = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines, start=1):
         with named(f"Text {number}"):
             ids = encode(tokenizer, line.strip())
         if any(id in tokenizer.mask_token_ids for id in ids):

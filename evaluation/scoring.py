@@ -25,7 +25,7 @@ from transformers import BatchEncoding
 
 from ..collation_glm import GLMMultipleChoiceCollator, Row, TextCollator
 from ..tokenization_glm import IGNORED, GLMTokenizerFast
-from .batches import Finished, in_batches
+from .batches import Finished, in_order, run_in_batches
 
 # Tokens whose logits are computed at once: (1024, 50304) in float32 are 206 MB.
 TOKENS_AT_ONCE = 1024
@@ -90,7 +90,7 @@ def score_choices(
             text the right end is kept, as in the original, but more of it where that would cut the
             last mask away.
         batch_size: texts of a forward pass.
-        finished: of `in_batches`.
+        finished: of `run_in_batches`.
 
     Returns:
         The log-probability of each choice, summed over its tokens.
@@ -107,7 +107,7 @@ def score_choices(
     longest = model.config.max_sequence_length if max_length is None else max_length
     make = unidirectional_feature if unidirectional else bidirectional_feature
     features = []
-    for number, (text, of_text) in enumerate(zip(texts, choices, strict=True)):
+    for number, (text, of_text) in enumerate(zip(texts, choices, strict=True), start=1):
         with named(f"Text {number}"):
             answers = encode_answers(tokenizer, of_text, end_token)
             features.append(make(tokenizer, text, answers, longest))
@@ -142,7 +142,7 @@ def score_packed(
             choices of one token, which differ from each other by as much. With choices of several
             tokens the sums have no meaning.
         length_penalty, batch_size: of `score_choices`.
-        name, finished: of `in_batches`.
+        name, finished: of `run_in_batches`.
 
     Raises:
         ValueError: for features that cannot be scored; it says which and why.
@@ -150,7 +150,7 @@ def score_packed(
     check_model(model)
     collate = GLMMultipleChoiceCollator(tokenizer)
     lengths = []
-    for number, feature in enumerate(features):
+    for number, feature in enumerate(features, start=1):
         with named(f"Text {number}"):
             lengths.append(check_feature(feature, model))
 
@@ -159,7 +159,7 @@ def score_packed(
         counts = [len(feature["answers"]) for feature in batch_features]
         return score_batch(model, batch, counts, normalised, length_penalty)
 
-    return in_batches(model, score, features, lengths, batch_size, name, finished)
+    return in_order(run_in_batches(model, score, features, lengths, batch_size, name, finished))
 
 
 def score_batch(
@@ -259,7 +259,7 @@ def log_likelihood(
             ones, as when they are generated.
         end_token: score the end of each answer, too: that it is all that is said.
         batch_size: texts of a forward pass.
-        finished: of `in_batches`.
+        finished: of `run_in_batches`.
 
     Returns:
         For each text the scores of its answers.
@@ -276,7 +276,7 @@ def log_likelihood(
     collator = TextCollator(tokenizer)
     work = []
     lengths = []
-    for number, (text, of_text) in enumerate(zip(texts, answers, strict=True)):
+    for number, (text, of_text) in enumerate(zip(texts, answers, strict=True), start=1):
         with named(f"Text {number}"):
             said = [of_text] if isinstance(of_text, str) else of_text
             ids = encode_answers(tokenizer, said, end_token)
@@ -292,7 +292,7 @@ def log_likelihood(
         tokens = score_tokens(model, batch, rows, columns, labels[is_token])
         return split_scores(tokens, [answers for _, answers in part])
 
-    scores = in_batches(model, score, work, lengths, batch_size, finished=finished)
+    scores = in_order(run_in_batches(model, score, work, lengths, batch_size, finished=finished))
     # Lists, where they were kept as JSON.
     return [[AnswerScore(*of_answer) for of_answer in of_text] for of_text in scores]
 
@@ -456,8 +456,8 @@ def warn_of_cuts(features: list[Feature]):
     cut = sum(feature["cut"] for feature in features)
     if cut:
         warnings.warn(
-            f"{cut} of {len(features)} texts were too long and were cut; raise max_length if the "
-            "model has the positions.",
+            f"{cut} of {len(features)} texts were too long and were cut; ask for a greater length, "
+            "if the model has the positions.",
             stacklevel=3,
         )
 

@@ -16,7 +16,8 @@ from ..modeling_glm import GLMForConditionalGeneration, GLMForSequenceClassifica
 from ..training.cloze import Pooled
 from ..training.examples import find_files, name_of_split, read_examples
 from ..training.finetune import Recipe, check_options, make_recipe, with_published
-from ..training.metrics import UNANSWERABLE, first_answers
+from ..training.metrics import first_answers
+from ..training.official import NO_ANSWER
 from ..training.options import Finetuning
 from ..training.own_tasks import read_task
 from ..training.repository import load_tokenizer
@@ -24,7 +25,7 @@ from ..training.seq2seq import Answers, beam_search, check_search
 from ..training.tasks import Task, groups_of, is_labelled
 from ..training.templates import Example
 from .batches import Finished
-from .model import Found, check_device, find, load_network
+from .model import Found, check_device, check_length, find, load_network
 from .options import OF_TASK, Evaluation
 from .predict import (
     SUBMISSIONS,
@@ -50,7 +51,7 @@ UNKNOWN = 1  # the number of a choice that is not the only one: of WSC, that it 
 
 
 @dataclass(frozen=True)
-class Exam:
+class PreparedTask:
     """What is asked of a model, and all that is known before it is loaded.
 
     examples: as they are asked: of long documents the parts.
@@ -68,7 +69,7 @@ class Exam:
     files: list[Path]
 
 
-def prepare(options: Evaluation) -> Exam:
+def prepare(options: Evaluation) -> PreparedTask:
     """Read what the options name.
 
     Raises:
@@ -102,7 +103,7 @@ def prepare(options: Evaluation) -> Exam:
         assert recipe.options.max_length is not None  # see as_finetuned
         examples = task.slices(examples, recipe.tokenizer, recipe.options.max_length)
     is_answered = check_answers(recipe, examples)
-    exam = Exam(
+    prepared = PreparedTask(
         found,
         recipe,
         examples,
@@ -110,19 +111,14 @@ def prepare(options: Evaluation) -> Exam:
         is_answered,
         read_files(task, options),
     )
-    check_examples(exam, options)
-    return exam
+    check_examples(prepared, options)
+    return prepared
 
 
 def as_finetuned(options: Evaluation, task: Task, found: Found) -> Finetuning:
     """What `glm finetune` would be told to ask examples so."""
-    longest = found.config.max_sequence_length
-    length = options.length or task.max_length or longest
-    if length > longest:
-        raise ValueError(
-            f"length is {length}; this model takes {longest} tokens: pass --length {longest} or "
-            "less."
-        )
+    length = options.length or task.max_length or found.config.max_sequence_length
+    check_length(length, found.config)
     told: dict[str, Any] = {name: getattr(options, name) for name in OF_TASK}
     finetuning = Finetuning(
         task=str(options.task),
@@ -150,13 +146,13 @@ def read_files(task: Task, options: Evaluation) -> list[Path]:
 
 
 def encode_each(recipe: Recipe, examples: Sequence[Example], is_answered: bool) -> list[Any]:
-    """Of each example what the model reads, see `Exam`.
+    """Of each example what the model reads, see `PreparedTask`.
 
     Raises:
         ValueError: for examples that cannot be asked; it says which and why.
     """
     asked = []
-    for number, example in enumerate(examples):
+    for number, example in enumerate(examples, start=1):
         with named(f"Example {number}"):
             try:
                 asked.append(encode(recipe, example, is_answered))
@@ -203,8 +199,8 @@ def check_answers(recipe: Recipe, examples: Sequence[Example]) -> bool:
         return True
     if any(known):
         raise ValueError(
-            f"Example {known.index(False)} has no answer to measure by, and others have; give all "
-            "of them one, or none."
+            f"Example {known.index(False) + 1} has no answer to measure by, and others have; give "
+            "all of them one, or none."
         )
     return False
 
@@ -221,78 +217,80 @@ def has_answer(recipe: Recipe, example: Example) -> bool:
         return False
 
 
-def check_examples(exam: Exam, options: Evaluation) -> None:
+def check_examples(prepared: PreparedTask, options: Evaluation) -> None:
     """Raise a ValueError, before any work, for examples that cannot be measured or written."""
-    if exam.is_answered:
-        exam.recipe.check(exam.examples)
+    if prepared.is_answered:
+        prepared.recipe.check(prepared.examples)
     elif options.predictions is None:
         raise ValueError(
             f"{options.data} has no answers to measure by; pass --predictions FILE to write what "
             "the model answers."
         )
     if options.predictions is not None:
-        nothing: list[Any] = [0] * len(exam.examples)
-        if isinstance(exam.recipe, Answers):
-            nothing = [[""]] * len(exam.examples)
-        text_of_predictions(exam, nothing)
+        nothing: list[Any] = [0] * len(prepared.examples)
+        if isinstance(prepared.recipe, Answers):
+            nothing = [[""]] * len(prepared.examples)
+        text_of_predictions(prepared, nothing)
 
 
 # --- What the model answers -----------------------------------------------------------------------
 
 
-def take(exam: Exam, options: Evaluation, finished: Finished) -> list[Measure]:
+def run(prepared: PreparedTask, options: Evaluation, finished: Finished) -> list[Measure]:
     """What the model answers, measured, and written where the options say so."""
-    answers = predict(exam, options, finished)
+    answers = predict(prepared, options, finished)
     if options.predictions is not None:
         finished.add(PREDICTIONS, 0, [options.predictions])  # see check_predictions
-        write_whole(options.predictions, text_of_predictions(exam, answers))
-    return measures_of(exam, answers) if exam.is_answered else []
+        write_whole(options.predictions, text_of_predictions(prepared, answers))
+    return measures_of(prepared, answers) if prepared.is_answered else []
 
 
-def predict(exam: Exam, options: Evaluation, finished: Finished) -> list[Any]:
+def predict(prepared: PreparedTask, options: Evaluation, finished: Finished) -> list[Any]:
     """For each example the number of the choice that wins, or the answers to its blanks."""
-    recipe = exam.recipe
     settings: Any = {"batch_size": options.batch_size, "finished": finished}
     device = check_device(options.device)
-    if isinstance(recipe, Pooled):
-        classifier: Any = load_network(
-            GLMForSequenceClassification,
-            exam.found,
-            options.dtype,
-            device,
-            options.quantize,
-            num_labels=recipe.num_labels,
-        )
-        scores = classify_contexts(
-            classifier,
-            recipe.tokenizer,
-            recipe.task,
-            exam.asked,
-            **settings,
-        )
-        return [best_of(of_example) for of_example in scores]
-    model: Any = load_network(
-        GLMForConditionalGeneration,
-        exam.found,
-        options.dtype,
-        device,
-        options.quantize,
+    how = (prepared.found, options.dtype, device, options.quantize)
+    if isinstance(prepared.recipe, Pooled):
+        num_labels = prepared.recipe.num_labels
+        classifier = load_network(GLMForSequenceClassification, *how, num_labels=num_labels)
+        return classes_of(prepared, classifier, **settings)
+    model = load_network(GLMForConditionalGeneration, *how)
+    if isinstance(prepared.recipe, Answers):
+        return answers_of(prepared, prepared.recipe, model, options, **settings)
+    return choices_of(prepared, model, **settings)
+
+
+def classes_of(prepared: PreparedTask, model: Any, **settings: Any) -> list[int]:
+    recipe = prepared.recipe
+    scores = classify_contexts(model, recipe.tokenizer, recipe.task, prepared.asked, **settings)
+    return [best_of(of_example) for of_example in scores]
+
+
+def answers_of(
+    prepared: PreparedTask,
+    recipe: Answers,
+    model: Any,
+    options: Evaluation,
+    **settings: Any,
+) -> list[list[str]]:
+    return answer_contexts(
+        model,
+        recipe.tokenizer,
+        prepared.asked,
+        name=recipe.task.name,
+        **settings,
+        **search(recipe, model, options),
     )
-    if isinstance(recipe, Answers):
-        generation = search(recipe, model, options)
-        return answer_contexts(
-            model,
-            recipe.tokenizer,
-            exam.asked,
-            name=recipe.task.name,
-            **settings,
-            **generation,
-        )
-    scores = score_features(model, recipe.tokenizer, recipe.task, exam.asked, **settings)
+
+
+def choices_of(prepared: PreparedTask, model: Any, **settings: Any) -> list[int]:
+    recipe = prepared.recipe
+    scores = score_features(model, recipe.tokenizer, recipe.task, prepared.asked, **settings)
     chosen = [best_of(of_example) for of_example in scores]
     if recipe.task.no_choice:
         alone = [number for number, of_example in enumerate(scores) if len(of_example) == 1]
-        for number, is_said in zip(alone, are_said(exam, model, alone, **settings), strict=True):
+        said = would_be_said(prepared, model, alone, **settings)
+        for number, is_said in zip(alone, said, strict=True):
             chosen[number] = 0 if is_said else UNKNOWN
     return chosen
 
@@ -301,16 +299,21 @@ def best_of(scores: list[float]) -> int:
     return scores.index(max(scores))
 
 
-def are_said(exam: Exam, model: Any, numbers: Sequence[int], **settings: Any) -> list[bool]:
+def would_be_said(
+    prepared: PreparedTask,
+    model: Any,
+    numbers: Sequence[int],
+    **settings: Any,
+) -> list[bool]:
     """Whether the only choice of these examples is what the model would say itself.
 
     So the original decides where WSC has no other candidates (FACTS section 7).
     """
-    recipe = exam.recipe
+    recipe = prepared.recipe
     masks = recipe.tokenizer.mask_token_ids
     rows = []
     for number in numbers:
-        (only,) = exam.asked[number]
+        (only,) = prepared.asked[number]
         context, (answer,) = only["context"], only["answers"]
         blank = max(column for column, id in enumerate(context) if id in masks)
         rows.append(Row(context, blank, answer))
@@ -334,15 +337,15 @@ def search(recipe: Answers, model: Any, options: Evaluation) -> dict[str, Any]:
 # --- Numbers --------------------------------------------------------------------------------------
 
 
-def measures_of(exam: Exam, answers: Sequence[Any]) -> list[Measure]:
-    task = exam.recipe.task
-    values = exam.recipe.measure(answers, exam.examples)
+def measures_of(prepared: PreparedTask, answers: Sequence[Any]) -> list[Measure]:
+    task = prepared.recipe.task
+    values = prepared.recipe.measure(answers, prepared.examples)
     units = [
-        exam.recipe.measure(
+        prepared.recipe.measure(
             [answers[number] for number in unit],
-            [exam.examples[number] for number in unit],
+            [prepared.examples[number] for number in unit],
         )
-        for unit in units_of(exam)
+        for unit in units_of(prepared)
     ]
     return [
         Measure(
@@ -357,9 +360,9 @@ def measures_of(exam: Exam, answers: Sequence[Any]) -> list[Measure]:
     ]
 
 
-def units_of(exam: Exam) -> list[list[int]]:
+def units_of(prepared: PreparedTask) -> list[list[int]]:
     """The numbers of the examples of each question; without questions each example is one."""
-    groups = groups_of(exam.recipe.task, exam.examples) or range(len(exam.examples))
+    groups = groups_of(prepared.recipe.task, prepared.examples) or range(len(prepared.examples))
     units: dict[Any, list[int]] = {}
     for number, group in enumerate(groups):
         units.setdefault(group, []).append(number)
@@ -377,14 +380,14 @@ def error_of(value: float, of_units: Sequence[float]) -> float | None:
 # --- The file of predictions ----------------------------------------------------------------------
 
 
-def text_of_predictions(exam: Exam, answers: Sequence[Any]) -> str:
+def text_of_predictions(prepared: PreparedTask, answers: Sequence[Any]) -> str:
     """What the model answers, as the benchmark wants it.
 
     SuperGLUE: its lines. Questions about a text (SQuAD, CMRC): one object, by the question's idx,
     with nothing where there is no answer. Pairs of files: a line for each answer. Else JSON lines
     with the example's idx, or its number, and its label or the answers to its blanks.
     """
-    recipe, examples = exam.recipe, exam.examples
+    recipe, examples = prepared.recipe, prepared.examples
     task = recipe.task
     if task.name in SUBMISSIONS:
         return json_lines(submission_lines(task, examples, answers, recipe.options.pattern))
@@ -399,7 +402,7 @@ def text_of_predictions(exam: Exam, answers: Sequence[Any]) -> str:
     groups = groups_of(task, examples)
     if groups is not None:
         texts = first_answers([first for first, *_ in answers], groups)
-        said = {str(idx): "" if text == UNANSWERABLE else text for idx, text in texts.items()}
+        said = {str(idx): "" if text == NO_ANSWER else text for idx, text in texts.items()}
         return json.dumps(said, ensure_ascii=False) + "\n"
     if task.official is not None and task.official.is_pair:
         return "".join(" ".join(first.split()) + "\n" for first, *_ in answers)

@@ -2,8 +2,10 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,17 +40,120 @@ LARGEST = {
     "max_sequence_length": 2**24,
     "num_labels": 2**16,
 }
-OTHER_NAMES = {"num_hidden_layers": "num_layers", "max_position_embeddings": "max_sequence_length"}
-SHARES = (
-    "embedding_dropout_prob",
-    "attention_dropout_prob",
-    "output_dropout_prob",
-    "classifier_dropout",
-)
-NOT_NEGATIVE = ("initializer_range", "choice_length_penalty")
-IDS = ("sop_token_id", "eop_token_id", "pad_token_id", "bos_token_id")
+LARGEST_ID = 2**31
 # Any other name of a kernel is that of a repository on the Hub, whose code would be run.
 KERNELS = (None, "eager", "sdpa", "flex_attention")
+
+
+# --- What a value of a stranger must be -----------------------------------------------------------
+
+
+class Rule(NamedTuple):
+    """Whether a value fits, and in words what is needed."""
+
+    fits: Callable[[Any], bool]
+    needed: str
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_ID
+
+
+def is_list_of(kind: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, list) and all(map(kind, value))
+
+
+def is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def size_up_to(largest: int) -> Rule:
+    return Rule(
+        lambda value: type(value) is int and 1 <= value <= largest,
+        f"an integer from 1 to {largest}",
+    )
+
+
+def or_none(rule: Rule) -> Rule:
+    return Rule(lambda value: value is None or rule.fits(value), rule.needed)
+
+
+POSITIVE = Rule(lambda value: is_number(value) and value > 0, "a positive number")
+NOT_NEGATIVE = Rule(lambda value: is_number(value) and value >= 0, "a number that is not negative")
+SHARE = Rule(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+ID = or_none(Rule(is_id, "an id"))
+IDS = or_none(Rule(partial(is_list_of, is_id), "a list of ids"))
+ID_OR_IDS = Rule(lambda value: is_id(value) or IDS.fits(value), IDS.needed)
+SWITCH = Rule(lambda value: type(value) is bool, "true or false")
+NAME = Rule(is_name, "a name")
+NAMES = or_none(Rule(partial(is_list_of, is_name), "a list of names"))
+LABELS = Rule(
+    lambda value: isinstance(value, dict) and len(value) <= LARGEST["num_labels"],
+    "an object with a field for each label",
+)
+KERNEL = Rule(lambda value: value in KERNELS, f"one of {', '.join(map(str, KERNELS))}")
+RULES = {
+    **{name: size_up_to(largest) for name, largest in LARGEST.items()},
+    **{name: size_up_to(LARGEST[ours]) for name, ours in GLMConfig.attribute_map.items()},
+    "attention_scale": POSITIVE,
+    "initializer_range": NOT_NEGATIVE,
+    "choice_length_penalty": NOT_NEGATIVE,
+    "embedding_dropout_prob": SHARE,
+    "attention_dropout_prob": SHARE,
+    "output_dropout_prob": SHARE,
+    "classifier_dropout": SHARE,
+    "sop_token_id": ID,
+    "eop_token_id": ID,
+    "pad_token_id": ID,
+    "bos_token_id": ID,
+    "eos_token_id": ID_OR_IDS,
+    "mask_token_ids": IDS,
+    "block_position_encoding": SWITCH,
+    "use_cache": SWITCH,
+    "tie_word_embeddings": Rule(
+        lambda value: value is True,
+        "true: the output head is the word embedding itself",
+    ),
+    "hidden_act": NAME,
+    "pool_token": NAME,
+    "architectures": NAMES,
+    "id2label": LABELS,
+    "label2id": LABELS,
+}
+
+
+def check_values(values: dict, source: str):
+    """Raise if a value has another type than GLM needs, or no sense."""
+    for name, value in values.items():
+        rule = KERNEL if "_implementation" in name else RULES.get(name)
+        if rule is not None and not rule.fits(value):
+            said = repr(value)
+            said = said if len(said) <= 60 else f"{said[:60]}..."
+            raise RepositoryError(f"{source} says {name} {said}, where {rule.needed} is needed.")
+    heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
+    if heads and hidden and hidden % heads:
+        raise RepositoryError(
+            f"{source}: {heads} attention heads do not divide the hidden size {hidden}; pass the "
+            "right number with --num-attention-heads."
+        )
+
+
+# --- Configurations and networks ------------------------------------------------------------------
+
+
+def find_dtype(name: str | None) -> torch.dtype | None:
+    """The type of this name; None if nobody asks for one.
+
+    Raises:
+        RepositoryError: for a name that weights cannot have.
+    """
+    if name is not None and name not in DTYPES:
+        raise RepositoryError(f"dtype {name} is unknown; choose {', '.join(DTYPES)}.")
+    return None if name is None else DTYPES[name]
 
 
 def fills_blanks(config: GLMConfig) -> bool:
@@ -88,62 +193,6 @@ def build_config(values: dict, source: str) -> GLMConfig:
         if clash is not None:
             raise ValueError(f"{clash} is no field of it")
         return GLMConfig(**values)
-
-
-def check_values(values: dict, source: str):
-    """Raise if a value has another type than GLM needs, or no sense."""
-
-    def refuse(name: str, needed: str):
-        said = repr(values[name])
-        said = said if len(said) <= 60 else f"{said[:60]}..."
-        raise RepositoryError(f"{source} says {name} {said}, where {needed} is needed.")
-
-    def is_integer(value, lowest: int, highest: float) -> bool:
-        return type(value) is int and lowest <= value <= highest
-
-    def is_number(value) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
-    for name, value in values.items():
-        largest = LARGEST.get(OTHER_NAMES.get(name, name))
-        if largest is not None and not is_integer(value, 1, largest):
-            refuse(name, f"an integer from 1 to {largest}")
-        if name == "attention_scale" and not (is_number(value) and value > 0):
-            refuse(name, "a positive number")
-        if name in NOT_NEGATIVE and not (is_number(value) and value >= 0):
-            refuse(name, "a number that is not negative")
-        if name in SHARES and not (is_number(value) and 0 <= value <= 1):
-            refuse(name, "a number from 0 to 1")
-        if name in IDS and value is not None and not is_integer(value, 0, 2**31):
-            refuse(name, "an id")
-        if name in ("mask_token_ids", "eos_token_id") and value is not None:
-            ids = value if isinstance(value, list) else [value]
-            one_will_do = name == "eos_token_id" or isinstance(value, list)
-            if not one_will_do or not all(is_integer(id, 0, 2**31) for id in ids):
-                refuse(name, "a list of ids")
-        if name in ("block_position_encoding", "use_cache") and type(value) is not bool:
-            refuse(name, "true or false")
-        if name == "tie_word_embeddings" and value is not True:
-            refuse(name, "true: the output head is the word embedding itself")
-        if name == "architectures" and not (
-            value is None
-            or (isinstance(value, list) and all(isinstance(one, str) for one in value))
-        ):
-            refuse(name, "a list of names")
-        if name in ("id2label", "label2id") and not (
-            isinstance(value, dict) and len(value) <= LARGEST["num_labels"]
-        ):
-            refuse(name, "an object with a field for each label")
-        if "_implementation" in name and value not in KERNELS:
-            refuse(name, f"one of {', '.join(map(str, KERNELS))}")
-        if name in ("hidden_act", "pool_token") and not isinstance(value, str):
-            refuse(name, "a name")
-    heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
-    if heads and hidden and hidden % heads:
-        raise RepositoryError(
-            f"{source}: {heads} attention heads do not divide the hidden size {hidden}; pass the "
-            "right number with --num-attention-heads."
-        )
 
 
 def check_sizes(config: GLMConfig, shapes: Mapping[str, tuple[int, ...]], source: str):

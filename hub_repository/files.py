@@ -11,6 +11,7 @@ from .errors import RepositoryError
 
 # Bytes of the longest JSON file that is read; the largest tokenizer.json has a tenth of it.
 LARGEST_JSON = 2**26
+HASHED_AT_ONCE = 2**20  # bytes
 
 
 def require_file(file: Path, largest: int | None = None) -> Path:
@@ -76,6 +77,10 @@ def write_json(file: Path, content: dict):
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def hash_file(file: Path) -> str:
-    """SHA-256 of a regular file."""
-    return hashlib.sha256(require_file(file, LARGEST_JSON).read_bytes()).hexdigest()
+def hash_file(file: Path, largest: int | None = LARGEST_JSON) -> str:
+    """SHA-256 of a regular file, of at most `largest` bytes."""
+    digest = hashlib.sha256()
+    with open(require_file(file, largest), "rb") as opened:
+        while block := opened.read(HASHED_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()

@@ -182,6 +182,7 @@ def check_characters(name: str, text: str):
 
 
 def check_parameters(parameters):
+    """Raise a ValueError for parameters that are not listed, or contradict each other."""
     if not isinstance(parameters, dict):
         raise ValueError(
             'parameters must be an object; send them like {"parameters": {"max_new_tokens": 32}}.'

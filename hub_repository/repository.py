@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
 from ..configuration_glm import GLMConfig
+from ..modeling_glm import GLMPreTrainedModel
 from ..tokenization_glm import GLM_TOKENS, GLMTokenizerFast
 from .config import build_network, fills_blanks, read_config, write_config
 from .errors import RepositoryError
@@ -25,6 +24,7 @@ from .weights import (
     AnyTensor,
     check_names,
     checksum,
+    count_numbers,
     expected_names,
     find_weights,
     fingerprint,
@@ -101,48 +101,34 @@ def write_repository(
     """
     if space:
         check_has_page(config, tokenizer)
-    prompt, network = prompt or {}, build_network(config)
-    expected = expected_names(network)
-    # A tied weight is in memory twice, and on disk once.
-    tensors = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name in expected or name not in network.state_dict()
-    }
-    check_names(network, tensors)
-    # In the network's order, so that a file does not depend on how the checkpoint was cut.
-    tensors = {name: tensors[name] for name in expected}
+    network = build_network(config)
+    tensors = stored_tensors(network, tensors)
+    prompt = prompt or {}
+    dtype = tensors[WORD_EMBEDDINGS].dtype
+    card = model_card(
+        name or output.name,
+        config,
+        tokenizer,
+        count_numbers(tensors),
+        dtype,
+        origin,
+        language,
+        results,
+        tuning,
+    )
     nbytes = sum(tensor.nbytes for tensor in (*tensors.values(), *prompt.values()))
     with new_folder(output, nbytes) as folder, ThreadPoolExecutor(1) as disk:
-        written = checksums = write_weights(folder, tensors, max_shard_size)
-        if prompt:
-            written = checksums | write_shard(folder / PROMPT_WEIGHTS, prompt)
+        checksums = write_weights(folder, tensors, max_shard_size)
+        of_prompt = write_shard(folder / PROMPT_WEIGHTS, prompt) if prompt else {}
         for file in folder.iterdir():  # on its way to the disk while it is read back
             disk.submit(synchronize, file)
-        dtype = tensors[WORD_EMBEDDINGS].dtype
-        numbers = sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
-        card = model_card(
-            name or output.name,
-            config,
-            tokenizer,
-            numbers,
-            dtype,
-            origin,
-            language,
-            results,
-            tuning,
-        )
         write_files(folder, config, tokenizer, card, generation)
         if space:
             add_space(folder)
         write_config(folder / ".config.json", config, dtype)
         record = {"weights": fingerprint(tensors, checksums), "copied_rows": copied_rows}
         write_json(folder / RECORD, record | {"files": hash_files(folder)})
-        read_back = verify_weights(network, find_weights(folder))
-        if prompt:
-            stored = read_safetensors(folder / PROMPT_WEIGHTS)
-            read_back |= {name: checksum(make(tensor)) for name, tensor in stored.items()}
-        if read_back != written:
+        if read_back(folder, network) != checksums | of_prompt:
             raise RepositoryError(
                 f"What was read back from {output.parent} is not what was written; "
                 "is the disk damaged?"
@@ -152,6 +138,33 @@ def write_repository(
         # config.json comes last, and whole: without it no library takes the folder for a model.
         (folder / ".config.json").rename(folder / "config.json")
         synchronize(folder)
+
+
+def stored_tensors(
+    network: GLMPreTrainedModel,
+    tensors: Mapping[str, AnyTensor],
+) -> dict[str, AnyTensor]:
+    """Those of a network that are stored, in its order: no file depends on how they were cut.
+
+    A tied weight is in memory twice, and on disk once.
+
+    Raises:
+        RepositoryError: if they are not the network's.
+    """
+    expected = expected_names(network)
+    tied = set(network.state_dict()) - set(expected)
+    stored = {name: tensor for name, tensor in tensors.items() if name not in tied}
+    check_names(network, stored)
+    return {name: stored[name] for name in expected}
+
+
+def read_back(folder: Path, network: GLMPreTrainedModel) -> dict[str, int]:
+    """The checksum of each tensor that was written; see `verify_weights`."""
+    checksums = verify_weights(network, find_weights(folder))
+    if (folder / PROMPT_WEIGHTS).exists():
+        stored = read_safetensors(folder / PROMPT_WEIGHTS)
+        checksums |= {name: checksum(make(tensor)) for name, tensor in stored.items()}
+    return checksums
 
 
 def write_files(
@@ -202,10 +215,14 @@ def complete_repository(folder: str | Path, language: str | None = None):
     tokenizer = None
     if (folder / "tokenizer.json").is_file():
         tokenizer = GLMTokenizerFast.from_pretrained(folder)
-    numbers = sum(torch.Size(tensor.shape).numel() for tensor in weights.values())
-    dtype = weights[WORD_EMBEDDINGS].dtype
-    name = folder.resolve().name
-    card = model_card(name, config, tokenizer, numbers, dtype, language=language)
+    card = model_card(
+        folder.resolve().name,
+        config,
+        tokenizer,
+        count_numbers(weights),
+        weights[WORD_EMBEDDINGS].dtype,
+        language=language,
+    )
     texts = {"README.md": card, "requirements.txt": REQUIREMENTS}
     if tokenizer is not None and fills_blanks(config):
         texts[HANDLER.name] = HANDLER.read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 from transformers import GenerationConfig
 
 from ..configuration_glm import AUTO_MAP, PIPELINES, GLMConfig
@@ -28,7 +27,14 @@ from .repository import (
     read_record,
 )
 from .space import APP, PAGE
-from .weights import LazyTensor, find_weights, fingerprint, make, verify_weights
+from .weights import (
+    LazyTensor,
+    count_numbers,
+    find_weights,
+    fingerprint,
+    make,
+    verify_weights,
+)
 
 # The code of a repository, and where it is in this package.
 OUR_CODE = {name: PACKAGE / name for name in SHIPPED_FILES}
@@ -164,8 +170,8 @@ class Verification:
         model = build_network(self.config)
         if not self.has_tokenizer or not isinstance(model, GLMForConditionalGeneration):
             return None
-        numbers = sum(torch.Size(tensor.shape).numel() for tensor in self.tensors.values())
-        if 1.2 * 4 * numbers > psutil.virtual_memory().available:  # in float32
+        in_float32 = 4 * count_numbers(self.tensors)
+        if 1.2 * in_float32 > psutil.virtual_memory().available:
             return None
         with library_errors("It does not load or generate"):
             tokenizer = GLMTokenizerFast.from_pretrained(self.repository)

@@ -99,6 +99,10 @@ def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(raw_bytes(one), raw_bytes(other))
 
 
+def count_numbers(tensors: Mapping[str, AnyTensor]) -> int:
+    return sum(torch.Size(tensor.shape).numel() for tensor in tensors.values())
+
+
 def check_finite(name: str, tensor: torch.Tensor):
     # The extremes are not finite if one number is not, and finding them takes no memory.
     if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
@@ -141,7 +145,9 @@ def plan_shards(sizes: dict[str, int], max_shard_size: str) -> dict[str, list[st
 
 
 def write_weights(
-    folder: Path, tensors: Mapping[str, AnyTensor], max_shard_size: str
+    folder: Path,
+    tensors: Mapping[str, AnyTensor],
+    max_shard_size: str,
 ) -> dict[str, int]:
     """Write the tensors in shards, with an index if there is more than one.
 
@@ -289,7 +295,8 @@ def check_names(network: nn.Module, tensors: Mapping[str, AnyTensor]):
 
 @one_thread()
 def verify_weights(
-    network: GLMPreTrainedModel, tensors: Mapping[str, LazyTensor]
+    network: GLMPreTrainedModel,
+    tensors: Mapping[str, LazyTensor],
 ) -> dict[str, int]:
     """Read all weights once, and run the network on them with one layer in memory at a time.
 

@@ -231,3 +231,28 @@ def shell(colleague, tmp_path_factory):
 
     run.folder = folder
     return run
+
+
+@pytest.fixture
+def killed_run(monkeypatch):
+    """`killed_run(run)`: a run that is killed when one batch of it is finished.
+
+    Returns a list with that batch, to which those are added that later runs finish.
+    """
+    from glm_transformers.evaluation.record import FinishedParts
+
+    add, finished = FinishedParts.add, []
+
+    def add_and_die(self, *batch):
+        add(self, *batch)
+        finished.append(batch)
+        raise KeyboardInterrupt
+
+    def kill(run) -> list:
+        monkeypatch.setattr(FinishedParts, "add", add_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        monkeypatch.setattr(FinishedParts, "add", lambda *all: finished.append(all) or add(*all))
+        return finished
+
+    return kill

@@ -165,16 +165,16 @@ def test_scores_by_length(tokenizer, chooser, expected):
 @pytest.mark.parametrize(
     "feature, message",
     [
-        ({"text": "no blank", "choices": ["a"]}, "Feature 0: A text has no mask"),
-        ({"text": "a [MASK]", "choices": []}, "Feature 0: A text has no choices"),
+        ({"text": "no blank", "choices": ["a"]}, "Feature 1: A text has no mask"),
+        ({"text": "a [MASK]", "choices": []}, "Feature 1: A text has no choices"),
         ({"text": "a [MASK]", "choices": ["a"], "label": 1}, "1 choices and the label 1"),
         ({"text": "a [MASK]", "choices": ["a", "b"], "label": 0.5}, "2 choices and the label 0.5"),
-        ({"text": "a [MASK]", "choices": "ab"}, "Feature 0: The choices of a text are no list"),
-        ({"text": "a [MASK]", "choices": ["a", 2]}, "Feature 0: The choices of a text are no list"),
+        ({"text": "a [MASK]", "choices": "ab"}, "Feature 1: The choices of a text are no list"),
+        ({"text": "a [MASK]", "choices": ["a", 2]}, "Feature 1: The choices of a text are no list"),
         ({"text": "a [MASK]", "choices": ["<|startofpiece|>"]}, "A choice holds <.startofpiece"),
         ({"text": "a [MASK]", "target": "a"}, 'give it "text" and "choices"'),
-        ({"context": [5], "answers": [[5]]}, "Feature 0: A text has no mask"),
-        ({"context": [5], "answers": [[]]}, "Feature 0: A text has no choices or an empty one"),
+        ({"context": [5], "answers": [[5]]}, "Feature 1: A text has no mask"),
+        ({"context": [5], "answers": [[]]}, "Feature 1: A text has no choices or an empty one"),
     ],
 )
 def test_choices_of_which_no_right_batch_can_be_made(tokenizer, feature, message):

@@ -127,11 +127,14 @@ def test_a_killed_run_goes_on(made_repository, files, tmp_path, monkeypatch):
         (dict(wikitext=__file__, limit=3), "WikiText is one text"),
         (dict(lambada=__file__), "is no JSON object"),
         (dict(wikitext=__file__, length=65), "length is 65; this model takes 64 tokens"),
+        (dict(tasks="piqa", length=65), "length is 65; this model takes 64 tokens"),
         (dict(wikitext=__file__, length=4), "length is 4; give at least 8"),
         (dict(wikitext=__file__, output="/nowhere/record.json"), "/nowhere is no folder"),
     ],
 )
-def test_wrong_options_are_one_sentence(made_repository, wrong, message):
+def test_wrong_options_are_one_sentence(made_repository, monkeypatch, wrong, message):
+    """Before a model is loaded."""
+    monkeypatch.setattr("glm_transformers.evaluation.evaluate.load", None)
     with pytest.raises(ValueError, match=re.escape(message)):
         run(made_repository, {}, **wrong)
 

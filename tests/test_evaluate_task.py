@@ -69,26 +69,15 @@ def test_the_command(made_repository, files, tmp_path):
 
 
 @pytest.mark.parametrize("task, batches", [("choices.json", 4), ("answers.json", 2)])
-def test_a_killed_run_goes_on(made_repository, files, tmp_path, monkeypatch, task, batches):
+def test_a_killed_run_goes_on(made_repository, files, tmp_path, killed_run, task, batches):
     options = dict(batch_size=3, limit=5)  # with a row for each choice
     expected = run(made_repository, files, task, **options)
-    real, kept = FinishedParts.add, []
-
-    def killed(self, *arguments):
-        real(self, *arguments)
-        kept.append(arguments)
-        raise KeyboardInterrupt
-
     options["output"] = str(tmp_path / "record.json")
-    with monkeypatch.context() as patch:
-        patch.setattr(FinishedParts, "add", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(made_repository, files, task, **options)
+    finished = killed_run(lambda: run(made_repository, files, task, **options))
     with pytest.raises(ValueError, match="with other options, files or versions"):
         run(made_repository, files, task, **{**options, "batch_size": 4})
-    monkeypatch.setattr(FinishedParts, "add", lambda *all: kept.append(all) or real(*all))
     assert run(made_repository, files, task, **options) == expected
-    assert len(kept) == batches, "no batch was done twice"
+    assert len(finished) == batches, "no batch was done twice"
 
 
 def test_a_run_killed_between_its_predictions_and_its_record(
@@ -148,7 +137,7 @@ def test_examples_without_answers_are_only_predicted(made_repository, files, tmp
         assert run(made_repository, files, task, data, predictions=str(told)) == []
         assert len(told.read_text().splitlines()) == 2
     mixed = write_lines(tmp_path / "mixed.jsonl", [ROWS[0], unanswered[0]])
-    with pytest.raises(ValueError, match="Example 1 has no answer to measure by"):
+    with pytest.raises(ValueError, match="Example 2 has no answer to measure by"):
         run(made_repository, files, "choices.json", mixed)
 
 
@@ -214,10 +203,11 @@ def test_wsc_without_labels(made_repository, tmp_path, label):
         (dict(task="nowhere"), "There is no task and no file nowhere"),
         (dict(unidirectional=True), "--unidirectional is of language modelling"),
         (dict(stride=8), "--stride is of language modelling"),
-        (dict(length=65), "pass --length 64 or less"),
+        (dict(length=65), "takes 64 tokens: ask for 64 or less"),
         (dict(pattern=1), "has no pattern 1"),
         (dict(generation="xsum"), "answers are written, and choices is none"),
         (dict(predictions=__file__), "exists already"),
+        (dict(predictions=__file__, data="nowhere"), "exists already"),
         (dict(predictions="/nowhere/file"), "/nowhere is no folder"),
         (dict(text_column="texts"), "The data has no column texts"),
         (dict(device="cuda:99"), "There is no device cuda:99 here"),
@@ -242,5 +232,5 @@ def test_data_of_another_task(made_repository, files, tmp_path):
     result = invoke(
         *("evaluate", made_repository, "--task", files / "answers.json", "--data", data),
     )
-    assert result.exit_code == 1 and "Example 0: " in words(result.output)
+    assert result.exit_code == 1 and "Example 1: " in words(result.output)
     assert "source" in result.output

@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on(fill, lines, expected, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fill_files, "fill_texts", note)
     with monkeypatch.context() as patch:
-        patch.setattr(fill_files.os, "replace", killed_at(2))
+        patch.setattr(os, "replace", killed_at(2))
         assert fill(lines).exit_code != 0  # the second part is written, and not in its place
     assert not (tmp_path / "out.jsonl").exists()
     assert len(list((tmp_path / "out.jsonl.parts").glob("0*.jsonl"))) == 1

@@ -578,6 +578,15 @@ def test_wrong_data_are_one_clear_sentence(options, tmp_path, task, rows, messag
     assert not (tmp_path / "run").exists() and not (tmp_path / "run-checkpoints").exists()
 
 
+def test_fewer_examples_than_a_batch_are_learnt_once_an_epoch(short, tmp_path):
+    few = write_lines(tmp_path / "few.jsonl", made_rows(3, seed=1))
+    run = replace(short, data=few, validation=None, evaluate_every=None, patience=None)
+    run = replace(run, output=str(tmp_path / "run"), steps=None, epochs=2)
+    with pytest.warns(UserWarning, match="3 examples, and a step takes 14; the batch"):
+        output = finetune(run)
+    assert history(output, "epoch") == pytest.approx([2 / 3, 4 / 3, 2])
+
+
 def test_answers_without_a_word_are_told_of(options, tmp_path, monkeypatch):
     """An empty cell of a table is a text."""
 

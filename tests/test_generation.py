@@ -275,7 +275,7 @@ def test_inputs_embeds_generate_the_same(tiny_model):
 @pytest.mark.parametrize(
     "ids, options, message",
     [
-        ([1, 2, 3, EOS], {}, "Prompt 0 has no mask token"),
+        ([1, 2, 3, EOS], {}, "Prompt 1 has no mask token"),
         ([1, MASK, 3, EOS, SOP, 5, EOP], {}, "nothing left to generate"),
         ([1, MASK] * 40, {}, "takes 80 positions, but this model has 65"),
         (
@@ -403,7 +403,7 @@ def test_repetitions_are_counted_within_a_piece(tiny_model, num_beams):
 
 def test_one_prompt_without_a_mask_among_others(tiny_model):
     ids = torch.tensor([[1, MASK, 5, EOS], [1, 7, 5, EOS]])
-    with pytest.raises(ValueError, match="Prompt 1 has no mask token"):
+    with pytest.raises(ValueError, match="Prompt 2 has no mask token"):
         tiny_model().generate(ids)
 
 

@@ -171,7 +171,7 @@ def test_a_long_context_loses_its_left_and_never_its_mask(demo):
     behind = glm.continuation_row("A [MASK] has one two three four five six seven eight", " spider")
     assert len(behind) == 12 and behind.blank == 1
     assert behind.context[1] == glm.tokenizer.mask_token_id
-    with pytest.raises(ValueError, match=r"leaves it .* tokens of 12; raise max_length"):
+    with pytest.raises(ValueError, match=r"leaves it .* tokens of 12; allow more"):
         glm.continuation_row("A spider has", " eight legs" * 9)
     with pytest.raises(ValueError, match="has no token"):
         glm.continuation_row("A spider has", "")

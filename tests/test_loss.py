@@ -150,5 +150,5 @@ def ids_of(tokenizer) -> dict:
 
 
 def test_what_has_no_answer_is_not_packed(tokenizer):
-    with pytest.raises(ValueError, match="Feature 1: It has no answer"):
+    with pytest.raises(ValueError, match="Feature 2: It has no answer"):
         GLMPackingCollator(tokenizer)([FEATURES[0], {"text": "A [MASK]."}])

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 gradio = pytest.importorskip("gradio", reason="the page is made with gradio, which is missing")
 
 from glm_transformers.apps import page  # noqa: E402
+from glm_transformers.apps.listener import bind  # noqa: E402
 from glm_transformers.apps.pipeline import open_pipeline  # noqa: E402
 from glm_transformers.cli import app  # noqa: E402
 from glm_transformers.conversion import convert_checkpoint, verify_repository  # noqa: E402
@@ -151,6 +152,20 @@ def test_the_command(shown, demo_repository):
     ((built, given),) = shown
     assert (given["server_name"], given["server_port"]) == ("127.0.0.1", 7001)
     assert built.title == "glm-demo" and not built.analytics_enabled and not given["share"]
+
+
+def test_a_place_is_held_while_the_model_is_loaded(shown, pipeline, monkeypatch):
+    refused = []
+
+    def load(*_):
+        with pytest.raises(ValueError, match="Nothing can listen on"):
+            bind("127.0.0.1", 7002)
+        refused.append(True)
+        return pipeline
+
+    monkeypatch.setattr("glm_transformers.apps.pipeline.open_pipeline", load)
+    result = CliRunner().invoke(app, ["app", "glm-demo", "--port", "7002"])
+    assert result.exit_code == 0 and refused, result.output
 
 
 def test_a_page_without_gradio(monkeypatch, demo_repository):

@@ -234,8 +234,8 @@ def test_the_file_of_the_leaderboard(tmp_path):
     "task, example, message",
     [
         ("agnews", {"idx": 0}, "SuperGLUE has no task agnews"),
-        ("rte", {}, "Example 0 has no idx"),
-        ("multirc", {"idx": 0, "passage_idx": 1}, "Example 0 has no question_idx"),
+        ("rte", {}, "Example 1 has no idx"),
+        ("multirc", {"idx": 0, "passage_idx": 1}, "Example 1 has no question_idx"),
     ],
 )
 def test_what_is_of_no_benchmark(task, example, message):

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from glm_transformers import GLMDataCollator, GLMForConditionalGeneration, GLMTokenizerFast
 from glm_transformers.cli import app
-from glm_transformers.training.blank_infilling import NOT_A_TARGET, BlankInfillingCollator, Recipe
+from glm_transformers.tokenization_glm import IGNORED
+from glm_transformers.training.blank_infilling import BlankInfillingCollator, Recipe
 from glm_transformers.training.options import Preview
 from glm_transformers.training.preview import draw, make_example, read_example, token_text
 
@@ -49,7 +50,7 @@ def test_every_row_is_the_collators(tokenizer, mode, seed):
         assert example.parts[start] == f"piece {number}"
         assert example.colors[start] == example.colors[blanks[number - 1]] != example.colors[0]
     for label, shown, token in zip(labels.tolist(), example.labels, example.tokens, strict=True):
-        assert (shown == "") == (label == NOT_A_TARGET) and token
+        assert (shown == "") == (label == IGNORED) and token
     assert not any(example.labels[: example.context])
 
 

@@ -11,7 +11,6 @@ from glm_transformers.evaluation import language_modeling as lm
 from glm_transformers.evaluation import log_likelihood, score_choices
 from glm_transformers.evaluation.model import load
 from glm_transformers.evaluation.options import Scoring
-from glm_transformers.evaluation.record import FinishedParts
 from glm_transformers.evaluation.rows import score_rows
 from glm_transformers.evaluation.score import score
 
@@ -134,27 +133,16 @@ def test_the_command(made_repository, tmp_path):
 
 
 @pytest.mark.parametrize("lines", [CHOICES, ANSWERS, TEXTS])
-def test_a_killed_run_goes_on(made_repository, tmp_path, monkeypatch, lines):
+def test_a_killed_run_goes_on(made_repository, tmp_path, killed_run, lines):
     told = dict(model=str(made_repository), device="cpu", batch_size=1)
     file = write(tmp_path / "texts", lines)
     expected = score(Scoring(file, **told))
-    real, kept = FinishedParts.add, []
-
-    def killed(self, *arguments):
-        real(self, *arguments)
-        kept.append(arguments)
-        raise KeyboardInterrupt
-
     told["output"] = str(tmp_path / "scores.json")
-    with monkeypatch.context() as patch:
-        patch.setattr(FinishedParts, "add", killed)
-        with pytest.raises(KeyboardInterrupt):
-            score(Scoring(file, **told))
+    finished = killed_run(lambda: score(Scoring(file, **told)))
     with pytest.raises(ValueError, match="with other options, files or versions"):
         score(Scoring(file, **{**told, "batch_size": 2}))
-    monkeypatch.setattr(FinishedParts, "add", lambda *all: kept.append(all) or real(*all))
     assert score(Scoring(file, **told)) == expected
-    assert len(kept) == len(lines), "no batch was scored twice"
+    assert len(finished) == len(lines), "no batch was scored twice"
     record = json.loads((tmp_path / "scores.json").read_text())
     assert record["texts"] == expected.texts
     assert {one.name for one in tmp_path.iterdir()} == {"texts", "scores.json"}
@@ -188,7 +176,7 @@ def test_a_long_text_leaves_its_score_room(made_repository, tmp_path):
         (['{"inputs_pretokenized": "Ng'], {}, "Line 1 of"),
         (['{"inputs_pretokenized": "Ng'], {}, "is no JSON: Unterminated string"),
         ([{**CHOICES[0], "label": True}], {}, "has the label True"),
-        ([TEXTS[0], "Ng <|endofpiece|>"], {}, "Text 1: A text holds <|endofpiece|>"),
+        ([TEXTS[0], "Ng <|endofpiece|>"], {}, "Text 2: A text holds <|endofpiece|>"),
         (["Ng is at [MASK]."], {}, "has a mask, and nothing that answers it"),
         (TEXTS, dict(length=65), "length is 65; this model takes 64 tokens"),
         (CHOICES, dict(length_penalty=float("nan")), "length_penalty is nan; give at least 0"),
@@ -197,9 +185,15 @@ def test_a_long_text_leaves_its_score_room(made_repository, tmp_path):
         (ANSWERS, dict(length_penalty=1.0), "A length penalty is of choices"),
         (TEXTS, dict(end_token=True), "leave end_token out"),
         (["a"], {}, "has one token"),
+        ([], dict(output=__file__), "exists already"),
     ],
 )
-def test_what_cannot_be_scored_is_one_sentence(made_repository, tmp_path, lines, options, message):
+def test_what_cannot_be_scored_is_one_sentence(
+    made_repository, tmp_path, monkeypatch, lines, options, message
+):
+    """Wrong options before a model is loaded."""
+    if options:
+        monkeypatch.setattr("glm_transformers.evaluation.score.load", None)
     file = write(tmp_path / "texts", lines)
     with pytest.raises(ValueError, match=re.escape(message)):
         score(Scoring(file, str(made_repository), device="cpu", **options))
@@ -211,7 +205,7 @@ def test_a_text_of_one_token_is_told_before_any_is_scored(made_repository, tmp_p
 
     monkeypatch.setattr("glm_transformers.evaluation.score.score_rows", score_none)
     file = write(tmp_path / "texts", [*TEXTS, "a"])
-    with pytest.raises(ValueError, match="Text 2 has one token"):
+    with pytest.raises(ValueError, match="Text 3 has one token"):
         score(Scoring(file, str(made_repository), device="cpu"))
 
 

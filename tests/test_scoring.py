@@ -224,7 +224,7 @@ def test_the_mode_of_each_module_is_kept(model, tokenizer):
         model, tokenizer, TEXTS, CHOICES
     ), "without dropout"
     assert [module.training for module in model.modules()] == modes
-    with pytest.raises(ValueError, match="Text 0"):
+    with pytest.raises(ValueError, match="Text 1"):
         score_choices(model, tokenizer, ["<|startofpiece|>"], [["a"]])
     assert [module.training for module in model.modules()] == modes
 
@@ -331,11 +331,11 @@ def test_one_choice_is_an_answer(model, tokenizer):
     [
         ("a [MASK]", [["a"]], "1 lists of choices for one text; pass a list of texts"),
         (["a [MASK]"], [["a"], ["b"]], "2 lists of choices for 1 texts"),
-        (["a [MASK]", "b"], [["a"], "bc"], "Text 1: The choices of a text are no list of texts"),
-        (["a [MASK]"], [[]], "Text 0: A text has no choices"),
-        (["a [MASK]", 5], [["a"], ["a"]], "Text 1: it is no text but int"),
-        (["a <|endofpiece|>"], [["a"]], "Text 0: A text holds <|endofpiece|>"),
-        (["a [MASK]"], [["fox" * 70]], "Text 0: A choice has .* tokens, which leaves no room"),
+        (["a [MASK]", "b"], [["a"], "bc"], "Text 2: The choices of a text are no list of texts"),
+        (["a [MASK]"], [[]], "Text 1: A text has no choices"),
+        (["a [MASK]", 5], [["a"], ["a"]], "Text 2: it is no text but int"),
+        (["a <|endofpiece|>"], [["a"]], "Text 1: A text holds <|endofpiece|>"),
+        (["a [MASK]"], [["fox" * 70]], "Text 1: A choice has .* tokens, which leaves no room"),
     ],
 )
 def test_choices_that_cannot_be_scored(model, tokenizer, texts, choices, message):
@@ -348,9 +348,9 @@ def test_choices_that_cannot_be_scored(model, tokenizer, texts, choices, message
     "texts, answers, message",
     [
         (["a [MASK]"], "a", "1 answers for 1 texts; pass a list of texts"),
-        (["[MASK] [MASK]"], ["a"], "Text 0: it has 2 masks and 1 answers"),
-        (["a [MASK]"], [""], "Text 0: A text has no choices or an empty one"),
-        ([LONG], ["a"], "Text 0: a context of .* this model has 65 positions"),
+        (["[MASK] [MASK]"], ["a"], "Text 1: it has 2 masks and 1 answers"),
+        (["a [MASK]"], [""], "Text 1: A text has no choices or an empty one"),
+        ([LONG], ["a"], "Text 1: a context of .* this model has 65 positions"),
     ],
 )
 def test_answers_that_cannot_be_scored(model, tokenizer, texts, answers, message):
@@ -362,7 +362,7 @@ def test_answers_that_cannot_be_scored(model, tokenizer, texts, answers, message
 def test_features_and_options_that_cannot_be_scored(model, tokenizer):
     model.glm.forward = None  # no work is done
     feature = {"context": [5] * 66, "answers": [[5]]}
-    with pytest.raises(ValueError, match="Text 0: a context of 66 tokens"):
+    with pytest.raises(ValueError, match="Text 1: a context of 66 tokens"):
         score_packed(model, tokenizer, [feature])
     with pytest.raises(ValueError, match="batch_size is 0"):
         score_choices(model, tokenizer, ["a [MASK]"], [["a"]], batch_size=0)

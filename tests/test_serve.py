@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from glm_transformers import cli
 from glm_transformers.apps.batching import Batches, Full, Question, seeded
 from glm_transformers.apps.completions import FIELDS, read_completion
-from glm_transformers.apps.listener import bind
+from glm_transformers.apps.listener import bind, listen
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.apps.server import MOST_BYTES, MOST_CONNECTIONS, Server, make_app
@@ -95,7 +95,7 @@ class Client:
 def listening(batches: Batches, timeout: float = 60):
     """A client of an application that runs in a thread."""
     listener = bind("127.0.0.1", 0)
-    listener.listen()
+    listen(listener)
     server = Server(make_app(batches, NAME, timeout), batches, timeout)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -336,8 +336,8 @@ def test_a_completion_that_is_cut_off_says_so(client):
         ({"prompt": "a", "model": "gpt"}, "model 'gpt' is not here"),
         ({"prompt": "a", "logit_bias": {}}, "'logit_bias' is not known"),
         ({"prompt": "a", "n": 2}, "n is 2"),
-        ({"prompt": "a", "top_p": 0.5}, "top_p is for choices that are drawn"),
-        ({"prompt": "a", "seed": 1}, "seed is for choices that are drawn"),
+        ({"prompt": "a", "top_p": 0.5}, "top_p is for answers that are drawn"),
+        ({"prompt": "a", "seed": 1}, "seed is for answers that are drawn"),
         ({"prompt": ["a", "b"], "stream": True}, "stream gives one"),
         ([], "A request must"),
     ],
@@ -664,17 +664,29 @@ def test_a_second_signal_ends_the_command_at_once(repository, number):
         assert isinstance(asked.exception(), ConnectionError)
 
 
+@pytest.mark.parametrize("is_ready", [False, True])  # or another server loads its model
 @pytest.mark.parametrize("command", ["serve", "app"])
-def test_a_place_where_nothing_can_listen_is_one_sentence(tmp_path, command):
+def test_a_place_where_nothing_can_listen_is_one_sentence(tmp_path, command, is_ready):
     """Before a model is looked for, of which there is none."""
     if command == "app":
         pytest.importorskip("gradio")
     with bind("127.0.0.1", 0) as taken:
-        taken.listen()
+        if is_ready:
+            listen(taken)
         port = taken.getsockname()[1]
         result = CliRunner().invoke(cli.app, [command, str(tmp_path), "--port", str(port)])
     assert result.exit_code == 1
     assert re.fullmatch(rf"Nothing can listen on 127\.0\.0\.1, port {port} .*\n", result.output)
+
+
+def test_the_place_of_a_server_that_has_ended_can_be_had_at_once():
+    with bind("127.0.0.1", 0) as listener:
+        listen(listener)
+        place = listener.getsockname()
+        with socket.create_connection(place):
+            connection, _ = listener.accept()
+            connection.close()  # first, so that the system remembers it here
+    bind(*place).close()
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):

@@ -172,15 +172,15 @@ def test_a_piece_that_is_there_counts(tiny_model):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(min_piece_length=[1, 2]), "min_piece_length has 2 entries for prompt 0"),
+        (dict(min_piece_length=[1, 2]), "min_piece_length has 2 entries for prompt 1"),
         (dict(max_piece_length=[[3]]), "max_piece_length has 1 lists for 3 prompts"),
-        (dict(max_piece_length=[[3], [3, 3], 3]), "max_piece_length has no list for prompt 2"),
-        (dict(min_piece_length=[[1], [1, 1], [1, 1]]), "2 entries for prompt 2, which has 3"),
+        (dict(max_piece_length=[[3], [3, 3], 3]), "max_piece_length has no list for prompt 3"),
+        (dict(min_piece_length=[[1], [1, 1], [1, 1]]), "2 entries for prompt 3, which has 3"),
         (dict(min_piece_length=-1), "min_piece_length is -1; pass an integer from 0 on"),
         (dict(max_piece_length=[[3], [True, 3], [3] * 3]), "max_piece_length is True"),
         (
             dict(min_piece_length=[[1], [1, 4], [1] * 3], max_piece_length=3),
-            "The answer to blank 1 of prompt 1 must have 4 tokens and has room for 3",
+            "The answer to blank 2 of prompt 2 must have 4 tokens and has room for 3",
         ),
         (dict(min_piece_length=65), "must have 65 tokens and has room for 64"),
         (dict(min_piece_length=9, max_new_tokens=20), "take at least 30 tokens .* are 20 new"),
@@ -343,9 +343,9 @@ def test_a_begun_answer_is_the_beginning_of_an_allowed_one(tiny_model):
     assert go_on(5, EOP) == [[5], [23]]  # an ended one is the caller's
     model.glm.forward = None  # whatever happens, no work is done
     for beginning, message in {
-        (61,): "The answer to blank 0 of prompt 0 begins with the ids \\[61\\]",
-        (60, 61, 62): "blank 0 of prompt 0 begins with the ids \\[60, 61, 62\\]",
-        (60, 61, EOP, 24): "blank 1 of prompt 0 begins with the ids \\[24\\]",
+        (61,): "The answer to blank 1 of prompt 1 begins with the ids \\[61\\]",
+        (60, 61, 62): "blank 1 of prompt 1 begins with the ids \\[60, 61, 62\\]",
+        (60, 61, EOP, 24): "blank 2 of prompt 1 begins with the ids \\[24\\]",
     }.items():
         with pytest.raises(ValueError, match=message):
             go_on(*beginning)
@@ -355,8 +355,8 @@ def test_a_begun_answer_is_the_beginning_of_an_allowed_one(tiny_model):
     "allowed, options, message",
     [
         ([[None]], {}, "allowed_answers has 1 lists for 3 prompts"),
-        ([[None], [None], [None] * 3], {}, "1 entries for prompt 1, which has 2 blanks"),
-        ([[None], [None, []], [None] * 3], {}, "no answer for blank 1 of prompt 1; pass None"),
+        ([[None], [None], [None] * 3], {}, "1 entries for prompt 2, which has 2 blanks"),
+        ([[None], [None, []], [None] * 3], {}, "no answer for blank 2 of prompt 2; pass None"),
         ([[[5]], [None] * 2, [None] * 3], {}, "is 5; pass a list of its token ids"),
         ([[[[99]]], [None] * 2, [None] * 3], {}, "has the ids \\[99\\]; pass ids of text"),
         ([[[[5, EOP]]], [None] * 2, [None] * 3], {}, "without the end of the answer"),
@@ -373,7 +373,7 @@ def test_a_begun_answer_is_the_beginning_of_an_allowed_one(tiny_model):
         (
             [[[[5, 6, 7]]], [None] * 2, [None] * 3],
             dict(bad_words_ids=[[4], [6, 7]]),
-            "Answer 0 of those allowed for blank 0 of prompt 0 holds a bad word",
+            "Answer 1 of those allowed for blank 1 of prompt 1 holds a bad word",
         ),
         ([[[[5] * 30]], [None] * 2, [None] * 3], dict(max_new_tokens=30), "at least 31 tokens"),
     ],
@@ -527,13 +527,13 @@ def test_best_answers_of_a_row_do_not_depend_on_the_batch(tiny_model):
 @pytest.mark.parametrize(
     "ids, options, message",
     [
-        ([1, 2, EOS], {}, "Prompt 0 has no mask token"),
+        ([1, 2, EOS], {}, "Prompt 1 has no mask token"),
         ([1, MASK, EOS, SOP], {}, "holds <.startofpiece.>; pass contexts alone"),
         ([1, MASK, EOS], dict(k=0), "k is 0 and num_beams 4; pass 1 <= k <= num_beams"),
         ([1, MASK, EOS], dict(k=5, num_beams=4), "k is 5 and num_beams 4"),
         ([1, MASK, EOS], dict(k=1, num_beams=1), "2 beams at least"),
         ([1, MASK, EOS], dict(max_new_tokens=1), "max_new_tokens is 1; an answer and its end"),
-        ([1, MASK, EOS], dict(max_piece_length=[3, 3]), "2 entries for prompt 0"),
+        ([1, MASK, EOS], dict(max_piece_length=[3, 3]), "2 entries for prompt 1"),
         ([1, MASK, EOS], dict(min_piece_length=64), "must have 64 tokens and has room for 63"),
     ],
 )

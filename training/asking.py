@@ -34,6 +34,7 @@ def code_to_paste(name: str, base: str, recipe: Answers | Choices, example: Exam
 
 
 def loading(name: str, base: str, recipe: Answers | Choices) -> list[str]:
+    """Lines that load tokenizer and model."""
     auto = recipe.auto_class
     adapted = recipe.options.lora
     source = base if adapted else name
@@ -68,6 +69,7 @@ def assignments(parts: Iterable[Part], recipe: Answers | Choices, example: Examp
 
 
 def asking(recipe: Answers | Choices, example: Example) -> list[str]:
+    """Lines that print what the model says to `text`."""
     if isinstance(recipe, Answers):
         return for_answers(recipe)
     if not isinstance(recipe, Pooled):
@@ -92,6 +94,7 @@ def asking(recipe: Answers | Choices, example: Example) -> list[str]:
 
 
 def for_answers(recipe: Answers) -> list[str]:
+    """Lines that print the answers that the model writes."""
     task, options = recipe.task, recipe.options
     lines = ["ids = tokenizer(text).input_ids"]
     if not task.cls:

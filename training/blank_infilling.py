@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from ..tokenization_glm import IGNORED
 from .recipe import LONGEST_SPAN, MODES, RECIPES, SHORTEST_TEXT, Recipe
 
 SENTENCE_ENDS = set(".?!;:。？！；…\n")
 MASK_TOKENS = {"token": "[MASK]", "sentence": "[sMASK]", "document": "[gMASK]"}
 SHORTEST_PIECE = 32  # tokens of a text that is split into short sequences
-NOT_A_TARGET = -100  # the label that cross entropy ignores
 MOST_DRAWS = 100  # for a batch in which no text can be masked; after these its texts will not do
 MOST_WORKERS = 1024  # of a DataLoader
 
@@ -154,7 +154,10 @@ class BlankInfillingCollator:
         return self.collate(samples, number * self.world_size + self.rank)
 
     def collate(
-        self, samples: list[dict], number: int, mode: str | None = None
+        self,
+        samples: list[dict],
+        number: int,
+        mode: str | None = None,
     ) -> dict[str, torch.Tensor]:
         """The batch with this number, in the given mode or in one that is drawn."""
         random = np.random.default_rng([self.seed, number])
@@ -230,9 +233,8 @@ class BlankInfillingCollator:
     def _short_spans(self, ids: np.ndarray, random, single_span: bool) -> np.ndarray:
         """Token mode: spans of Poisson lengths; none if they do not fit."""
         lengths = self._draw_lengths(1 if single_span else self._budget(len(ids)), random)
-        *others, (longest_start, longest_end) = sorted(
-            self._documents(ids), key=lambda places: places[1] - places[0]
-        )
+        documents = sorted(self._documents(ids), key=lambda places: places[1] - places[0])
+        *others, (longest_start, longest_end) = documents
         spans = []
         for start, end in others:  # each document but the longest has its share at most
             share = int(self.recipe.masked_share * (end - start))
@@ -322,7 +324,10 @@ class BlankInfillingCollator:
         return self._row(context, inputs, labels, positions, in_piece + 1, random)
 
     def _blank_out(
-        self, ids: np.ndarray, spans: np.ndarray, mask_id: int
+        self,
+        ids: np.ndarray,
+        spans: np.ndarray,
+        mask_id: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The context (S,), and the column of each mask in it (K,)."""
         starts = spans[:, 0]
@@ -339,7 +344,7 @@ class BlankInfillingCollator:
         ids, learned = text
         context = np.append(ids[:end], self.mask_ids["document"])
         inputs = np.append(self.sop_id, ids[end:-1])
-        labels = np.where(learned[end:] == 0, NOT_A_TARGET, ids[end:])
+        labels = np.where(learned[end:] == 0, IGNORED, ids[end:])
         positions = np.full(len(inputs), end)
         return self._row(context, inputs, labels, positions, np.arange(len(inputs)) + 1, random)
 
@@ -354,7 +359,7 @@ class BlankInfillingCollator:
         return Row(
             ids=np.concatenate([context, inputs]),
             positions=np.stack([positions, block_positions]),
-            labels=np.concatenate([np.full(len(context), NOT_A_TARGET), labels]),
+            labels=np.concatenate([np.full(len(context), IGNORED), labels]),
             context=len(context),
         )
 
@@ -377,7 +382,7 @@ def pad(rows: list[Row]) -> dict[str, torch.Tensor]:
     length = max(len(row.ids) for row in rows)
     input_ids = np.zeros((len(rows), length), dtype=np.int64)
     position_ids = np.zeros((len(rows), 2, length), dtype=np.int64)
-    labels = np.full((len(rows), length), NOT_A_TARGET, dtype=np.int64)
+    labels = np.full((len(rows), length), IGNORED, dtype=np.int64)
     for number, row in enumerate(rows):
         input_ids[number, : len(row.ids)] = row.ids
         position_ids[number, :, : len(row.ids)] = row.positions

@@ -33,7 +33,9 @@ def code_digest() -> str:
 
 
 def load_documents(
-    source: str | Path, streaming: bool = False, split: str = "train"
+    source: str | Path,
+    streaming: bool = False,
+    split: str = "train",
 ) -> Dataset | IterableDataset:
     """Documents in the column `text`.
 

@@ -144,7 +144,7 @@ def slice_documents(
         if length < 1:
             raise ValueError(
                 f"A question has {len(question)} tokens, which leaves no room for a text within "
-                f"{max_length}; raise max_length."
+                f"{max_length}; allow more."
             )
         for start in range(0, len(ids), max_length // 2):
             window = ids[start : start + length]

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
@@ -25,6 +24,7 @@ from .cloze import Choices, Pooled
 from .examples import read_placed_examples
 from .options import Finetuning
 from .own_tasks import read_task
+from .processes import this_process
 from .repository import find_repository, load_tokenizer
 from .run import Run, common_arguments
 from .seq2seq import Answers, beam_search
@@ -36,7 +36,8 @@ LOWEST_RATE = 0.1  # of the highest, where the original's decay ends
 # Times the published rate, which is of the whole network: an adapter begins at nothing, and at that
 # rate it hardly learns (docs/finetuning.md has numbers).
 RATE_OF_LORA = 10
-# With validation data the weights that are kept depend on when these were measured.
+# Options that may be others when a run is continued. Fewer than in pretraining: the weights that
+# are kept are those of the best evaluation.
 CHANGEABLE = {"output", "resume", "log_every", "workers"}
 
 Recipe = Answers | Choices
@@ -63,25 +64,12 @@ def finetune(options: Finetuning) -> Path:
     options = with_limits(options, task, read_config(repository))
     recipe = make_recipe(task, options, tokenizer)
 
-    learnt = read(task, options, options.data, "train")
-    examples = []
-    if options.validation is not None:
-        examples = read(task, options, options.validation, "validation")
-    if task.slices is not None:
-        assert options.max_length is not None  # see with_limits
-        learnt = task.slices(learnt, tokenizer, options.max_length)
-        examples = task.slices(examples, tokenizer, options.max_length)
-    rows = encode_each(recipe, learnt)
-    validation = encode_each(recipe, examples)
-    if isinstance(recipe, Answers):
-        recipe.limit_answers([*rows, *validation])
-        warn_of_empty_answers(recipe, learnt, rows)
-    if task.kind == "choices":
-        check_labelled(task, [*learnt, *examples])
-    if examples:
-        recipe.check(examples)
-    options = with_steps(options, len(rows))
-    begun = {**asdict(options), "processes": count_processes()}
+    learnt = read(recipe, options.data, "train")
+    examples = read(recipe, options.validation, "validation") if options.validation else []
+    rows, validation = encode_each(recipe, learnt), encode_each(recipe, examples)
+    check_data(recipe, learnt, examples, rows, validation)
+    options = with_steps(with_fitting_batch(options, len(rows)), len(rows))
+    begun = {**asdict(options), "processes": this_process().num_processes}
     run.check_same(begun, CHANGEABLE)
 
     trainer = recipe.trainer(
@@ -142,8 +130,19 @@ def check_options(options: Finetuning, task: Task) -> None:
         raise ValueError(
             f"The task {task.name} has no metric {options.metric}; choose from {known}."
         )
-    of_validation = ("patience", "evaluate_every")
-    for name in of_validation:
+    if options.lora_rank is not None and not options.lora:
+        raise ValueError("--lora-rank is of an adapter; pass --lora too.")
+    if options.space and (options.lora or options.pooled):
+        raise ValueError(
+            "A page is for a model that fills blanks, and no adapter; leave --space out."
+        )
+    check_validation(options)
+    check_kind(options, task)
+
+
+def check_validation(options: Finetuning) -> None:
+    """Raise a ValueError for options that need validation data, or do not go with them."""
+    for name in ("patience", "evaluate_every"):
         if options.validation is None and getattr(options, name) is not None:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} needs data to evaluate on; pass --validation.")
@@ -152,12 +151,10 @@ def check_options(options: Finetuning, task: Task) -> None:
             "With --validation a checkpoint is saved at each evaluation; pass --evaluate-every "
             "instead of --save-every."
         )
-    if options.lora_rank is not None and not options.lora:
-        raise ValueError("--lora-rank is of an adapter; pass --lora too.")
-    if options.space and (options.lora or options.pooled):
-        raise ValueError(
-            "A page is for a model that fills blanks, and no adapter; leave --space out."
-        )
+
+
+def check_kind(options: Finetuning, task: Task) -> None:
+    """Raise a ValueError for options of answers with a task of choices, and the other way round."""
     if task.kind == "choices":
         for name in ("attend_padding", "generation"):
             if getattr(options, name):
@@ -186,6 +183,24 @@ def with_limits(options: Finetuning, task: Task, config: GLMConfig) -> Finetunin
     return replace(options, **limits)
 
 
+def with_fitting_batch(options: Finetuning, size: int) -> Finetuning:
+    """With a step of no more examples than there are: it would take each several times.
+
+    Args:
+        size: how many examples are learnt.
+    """
+    samples = samples_of_a_step(options)
+    if samples <= size:
+        return options
+    assert options.batch_size is not None  # see with_published
+    batch_size = max(1, size * options.batch_size // samples)
+    warnings.warn(
+        f"There are {size} examples, and a step takes {samples}; the batch size is {batch_size}.",
+        stacklevel=3,
+    )
+    return replace(options, batch_size=batch_size)
+
+
 def with_steps(options: Finetuning, size: int) -> Finetuning:
     """With epochs as steps.
 
@@ -207,12 +222,7 @@ def with_steps(options: Finetuning, size: int) -> Finetuning:
 
 def samples_of_a_step(options: Finetuning) -> int:
     assert options.batch_size is not None  # see with_published
-    return options.batch_size * options.accumulation * count_processes()
-
-
-def count_processes() -> int:
-    """How many train; those on a CPU know of each other only where accelerate is told of it."""
-    return PartialState(cpu=not torch.accelerator.is_available()).num_processes
+    return options.batch_size * options.accumulation * this_process().num_processes
 
 
 # --- Data -----------------------------------------------------------------------------------------
@@ -226,13 +236,10 @@ def make_recipe(task: Task, options: Finetuning, tokenizer: GLMTokenizerFast) ->
     return Choices(task, options, tokenizer)
 
 
-def read(
-    task: Task,
-    options: Finetuning,
-    source: str,
-    split: Literal["train", "validation"],
-) -> list[Example]:
-    return read_placed_examples(
+def read(recipe: Recipe, source: str, split: Literal["train", "validation"]) -> list[Example]:
+    """The examples of a split; of long documents the parts."""
+    task, options = recipe.task, recipe.options
+    examples = read_placed_examples(
         task,
         source,
         split,
@@ -240,6 +247,10 @@ def read(
         options.target_column,
         to_learn=split == "train",
     )
+    if task.slices is None:
+        return examples
+    assert options.max_length is not None  # see with_limits
+    return task.slices(examples, recipe.tokenizer, options.max_length)
 
 
 def encode_each(recipe: Recipe, examples: Sequence[Example]) -> Rows:
@@ -254,6 +265,28 @@ def encode_each(recipe: Recipe, examples: Sequence[Example]) -> Rows:
             raise ValueError(f"{example[PLACE]}: {error}") from error
         rows.append({name: compact(value) for name, value in row.items()})
     return rows
+
+
+def check_data(
+    recipe: Recipe,
+    learnt: Sequence[Example],
+    examples: Sequence[Example],
+    rows: Rows,
+    validation: Rows,
+) -> None:
+    """Raise a ValueError for data from which nothing can be learnt, or that cannot be measured.
+
+    Args:
+        learnt, rows: examples of training, and what was made of each.
+        examples, validation: those of validation.
+    """
+    if isinstance(recipe, Answers):
+        recipe.limit_answers([*rows, *validation])
+        warn_of_empty_answers(recipe, learnt, rows)
+    else:
+        check_labelled(recipe.task, [*learnt, *examples])
+    if examples:
+        recipe.check(examples)
 
 
 def check_labelled(task: Task, examples: Sequence[Example]) -> None:

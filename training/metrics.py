@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Sequence
 from types import ModuleType
 from typing import Any
 
+from .official import NO_ANSWER
+
 Labels = Sequence[Hashable]
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]  # the right texts of each prediction
@@ -23,7 +25,6 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 IDEOGRAPH = re.compile(r"([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
 # Modules whose packages have another name.
 PACKAGES = {"rouge_score": "rouge-score", "sklearn": "scikit-learn"}
-UNANSWERABLE = "N/A"  # what the original's SQuAD task writes where a text holds no answer
 
 
 def library(name: str) -> ModuleType:
@@ -126,7 +127,9 @@ def exact_match(predictions: Texts, references: References) -> float:
 def normalized_match(predictions: Texts, references: References) -> float:
     """Share of the predictions that are a reference once normalized: the EM of SQuAD, ReCoRD."""
     return best(
-        lambda given, right: normalized(given) == normalized(right), predictions, references
+        lambda given, right: normalized(given) == normalized(right),
+        predictions,
+        references,
     )
 
 
@@ -146,9 +149,9 @@ def first_answers(predictions: Texts, questions: Labels) -> dict[Hashable, str]:
     """
     answers: dict[Hashable, str] = {}
     for prediction, question in zip(predictions, questions, strict=True):
-        is_answer = prediction.replace(" ", "").lower() != UNANSWERABLE.lower()
-        if answers.get(question, UNANSWERABLE) == UNANSWERABLE:
-            answers[question] = prediction if is_answer else UNANSWERABLE
+        is_answer = prediction.replace(" ", "").lower() != NO_ANSWER.lower()
+        if answers.get(question, NO_ANSWER) == NO_ANSWER:
+            answers[question] = prediction if is_answer else NO_ANSWER
     return answers
 
 

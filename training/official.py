@@ -44,6 +44,11 @@ class Official:
         return all(name.endswith(".source") for name in self.files.values())
 
     def examples(self, record: Record) -> list[Example]:
+        """What a record becomes.
+
+        Raises:
+            KeyError: if it lacks the first of the fields.
+        """
         if self.records is not None:
             return self.records(record)
         example = {}
@@ -379,7 +384,9 @@ def news_text(text: str) -> str:
 
 
 def pairs(
-    clean: Callable[[str], str], source: str = "document", target: str = "summary"
+    clean: Callable[[str], str],
+    source: str = "document",
+    target: str = "summary",
 ) -> Official:
     """A text and what to write: two files for each split, or two columns."""
     return Official(

@@ -122,6 +122,7 @@ def task_of(entries: Any, name: str) -> Task:
 
 
 def check_entry(key: str, value: Any) -> None:
+    """Raise a ValueError for an unknown key, or a value that is not what `KEYS` asks for."""
     if key not in KEYS:
         raise ValueError(f"The key {key} is not known; choose of {', '.join(KEYS)}.")
     words, types = KEYS[key]

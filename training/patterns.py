@@ -211,9 +211,9 @@ def join(
     if not set(ids) & set(tokenizer.mask_token_ids):
         masks = " or ".join(tokenizer.masks)
         within = "" if limit is None else f" within {limit} tokens"
+        more = "" if limit is None else ", or allow more tokens"
         raise ValueError(
-            f"A text has no mask{within}; write {masks} where the answer belongs, or raise "
-            "max_length."
+            f"A text has no mask{within}; write {masks} where the answer belongs{more}."
         )
     return ids
 
@@ -244,8 +244,8 @@ def shorten(sides: Sides, limit: int, reserved: int) -> None:
         if longest is None or not longest.ids:
             words = len(ids_of_sides(sides))
             raise ValueError(
-                f"The words of the pattern take {words} tokens and the answer {reserved}, but "
-                f"max_length is {limit}; raise it, or shorten the answer."
+                f"The words of the pattern take {words} tokens and the answer {reserved}, of "
+                f"{limit} that a text may have; allow more, or shorten the answer."
             )
         longest.ids.pop()
 

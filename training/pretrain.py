@@ -7,15 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments, set_seed
 
 from ..configuration_glm import GLMConfig
 from ..hub_repository.config import VOCABULARY_MULTIPLE
 from ..modeling_glm import GLMForConditionalGeneration
-from ..tokenization_glm import GLMTokenizerFast
-from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator, NothingToMask
+from ..tokenization_glm import IGNORED, GLMTokenizerFast
+from .blank_infilling import BlankInfillingCollator, NothingToMask
 from .data import NO_TEXT, load_documents, pack_documents
 from .options import Pretraining
 from .recipe import MODES, Recipe, read_recipe
@@ -47,7 +47,10 @@ class BlankInfillingTrainer(RepeatableTrainer):
 
     @torch.no_grad()
     def evaluate(
-        self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset=None,
+        ignore_keys=None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """The mean loss over all targets of the validation texts, for each mode of the recipe.
 
@@ -66,7 +69,10 @@ class BlankInfillingTrainer(RepeatableTrainer):
         self.model_wrapped.train(was_training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
+            self.args,
+            self.state,
+            self.control,
+            metrics,
         )
         return metrics
 
@@ -90,7 +96,7 @@ class BlankInfillingTrainer(RepeatableTrainer):
             batch = self._prepare_inputs(batch)
             loss = self.model_wrapped(**batch, num_items_in_batch=1, skip_logits=True).loss
             if counts:
-                targets = (batch["labels"] != NOT_A_TARGET).sum()
+                targets = (batch["labels"] != IGNORED).sum()
                 total += torch.stack([loss.double(), targets.double()])
         loss, targets = self.accelerator.reduce(total).tolist()
         return loss, targets
@@ -190,21 +196,29 @@ def _load(options: Pretraining) -> tuple[GLMTokenizerFast, GLMForConditionalGene
 
 
 def _pack(
-    options: Pretraining, tokenizer: GLMTokenizerFast, length: int, arguments: TrainingArguments
+    options: Pretraining,
+    tokenizer: GLMTokenizerFast,
+    length: int,
+    arguments: TrainingArguments,
 ):
     """Samples for training, and for validation if there is any."""
+
+    def pack(documents: Dataset | IterableDataset, wanted: int | None):
+        return pack_documents(
+            documents,
+            tokenizer,
+            length,
+            wanted,
+            options.one_document,
+            options.seed,
+        )
+
     wanted = options.steps * options.batch_size * options.accumulation * arguments.world_size
     with arguments.main_process_first():  # the others then find its cache
-        documents = load_documents(options.data, options.streaming)
-        data = pack_documents(
-            documents, tokenizer, length, wanted, options.one_document, options.seed
-        )
+        data = pack(load_documents(options.data, options.streaming), wanted)
         validation = None
         if options.validation is not None:
-            documents = load_documents(options.validation)
-            validation = pack_documents(
-                documents, tokenizer, length, None, options.one_document, options.seed
-            )
+            validation = pack(load_documents(options.validation), wanted=None)
     if options.streaming and next(iter(data), None) is None:  # repeating it would never end
         raise ValueError(NO_TEXT)
     return data, validation

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from ..blanks_glm import BlockPositions, sees
 from ..collation_glm import GLMDataCollator, GLMMultipleChoiceCollator
-from .blank_infilling import NOT_A_TARGET, BlankInfillingCollator
+from ..tokenization_glm import IGNORED
+from .blank_infilling import BlankInfillingCollator
 from .options import Preview
 from .recipe import read_recipe
 from .repository import load_tokenizer
@@ -128,7 +129,7 @@ def read_example(batch: dict[str, torch.Tensor], tokenizer) -> Example:
         pieces[positions[:length] == blank] = piece
     return Example(
         tokens=[token_text(id, tokenizer) for id in ids[:length]],
-        labels=["" if id == NOT_A_TARGET else token_text(id, tokenizer) for id in labels[:length]],
+        labels=["" if id == IGNORED else token_text(id, tokenizer) for id in labels[:length]],
         positions=positions[:length],
         block_positions=block_positions[:length],
         pieces=pieces,
@@ -203,7 +204,7 @@ def read_choices(batch: Mapping[str, torch.Tensor], tokenizer) -> Example:
         strict=True,
     )
     for number, (said, predictors) in enumerate(choices, start=1):
-        real = [column for id, column in zip(said, predictors, strict=True) if id != NOT_A_TARGET]
+        real = [column for id, column in zip(said, predictors, strict=True) if id != IGNORED]
         pieces[real[1:]] = number  # the first token of each choice is predicted by the start
         for id, column in zip(said, real, strict=False):
             labels[column].append(token_text(id, tokenizer))

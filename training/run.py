@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .curves import Curves
 from .options import Finetuning, Pretraining
+from .processes import are_on_cpu
 
 OPTIONS_FILE = "options.json"  # beside the checkpoints: what the run was begun with
 # Options that may be others when a run is continued: its weights do not depend on them.
@@ -136,8 +137,7 @@ def common_arguments(options: Pretraining | Finetuning, run: Run, steps: int) ->
         adam_epsilon=1e-8,
         max_grad_norm=options.max_grad_norm,
         warmup_steps=math.ceil(options.warmup * steps),
-        # Or processes on a CPU would not find each other.
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=are_on_cpu(),
         bf16=options.precision == "bf16",
         eval_strategy="steps" if options.validation else "no",
         eval_steps=options.evaluate_every,

@@ -167,7 +167,9 @@ class Answers:
         )
 
     def measure(
-        self, answers: Sequence[Sequence[str]], examples: Sequence[Example]
+        self,
+        answers: Sequence[Sequence[str]],
+        examples: Sequence[Example],
     ) -> dict[str, float]:
         """The task's metrics.
 
