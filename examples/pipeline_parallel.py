@@ -27,7 +27,7 @@ import torch.distributed as dist
 import typer
 from safetensors.torch import save_file
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -129,7 +129,7 @@ class Pipeline:
         self.stage = Stage(self.config, number, count)
         self.stage.read(repository, device)
         self.engine = PipelineStage(self.stage, number, count, device)
-        self.schedule = ScheduleGPipe(
+        self.schedule = Schedule1F1B(
             self.engine,
             parts,
             loss_fn=sum_of_losses,
