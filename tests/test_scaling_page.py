@@ -90,11 +90,31 @@ def test_a_program_shares_a_model(stranger, folder, block):
 
 
 def test_a_small_memory(stranger, folder):
-    """Here without a GPU, and with too little memory for the demo."""
+    """Here without a GPU, and with too little memory for the demo; by the pipeline, too."""
     small = IN_A_SMALL_MEMORY.replace('0: "20GB", ', "").replace("30GB", "2MB")
     assert small != IN_A_SMALL_MEMORY
-    program = f"{small}\nprint(*sorted(set(map(str, model.hf_device_map.values()))))"
-    assert stranger.output(program, folder=folder) == "cpu disk\n"
+    fill = f"""
+from transformers import AutoTokenizer, pipeline
+
+texts = {[row["text"] for row in ROWS]}
+tokenizer = AutoTokenizer.from_pretrained("glm-10b", trust_remote_code=True)
+inputs = tokenizer(texts, padding=True, return_tensors="pt")
+pieces = tokenizer.decode_pieces(model.generate(**inputs, max_new_tokens=6))
+fill = pipeline(
+    "text2text-generation",
+    model="glm-10b",
+    trust_remote_code=True,
+    device_map="auto",
+    model_kwargs=dict(max_memory={{"cpu": "2MB"}}, offload_folder="offload"),
+)
+for spread in (model, fill.model):
+    places = spread.hf_device_map
+    print(*sorted(set(map(str, places.values()))), places["glm.word_embeddings"], places["lm_head"])
+print(list(map(tokenizer.fill, texts, pieces)))
+print([result["filled_text"] for result in fill(texts)])
+"""
+    printed = stranger.output(small + fill, folder=folder).splitlines()
+    assert printed == ["cpu disk cpu cpu", "cpu disk cpu cpu", str(FILLED), str(FILLED)]
 
 
 def test_rows_of_files_are_filled(colleague, folder):
