@@ -7,8 +7,8 @@ with the package installed. A row is `{"text": "The answer is [MASK].", "target"
 Each process is a stage and reads its own weights only: the first has the embeddings, the last the
 final norm and the head, and all have their share of the layers. A batch is cut in parts, which
 follow one another through the stages; what passes from one stage to the next are their states.
-`torch.distributed.pipelining` is the engine. It needs one shape for all batches, and has a short
-trial run with the first.
+`torch.distributed.pipelining` is the engine; it needs one shape for all batches, and tries the
+stages out with a part of the first.
 
 The word embeddings are the head, too, so the first stage and the last have a copy each. Their
 gradients are summed, and the copies take the same steps.
@@ -207,8 +207,12 @@ def main(
     """Train the model on all rows and write it."""
     if output.exists():
         raise typer.BadParameter(f"{output} exists already; choose another place.")
-    if batch_size % parts:
-        raise typer.BadParameter(f"{batch_size} texts a step cannot be cut in {parts} like parts.")
+    stages = int(os.environ["WORLD_SIZE"])
+    if parts < stages or batch_size % parts:
+        raise typer.BadParameter(
+            f"{batch_size} texts a step cannot be cut in {parts} like parts for {stages} stages; "
+            "pass --batch-size and --parts, one part for each stage at least."
+        )
     folder = find_repository(repository)
     tokenizer = load_tokenizer(folder)
     collate = GLMDataCollator(tokenizer, max_length=read_config(folder).max_sequence_length)

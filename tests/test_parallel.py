@@ -45,10 +45,13 @@ def test_a_pipeline_of_two_processes_equals_one(tiny_model, colleague, tmp_path)
 
 def test_plans_name_modules_that_exist(tiny_model):
     base = tiny_model().glm
-    names = {name for name, _ in base.named_modules()}
+    names = [name for name, _ in base.named_modules()]
     config = base.config
     for plan in (config.base_model_tp_plan, config.base_model_fsdp_plan, config.base_model_pp_plan):
-        assert {name.replace("*", "0") for name in plan} <= names
+        assert {name.replace("*", "0") for name in plan} <= set(names)
+    assert list(config.base_model_pp_plan) == [
+        name for name in names if name in config.base_model_pp_plan
+    ], "in the network's order"
     assert not any(name.startswith("base_model_") for name in config.to_dict())
     assert PretrainedConfig().base_model_tp_plan is None  # only ours is changed
 
