@@ -160,7 +160,9 @@ class Pipeline:
         self.engine.scale_grads(targets)
         if self.stage.is_first or self.stage.is_last:
             dist.all_reduce(self.stage.glm.word_embeddings.weight.grad, group=self.ends)
-        return (logits, float(sum(losses)) / targets) if self.stage.is_last else None
+        if not self.stage.is_last:
+            return None
+        return logits, sum(loss.item() for loss in losses) / targets
 
     def _places(self, ids: torch.Tensor, visible: torch.Tensor) -> dict[str, torch.Tensor]:
         """Positions (B, 2, T) and mask (B, 1, T, T), which every process derives from the ids."""
