@@ -164,6 +164,7 @@ def test_finetuning(model, colleague, tmp_path, monkeypatch, engine, lora):
         accumulation=2,
         learning_rate=1e-3,
         max_length=40,
+        metric="loss",  # which falls: the last weights are the best, and are written
         lora=lora,
         log_every=1,
     )
@@ -175,8 +176,10 @@ def test_finetuning(model, colleague, tmp_path, monkeypatch, engine, lora):
     colleague.output(program, *engine, "--", *line, folder=tmp_path)
     file = "adapter_model.safetensors" if lora else "model.safetensors"
     assert_same(Path(shared.output), alone, file)
+    last = tmp_path / "shared-checkpoints/checkpoint-4"
+    assert json.loads((last / "trainer_state.json").read_text())["best_global_step"] == 4
     shutil.rmtree(shared.output)
-    shutil.rmtree(tmp_path / "shared-checkpoints/checkpoint-4")
+    shutil.rmtree(last)
     colleague.output(program, *engine, "--", *line, "--resume", folder=tmp_path)
     assert_same(Path(shared.output), alone, file)
 
