@@ -2,8 +2,13 @@
 
     python benchmarks/shards.py --model glm-large --ranks 1 --ranks 2 --ranks 4
 
+    python benchmarks/shards.py --ranks 2 --limit 750
+
 with the package installed. Makes a repository of random float32 numbers with the true shapes in a
-temporary folder, which needs the model's room, and deletes it. No more than a minute or two.
+temporary folder, which needs the model's room, and deletes it. No more than a minute or two. With
+a limit, which takes Linux and root, only the memory in parts is measured: the system gives each
+process no more MB than that above its imports, for what it maps, too, and a copy of the files of
+its own, as if it had a machine for itself.
 
 * Memory: n processes on this machine share the model by tensor parallelism. For each, above what
   it takes with all imports done: the highest while it loads, and what it has behind a first token.
@@ -15,11 +20,14 @@ temporary folder, which needs the model's room, and deletes it. No more than a m
 """
 
 import os
+import shutil
 import socket
 import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -73,12 +81,32 @@ class Peak:
         self.watcher.join()
 
 
+@contextmanager
+def confined(limit: int | None) -> Iterator[None]:
+    """Takes no more MB than the limit, what was taken before not counted; a kill is the end."""
+    if limit is None:
+        yield
+        return
+    # The first version of Linux's control groups has a folder for memory, the second one for all.
+    groups, file = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    if not groups.is_dir():
+        groups, file = Path("/sys/fs/cgroup"), "memory.max"
+    group = groups / f"shards-{os.getpid()}"
+    group.mkdir()
+    (group / file).write_text(str(limit * 10**6))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    yield
+    (groups / "cgroup.procs").write_text(str(os.getpid()))
+    group.rmdir()
+
+
 def load_part(
     rank: int,
     ranks: int,
     port: int,
     folder: Path,
     dtype: torch.dtype,
+    limit: int | None,
     results: Connection,
 ):
     """One process: its bytes of weights, the peaks of loading, and the end, above the start."""
@@ -87,15 +115,16 @@ def load_part(
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     before = memory()
-    with Peak() as peak:
-        model = GLMForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=dtype,
-            distributed_config=DistributedConfig(tp_size=ranks),
-            **IDS,
-        )
-    model.generate(TEXT, max_new_tokens=1)
-    after = memory()
+    with confined(limit):
+        with Peak() as peak:
+            model = GLMForConditionalGeneration.from_pretrained(
+                folder,
+                dtype=dtype,
+                distributed_config=DistributedConfig(tp_size=ranks),
+                **IDS,
+            )
+        model.generate(TEXT, max_new_tokens=1)
+        after = memory()
     weights = sum(
         (part.to_local() if isinstance(part, DTensor) else part).nbytes
         for part in model.parameters()
@@ -127,14 +156,28 @@ def start(target, *arguments) -> tuple:
     return process, receiver
 
 
-def memory_of(folder: Path, ranks: int, dtype: torch.dtype) -> list[tuple]:
+def memory_of(folders: list[Path], dtype: torch.dtype, limit: int | None) -> list[tuple]:
+    """What each process has, of those that read these folders."""
+    ranks = len(folders)
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    started = [start(load_part, rank, ranks, port, folder, dtype) for rank in range(ranks)]
+    started = [
+        start(load_part, rank, ranks, port, folder, dtype, limit)
+        for rank, folder in enumerate(folders)
+    ]
     results = [receiver.recv() for _, receiver in started]
     for process, _ in started:
         process.join()
     return results
+
+
+def copy_for_each(folder: Path, ranks: int) -> list[Path]:
+    """A folder for each process, which the system has forgotten."""
+    copies = [folder.with_name(f"{folder.name}-{rank}") for rank in range(ranks)]
+    for copy in copies:
+        shutil.copytree(folder, copy)
+    forget(folder.parent)
+    return copies
 
 
 def read(folder: Path) -> float:
@@ -163,6 +206,7 @@ def main(
     ],
     model: Annotated[str, typer.Option(help="A released shape.")] = "glm-large",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of the times.")] = 3,
+    limit: Annotated[int | None, typer.Option(help="MB that each process may take.")] = None,
 ):
     """Print a table of memory, and one of times."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -173,11 +217,20 @@ def main(
         columns = ("peak of loading", "with mapped", "behind a token", "with mapped")
         print("| type | processes | rank | its weights, MB |", " | ".join(columns), "|")
         print("|---|" + "---:|" * 7, flush=True)
-        for dtype, count in ((torch.float16, 1), *((torch.float32, count) for count in ranks)):
-            for rank, *sizes in memory_of(folder, count, dtype):
+        if limit is None:
+            in_parts = [(torch.float32, [folder] * count) for count in ranks]
+            rows = [(torch.float16, [folder]), *in_parts]
+        else:
+            copies = copy_for_each(folder, max(ranks))
+            rows = [(torch.float32, copies[:count]) for count in ranks]
+        for dtype, folders in rows:
+            count = len(folders)
+            for rank, *sizes in memory_of(folders, dtype, limit):
                 shown = " | ".join(f"{bytes_ / 1e6:,.0f}" for bytes_ in sizes)
                 name = str(dtype).removeprefix("torch.")
                 print(f"| {name} | {count} | {rank} | {shown} |", flush=True)
+        if limit is not None:
+            return
         rounds = []
         for _ in range(repeats):
             forget(folder)

@@ -78,44 +78,11 @@ def fully_sharded(repository: str, single):
     check_same(shared, single)
 
 
-def pipeline(repository: str, single):
-    """The stages of the plan, half of the layers in each process."""
-    model, plan = single.glm, single.config.base_model_pp_plan
-    modules = dict(model.named_modules())
-    assert list(plan) == [name for name in modules if name in plan], "in the network's order"
-    parameters = {name for name, _ in model.named_parameters()}
-    planned = {name for name in parameters if any(name.startswith(f"{stage}.") for stage in plan)}
-    assert planned == parameters, "every weight is of a stage"
-    positions = torch.tensor([[*range(6), 2, 2, 2], [*range(6), 3, 3, 3]])
-    blocks = torch.tensor([[0] * 6 + [1, 2, 3]] * 2)
-    mask = model.scores_mask(None, torch.arange(9).expand(2, -1) < 6, torch.empty(2, 9, 0))
-    half = len(modules["transformer.layers"]) // 2
-    with torch.no_grad():
-        states = torch.empty(2, 9, model.config.hidden_size)
-        if dist.get_rank() == 0:
-            states = (
-                modules["word_embeddings"](BATCH)
-                + modules["transformer.position_embeddings"](positions)
-                + modules["transformer.block_position_embeddings"](blocks)
-            )
-            for layer in modules["transformer.layers"][:half]:
-                states, _ = layer(states, attention_mask=mask)
-            dist.send(states, 1)
-        else:
-            dist.recv(states, 0)
-            for layer in modules["transformer.layers"][half:]:
-                states, _ = layer(states, attention_mask=mask)
-            states = modules["transformer.final_layernorm"](states)
-            torch.testing.assert_close(states, model(BATCH).last_hidden_state)
-
-
 if __name__ == "__main__":
     plan, repository = sys.argv[1:]
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     whole_model = GLMForConditionalGeneration.from_pretrained(repository)
-    {"tp": tensor_parallel, "fsdp": fully_sharded, "pp": pipeline}[plan](
-        repository, whole_model.eval()
-    )
+    {"tp": tensor_parallel, "fsdp": fully_sharded}[plan](repository, whole_model.eval())
     dist.destroy_process_group()
     print("equal")

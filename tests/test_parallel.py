@@ -20,7 +20,7 @@ needs_sharing = pytest.mark.skipif(
 
 
 @needs_sharing
-@pytest.mark.parametrize("plan", ["tp", "fsdp", "pp"])
+@pytest.mark.parametrize("plan", ["tp", "fsdp"])
 def test_two_processes_equal_one(tiny_model, colleague, tmp_path, plan):
     # Released tables have multiples of 128 rows. With rows that two processes cannot halve, the
     # library's FSDP (5.24) leaves the head's last rows as they were before a step of training.
@@ -34,12 +34,24 @@ def test_two_processes_equal_one(tiny_model, colleague, tmp_path, plan):
     assert "match" not in run.stderr and "not applied" not in run.stderr  # the library's warnings
 
 
+def test_a_pipeline_of_two_processes_equals_one(tiny_model, colleague, tmp_path):
+    """Three layers: the stages have one and two."""
+    tiny_model(num_layers=3).save_pretrained(tmp_path / "model")
+    program = TWICE + (TESTS / "stages.py").read_text(encoding="utf-8")
+    run = colleague.run(program, tmp_path / "model", folder=tmp_path)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
+    assert run.stdout.count("equal") == 2
+
+
 def test_plans_name_modules_that_exist(tiny_model):
     base = tiny_model().glm
-    names = {name for name, _ in base.named_modules()}
+    names = [name for name, _ in base.named_modules()]
     config = base.config
     for plan in (config.base_model_tp_plan, config.base_model_fsdp_plan, config.base_model_pp_plan):
-        assert {name.replace("*", "0") for name in plan} <= names
+        assert {name.replace("*", "0") for name in plan} <= set(names)
+    assert list(config.base_model_pp_plan) == [
+        name for name in names if name in config.base_model_pp_plan
+    ], "in the network's order"
     assert not any(name.startswith("base_model_") for name in config.to_dict())
     assert PretrainedConfig().base_model_tp_plan is None  # only ours is changed
 

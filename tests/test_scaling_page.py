@@ -12,9 +12,11 @@ from importlib.util import find_spec
 
 import pyarrow.parquet
 import pytest
+import torch
 from checkout import ENVIRONMENT, ROOT
 from made import SENTENCES
 from processes import GLM, TWICE
+from safetensors.torch import load_file
 from test_engines import ON_CPUS, needs_deepspeed
 from test_parallel import needs_sharing
 from test_readme import python_blocks
@@ -26,12 +28,13 @@ LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitli
 COMMANDS = [shlex.split(line) for line in LINES if not line.startswith(("pip install", "python "))]
 FULLY_SHARDED, IN_PARTS, IN_A_SMALL_MEMORY, IN_RAY = python_blocks(PAGE)
 ROWS = [{"text": "The capital of Spain is [MASK]."}, {"text": "A dog has [MASK] legs."}]
+TO_LEARN = [{"text": f"{text[9:]} [MASK]", "target": text.split()[0]} for text in SENTENCES] * 6
 FILLED = ["The capital of Spain is Madrid.", "A dog has four legs."]
 
 
 def command(*words: str) -> tuple[list[str], list[str]]:
     """What launches the command of the page that has these words, and the command itself."""
-    (found,) = (line for line in COMMANDS if set(words) <= set(line))
+    (found,) = (line for line in COMMANDS if {"glm", *words} <= set(line))
     start = found.index("glm")
     return [word for word in found[:start] if word != "--no_python"], found[start + 1 :]
 
@@ -49,6 +52,7 @@ def folder(demo_repository, made_repository, tmp_path):
         (tmp_path / name).symlink_to(target)
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES * 8))
     (tmp_path / "texts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in TO_LEARN))
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist(ROWS),
         tmp_path / "texts.parquet",
@@ -57,7 +61,7 @@ def folder(demo_repository, made_repository, tmp_path):
 
 
 def test_nothing_else_is_on_the_page():
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,26 @@ def test_training_in_parts(colleague, folder, engine):
     assert (folder / "my-glm" / "model.safetensors").is_file()
 
 
+def test_layers_behind_each_other(colleague, folder):
+    (line,) = (line for line in COMMANDS if "examples/pipeline_parallel.py" in line)
+    program, *arguments = line[line.index("examples/pipeline_parallel.py") :]
+    run = f"import checkout, runpy\nrunpy.run_path({program!r}, run_name='__main__')"
+    printed = colleague.output(TWICE + run, *arguments, folder=folder)
+    losses = [float(line.removeprefix("loss ")) for line in printed.splitlines()]
+    assert len(losses) == len(TO_LEARN) // 8
+    old, new = (
+        load_file(folder / name / "model.safetensors") for name in ("my-glm-2b", "my-tuned-glm")
+    )
+    assert {name: weight.shape for name, weight in new.items()} == {
+        name: weight.shape for name, weight in old.items()
+    }
+    changed = {name for name, weight in new.items() if not torch.equal(weight, old[name])}
+    assert changed == set(old), "all stages learnt"
+    assert not (folder / "my-tuned-glm-parts").exists()
+    refused = colleague.run(TWICE + run, *arguments[:2], "other", "--parts", "3", folder=folder)
+    assert refused.returncode and "cannot be cut in 3" in refused.stderr
+
+
 @needs_sharing
 def test_a_text_is_filled_by_a_shared_model(colleague, folder):
     _, fill = command("torchrun")
@@ -90,11 +114,31 @@ def test_a_program_shares_a_model(stranger, folder, block):
 
 
 def test_a_small_memory(stranger, folder):
-    """Here without a GPU, and with too little memory for the demo."""
+    """Here without a GPU, and with too little memory for the demo; by the pipeline, too."""
     small = IN_A_SMALL_MEMORY.replace('0: "20GB", ', "").replace("30GB", "2MB")
     assert small != IN_A_SMALL_MEMORY
-    program = f"{small}\nprint(*sorted(set(map(str, model.hf_device_map.values()))))"
-    assert stranger.output(program, folder=folder) == "cpu disk\n"
+    fill = f"""
+from transformers import AutoTokenizer, pipeline
+
+texts = {[row["text"] for row in ROWS]}
+tokenizer = AutoTokenizer.from_pretrained("glm-10b", trust_remote_code=True)
+inputs = tokenizer(texts, padding=True, return_tensors="pt")
+pieces = tokenizer.decode_pieces(model.generate(**inputs, max_new_tokens=6))
+fill = pipeline(
+    "text2text-generation",
+    model="glm-10b",
+    trust_remote_code=True,
+    device_map="auto",
+    model_kwargs=dict(max_memory={{"cpu": "2MB"}}, offload_folder="offload"),
+)
+for spread in (model, fill.model):
+    places = spread.hf_device_map
+    print(*sorted(set(map(str, places.values()))), places["glm.word_embeddings"], places["lm_head"])
+print(list(map(tokenizer.fill, texts, pieces)))
+print([result["filled_text"] for result in fill(texts)])
+"""
+    printed = stranger.output(small + fill, folder=folder).splitlines()
+    assert printed == ["cpu disk cpu cpu", "cpu disk cpu cpu", str(FILLED), str(FILLED)]
 
 
 def test_rows_of_files_are_filled(colleague, folder):
