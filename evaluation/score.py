@@ -132,7 +132,7 @@ def of_choices(
     loaded: Loaded,
     lines: list[dict],
     options: Scoring,
-    finished: Finished,
+    finished: Finished | None = None,
 ) -> Scores:
     """The best of the choices for a blank, and how often it is the right one."""
     labels = [check_label(number, line) for number, line in enumerate(lines, start=1)]
@@ -194,7 +194,7 @@ def of_answers(
     loaded: Loaded,
     lines: list[dict],
     options: Scoring,
-    finished: Finished,
+    finished: Finished | None = None,
 ) -> Scores:
     """The log-probability of the answer to each blank, token by token."""
     scores = log_likelihood(
@@ -229,7 +229,7 @@ def of_texts(
     loaded: Loaded,
     lines: list[str],
     options: Scoring,
-    finished: Finished,
+    finished: Finished | None = None,
 ) -> Scores:
     """The log-probability of each text but its first token, by the windows of the perplexity."""
     model, tokenizer = loaded

@@ -18,7 +18,6 @@ import torch
 import typer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
-from glm_transformers.evaluation.batches import Finished
 from glm_transformers.evaluation.model import load
 from glm_transformers.evaluation.options import Scoring
 from glm_transformers.evaluation.record import Measure, write_record
@@ -128,8 +127,8 @@ def measure(repository: Path, held_out: Path = HELD_OUT) -> list[Measure]:
     loaded = load(str(repository))
     options = Scoring(str(held_out), end_token=True)
     measures = [
-        *of_choices(loaded, lines, options, Finished()).measures,
-        *of_answers(loaded, lines, options, Finished()).measures,
+        *of_choices(loaded, lines, options).measures,
+        *of_answers(loaded, lines, options).measures,
     ]
     return [replace(measure, task=f"held-out [MASK], {measure.task}") for measure in measures]
 
