@@ -272,6 +272,16 @@ def test_inputs_embeds_generate_the_same(tiny_model):
     assert torch.equal(alone, expected[:, ids.shape[1] + 1 :])
 
 
+def test_minus_one_is_no_end(tiny_model):
+    """As people write it who want answers that never end; embeddings show which ids are taken."""
+    model = tiny_model(eop_token_id=-1, eos_token_id=-1)
+    model.generation_config.eos_token_id = -1
+    embeds = model.get_input_embeddings()(ONE)
+    alone = model.generate(inputs_embeds=embeds, max_new_tokens=6)
+    assert torch.equal(alone, model.generate(ONE, max_new_tokens=6)[:, ONE.shape[1] + 1 :])
+    assert alone.shape == (1, 6)
+
+
 @pytest.mark.parametrize(
     "ids, options, message",
     [
