@@ -199,10 +199,10 @@ class GLMConfig(PretrainedConfig):
 
     @property
     def end_token_ids(self) -> list[int]:
-        """The ids that end a piece: end of piece, end of text."""
+        """The ids that end a piece: end of piece, end of text. None at all may be written as -1."""
         eos = self.eos_token_id
         ends = eos if isinstance(eos, (list, tuple)) else [eos]
-        return [id for id in (self.eop_token_id, *ends) if id is not None]
+        return [id for id in (self.eop_token_id, *ends) if id is not None and id >= 0]
 
     @property
     def special_ids(self) -> list[int]:

@@ -30,17 +30,14 @@ PP_PLAN = {
     "transformer.layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
     "transformer.final_layernorm": (["hidden_states"], ["hidden_states"]),
 }
-_MLP = {
-    "transformer.layers.*.mlp.dense_h_to_4h": "colwise",
-    "transformer.layers.*.mlp.dense_4h_to_h": "rowwise",
-}
-
 if not CAN_CUT_HEADS:
-    # 4.57 knows no way to cut a fused projection in three: each process computes all heads.
+    # 4.57 knows no way to cut a fused projection in three: each process computes all heads. And it
+    # takes every number in a name for that of a layer.
     TP_PLAN = {
         "transformer.layers.*.attention.query_key_value": "colwise_rep",
         "transformer.layers.*.attention.dense": "rowwise_rep",
-        **_MLP,
+        "transformer.layers.*.mlp.dense_h_to_*h": "colwise",
+        "transformer.layers.*.mlp.dense_*h_to_h": "rowwise",
     }
     HEAD_TP_PLAN: dict[str, str] = {}
 else:
@@ -67,6 +64,7 @@ else:
         "word_embeddings": "embedding_rowwise",
         "transformer.layers.*.attention.query_key_value": "packed_query_key_value",
         "transformer.layers.*.attention.dense": "rowwise",
-        **_MLP,
+        "transformer.layers.*.mlp.dense_h_to_4h": "colwise",
+        "transformer.layers.*.mlp.dense_4h_to_h": "rowwise",
     }
     HEAD_TP_PLAN = {"lm_head": "colwise_gather_output"}

@@ -333,6 +333,20 @@ class GLMTokenizerFast(VersionedTokenizer):
                     "truncation_side to the side without masks."
                 )
 
+    def build_inputs_with_special_tokens(
+        self,
+        token_ids_0: list[int],
+        token_ids_1: list[int] | None = None,
+    ) -> list[int]:
+        """`[CLS]` and the end of text around ids, as encoding puts them.
+
+        4.57's `prepare_for_model` asks for it, and code written for the old Hub port.
+        """
+        ids = [*token_ids_0, *(token_ids_1 or [])]
+        is_continued = token_ids_1 is None and ids[-1:] == [self._tokenizer.token_to_id("[gMASK]")]
+        end = [] if is_continued else [self.eos_token_id]
+        return [self.cls_token_id, *ids, *end]
+
     def train_new_from_iterator(
         self,
         text_iterator,

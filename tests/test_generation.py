@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP
 from test_invariants import LIMITS, PROMPTS, answer, padded, split
+from torch.nn import functional as F
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation import stopping_criteria
 from transformers.generation.streamers import BaseStreamer
@@ -270,6 +271,19 @@ def test_inputs_embeds_generate_the_same(tiny_model):
     )
     alone = model.generate(inputs_embeds=embeds, attention_mask=mask, **LIMITS)
     assert torch.equal(alone, expected[:, ids.shape[1] + 1 :])
+
+
+def test_minus_one_is_no_end(tiny_model):
+    """As people write it who want answers that never end; embeddings show which ids are taken."""
+    model = tiny_model(eop_token_id=-1, eos_token_id=-1)
+    model.generation_config.eos_token_id = -1
+    begun = F.pad(ONE, (0, 1), value=SOP)
+    begun = F.pad(begun, (0, 2), value=60)
+    embeds = model.get_input_embeddings()(begun)
+    with pytest.warns(UserWarning, match="pieces, which are continued"):
+        answers = model.generate(begun, max_new_tokens=6)[:, begun.shape[1] :]
+        assert torch.equal(model.generate(inputs_embeds=embeds, max_new_tokens=6), answers)
+    assert answers.shape == (1, 6)
 
 
 @pytest.mark.parametrize(

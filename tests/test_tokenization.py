@@ -204,6 +204,14 @@ def test_context_and_its_end(tokenizer):
     assert tokenizer("[gMASK]", add_special_tokens=False).input_ids == [gmask]
 
 
+@pytest.mark.parametrize("texts", [["Ng is [MASK]."], ["Go on [gMASK]"], ["One.", "Two [gMASK]"]])
+def test_ids_without_special_tokens_get_those_of_their_text(tokenizer, texts):
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    assert tokenizer.build_inputs_with_special_tokens(*ids) == tokenizer(*texts).input_ids
+    if hasattr(tokenizer, "prepare_for_model"):
+        assert tokenizer.prepare_for_model(*ids).input_ids == tokenizer(*texts).input_ids
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_batches_are_padded_rows(tokenizer, side):
     texts = [
