@@ -1,5 +1,6 @@
 """What every test file shares: the golden data, converted repositories, tiny networks."""
 
+import gc
 import os
 import re
 import shlex
@@ -27,6 +28,15 @@ def needs_full_reference(why: str):
 # Cases that go no way of their own through the code, or many more of a kind: asked for by hand.
 LONG = os.environ.get("GLM_LONG") == "1"
 long = pytest.mark.skipif(not LONG, reason="GLM_LONG=1 runs it, too")
+
+
+def pytest_collection_finish():
+    """All that was imported stays, so that no collection of garbage looks through it again.
+
+    The Trainer collects at the begin of each training, which takes longer than some of these.
+    """
+    gc.freeze()
+
 
 # How each golden checkpoint is converted: what its tensors cannot tell (heads; --model where it has
 # a tokenizer).

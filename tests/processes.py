@@ -12,8 +12,9 @@ from checkout import ENVIRONMENT
 # would: with its arguments, its folder, its output, its exit code. It leaves out tearing the
 # modules down, which takes a second.
 FORKS = """
-import json, os, sys, traceback
+import gc, json, os, sys, traceback
 exec(sys.argv[1])
+gc.freeze()
 for line in sys.stdin:
     job = json.loads(line)
     if os.fork() == 0:
