@@ -153,7 +153,7 @@ def test_forward_derives_what_generation_uses(tiny_model, side):
 @torch.no_grad()
 @pytest.mark.parametrize("kernel", ["sdpa", "flex_attention"])
 def test_kernels_equal_eager(tiny_model, kernel, monkeypatch):
-    if not LONG:  # traced as always; torch takes half a minute to write the kernels of flex attention
+    if not LONG:  # traced as always; torch takes half a minute to write flex attention's kernels
         monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     eager, other = tiny_model(), tiny_model(attn_implementation="eager")
     other.set_attn_implementation(kernel)
