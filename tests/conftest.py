@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import shlex
+import socket
 import subprocess
 import tarfile
 from pathlib import Path
@@ -200,11 +201,26 @@ def stranger(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def colleague(tmp_path_factory):
+def hub_port() -> int:
+    """Where programs of colleagues look for the Hub."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def colleague(hub_port, tmp_path_factory):
     """Programs that have the package, on a terminal of 100 columns."""
-    environment = {**ENVIRONMENT, "COLUMNS": "100"}
+    folder = tmp_path_factory.mktemp("colleague")
+    hub = dict(
+        HF_ENDPOINT=f"http://127.0.0.1:{hub_port}",
+        HF_HUB_DISABLE_XET="1",
+        HF_HUB_OFFLINE="0",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HOME=str(folder / "home"),
+    )
+    environment = {**ENVIRONMENT, **hub, "COLUMNS": "100"}
     environment.pop("TQDM_DISABLE", None)  # a test says where there are no bars
-    forks = Forks(OF_THE_PACKAGE, tmp_path_factory.mktemp("colleague"), environment)
+    forks = Forks(OF_THE_PACKAGE, folder, environment)
     yield forks
     forks.end()
 
