@@ -65,7 +65,9 @@ PROGRAMS = {
 # What programs of the package need of libraries, and what those of strangers need.
 OF_THE_PACKAGE = """
 import checkout
-import accelerate, datasets, peft, torch
+import accelerate, datasets, matplotlib.backends.backend_agg, matplotlib.figure, peft
+import torch.utils.tensorboard
+import glm_transformers.cli
 import glm_transformers.training.finetune, glm_transformers.training.pretrain
 from glm_transformers.conversion import convert_checkpoint, verify_repository
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
