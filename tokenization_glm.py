@@ -691,9 +691,9 @@ class GLMTokenizerFast(VersionedTokenizer):
         """The ids of the choices of one text, exactly as they are written."""
         if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
             raise ValueError("The choices of a text are no list of texts; pass one.")
-        tokens = [
-            self(choice, add_special_tokens=False, verbose=False).input_ids for choice in choices
-        ]
+        tokens = []
+        if choices:
+            tokens = self(list(choices), add_special_tokens=False, verbose=False).input_ids
         for ids in tokens:
             self.check_no_commands(ids, "A choice", ends=True)
         if not tokens or not all(tokens):

@@ -102,8 +102,21 @@ class Corpus:
                 self.held_questions.append((topic, relation, row, self.random.choice(questions)))
         for _, _, row, template in self.held_statements + self.held_questions:
             self.held_out.add(fill(template, row))
-        self.relations = [(topic, relation, row) for topic, relation, row in self.facts()]
-        self.subjects = [(topic, row) for topic in topics if topic.subject for row in topic.rows]
+        # Of each fact the statements and the questions that may be trained on.
+        self.relations = [
+            (self.known(relation.statements, row), self.known(relation.questions, row))
+            for _, relation, row in self.facts()
+        ]
+        # Of each subject the openings, and what may follow one, relation by relation.
+        self.subjects = [
+            (
+                [fill(opening, row) for opening in topic.openings],
+                [self.known(relation.followers, row) for relation in topic.relations],
+            )
+            for topic in topics
+            if topic.subject
+            for row in topic.rows
+        ]
 
     def facts(self) -> Iterator[tuple[Topic, Relation, dict[str, str]]]:
         """Each relation with each row that has what it needs."""
@@ -127,26 +140,21 @@ class Corpus:
         return self.passage()
 
     def statement(self) -> str:
-        _, relation, row = self.random.choice(self.relations)
-        return self.random.choice(self.known(relation.statements, row))
+        statements, _ = self.random.choice(self.relations)
+        return self.random.choice(statements)
 
     def question_and_answer(self) -> str:
         while True:
-            _, relation, row = self.random.choice(self.relations)
-            questions, answers = (
-                self.known(relation.questions, row),
-                self.known(relation.statements, row),
-            )
+            answers, questions = self.random.choice(self.relations)
             if questions:
                 return f"{self.random.choice(questions)} {self.random.choice(answers)}"
 
     def passage(self) -> str:
         """Some facts about one subject, in any order."""
-        topic, row = self.random.choice(self.subjects)
-        followers = [self.known(relation.followers, row) for relation in topic.relations]
+        openings, followers = self.random.choice(self.subjects)
         chosen = [self.random.choice(sentences) for sentences in followers if sentences]
         self.random.shuffle(chosen)
-        opening = fill(self.random.choice(topic.openings), row)
+        opening = self.random.choice(openings)
         return " ".join([opening, *chosen[: self.random.randint(1, 3)]])
 
     def questions(self) -> Iterator[dict]:
@@ -192,12 +200,10 @@ class Corpus:
                     )
         known = [
             self.known(relation.statements + relation.followers + relation.questions, row)
-            for _, relation, row in self.relations
+            for _, relation, row in self.facts()
         ]
-        openings = [
-            fill(opening, row) for topic, row in self.subjects for opening in topic.openings
-        ]
-        read = "|".join(map(words, [*chain.from_iterable(known), *openings]))
+        openings = [openings for openings, _ in self.subjects]
+        read = "|".join(map(words, chain.from_iterable([*known, *openings])))
         for mask, wanted in QUESTIONS.items():
             self.random.shuffle(found[mask])
             unread = [

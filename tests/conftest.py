@@ -1,8 +1,10 @@
 """What every test file shares: the golden data, converted repositories, tiny networks."""
 
+import gc
 import os
 import re
 import shlex
+import socket
 import subprocess
 import tarfile
 from pathlib import Path
@@ -27,6 +29,15 @@ def needs_full_reference(why: str):
 # Cases that go no way of their own through the code, or many more of a kind: asked for by hand.
 LONG = os.environ.get("GLM_LONG") == "1"
 long = pytest.mark.skipif(not LONG, reason="GLM_LONG=1 runs it, too")
+
+
+def pytest_collection_finish():
+    """All that was imported stays, so that no collection of garbage looks through it again.
+
+    The Trainer collects at the begin of each training, which takes longer than some of these.
+    """
+    gc.freeze()
+
 
 # How each golden checkpoint is converted: what its tensors cannot tell (heads; --model where it has
 # a tokenizer).
@@ -54,7 +65,9 @@ PROGRAMS = {
 # What programs of the package need of libraries, and what those of strangers need.
 OF_THE_PACKAGE = """
 import checkout
-import accelerate, datasets, peft, torch
+import accelerate, datasets, matplotlib.backends.backend_agg, matplotlib.figure, peft
+import torch.utils.tensorboard
+import glm_transformers.cli
 import glm_transformers.training.finetune, glm_transformers.training.pretrain
 from glm_transformers.conversion import convert_checkpoint, verify_repository
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
@@ -190,11 +203,26 @@ def stranger(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def colleague(tmp_path_factory):
+def hub_port() -> int:
+    """Where programs of colleagues look for the Hub."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def colleague(hub_port, tmp_path_factory):
     """Programs that have the package, on a terminal of 100 columns."""
-    environment = {**ENVIRONMENT, "COLUMNS": "100"}
+    folder = tmp_path_factory.mktemp("colleague")
+    hub = dict(
+        HF_ENDPOINT=f"http://127.0.0.1:{hub_port}",
+        HF_HUB_DISABLE_XET="1",
+        HF_HUB_OFFLINE="0",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HOME=str(folder / "home"),
+    )
+    environment = {**ENVIRONMENT, **hub, "COLUMNS": "100"}
     environment.pop("TQDM_DISABLE", None)  # a test says where there are no bars
-    forks = Forks(OF_THE_PACKAGE, tmp_path_factory.mktemp("colleague"), environment)
+    forks = Forks(OF_THE_PACKAGE, folder, environment)
     yield forks
     forks.end()
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from checkout import ENVIRONMENT
 
 # Imports once. Then each line that it reads is a job, which a fork of it runs as a fresh Python
-# would: with its arguments, its folder, its output, its exit code. It leaves out tearing the
-# modules down, which takes a second.
+# would: with its arguments, its folder, its output, its exit code, which waits for its threads. It
+# leaves out tearing the modules down, which takes a second.
 FORKS = """
-import json, os, sys, traceback
+import gc, json, os, sys, threading, traceback
 exec(sys.argv[1])
+gc.freeze()
 for line in sys.stdin:
     job = json.loads(line)
     if os.fork() == 0:
@@ -33,6 +34,9 @@ except SystemExit as end:
 except BaseException:
     traceback.print_exc()
     code = 1
+for thread in threading.enumerate():
+    if not thread.daemon and thread is not threading.main_thread():
+        thread.join()
 sys.stdout.flush()
 os._exit(code)
 """

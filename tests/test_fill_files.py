@@ -62,6 +62,19 @@ def read(file: Path) -> list[dict]:
     return list(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
 
 
+def killed_at(call: int):
+    """`os.replace` that does not come to its end when it is called for this time."""
+    replace, calls = os.replace, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        replace(*args)
+
+    return killed
+
+
 def test_every_row_is_filled_in_its_place(fill, lines, expected, tmp_path):
     pyarrow.parquet.write_table(Table.from_pylist(ROWS), tmp_path / "data.parquet")
     for data in (lines, tmp_path / "data.parquet"):
@@ -102,19 +115,6 @@ def test_the_model_is_opened_as_asked_for(fill, lines, pipeline, monkeypatch):
     )
     assert fill(lines, "--quantize", "int8", "--device", "cpu").exit_code == 0
     assert opened[0][1:] == ("float32", "cpu", "int8", False)
-
-
-def killed_at(call: int):
-    """`os.replace` that does not come to its end when it is called for this time."""
-    replace, calls = os.replace, []
-
-    def killed(*args):
-        calls.append(args)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        replace(*args)
-
-    return killed
 
 
 def test_two_processes_fill_like_one(demo_repository, lines, expected, colleague, tmp_path):

@@ -18,8 +18,6 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from glm_transformers.conversion import convert_checkpoint
-from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.evaluation import language_modeling as lm
 from glm_transformers.evaluation.harness import GLMHarness
 from glm_transformers.evaluation.options import Scoring
@@ -63,12 +61,6 @@ metric_list: [{metric: exact_match}]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    return convert_checkpoint(CHECKPOINT, folder / "repository", **OPTIONS)
-
-
-@pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
     """A folder of tasks that need no network."""
     folder = tmp_path_factory.mktemp("tasks")
@@ -87,18 +79,18 @@ def tasks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def glm(demo):
-    return GLMHarness(str(demo), batch_size=4)
+def glm(demo_repository):
+    return GLMHarness(str(demo_repository), batch_size=4)
 
 
 def requests(kind: str, *arguments: tuple) -> list[Instance]:
     return [Instance(kind, {}, one, 0) for one in arguments]
 
 
-def test_a_local_task_by_name(demo, tasks):
+def test_a_local_task_by_name(demo_repository, tasks):
     found = simple_evaluate(
         "glm",
-        f"pretrained={demo}",
+        f"pretrained={demo_repository}",
         tasks=["made_choices", "made_text", "made_writing"],
         task_manager=tasks,
         batch_size=4,
@@ -109,8 +101,8 @@ def test_a_local_task_by_name(demo, tasks):
     assert results["made_text"]["word_perplexity,none"] < 5
 
 
-def test_its_own_model_tells_that_it_is_wrong(demo, tasks):
-    own = HFLM(str(demo), trust_remote_code=True, batch_size=4, device="cpu")
+def test_its_own_model_tells_that_it_is_wrong(demo_repository, tasks):
+    own = HFLM(str(demo_repository), trust_remote_code=True, batch_size=4, device="cpu")
     with pytest.warns(UserWarning, match="neither a mask nor a"):
         simple_evaluate(own, tasks=["made_choices"], task_manager=tasks)
 
@@ -155,15 +147,15 @@ def test_a_continuation_is_the_answer_of_a_blank(glm, context, text, continuatio
     assert (row.context[-1] == tokenizer.eos_token_id) == (not text.endswith("[gMASK]"))
 
 
-def test_a_mask_of_ones_own(demo):
-    row = GLMHarness(str(demo), mask="[MASK]").continuation_row("A spider has", " eight")
-    assert row.context[-1] == GLMHarness(str(demo)).tokenizer.eos_token_id
+def test_a_mask_of_ones_own(demo_repository):
+    row = GLMHarness(str(demo_repository), mask="[MASK]").continuation_row("A spider has", " eight")
+    assert row.context[-1] == GLMHarness(str(demo_repository)).tokenizer.eos_token_id
     with pytest.raises(ValueError, match=r"mask is \[BLANK\]; this model knows \[MASK\]"):
-        GLMHarness(str(demo), mask="[BLANK]")
+        GLMHarness(str(demo_repository), mask="[BLANK]")
 
 
-def test_a_long_context_loses_its_left_and_never_its_mask(demo):
-    glm = GLMHarness(str(demo), max_length=12)
+def test_a_long_context_loses_its_left_and_never_its_mask(demo_repository):
+    glm = GLMHarness(str(demo_repository), max_length=12)
     whole = glm.tokenizer("one two three four five six seven eight nine ten[gMASK]").input_ids
     row = glm.continuation_row("one two three four five six seven eight nine ten", " spider")
     assert len(row) == 12
@@ -180,21 +172,21 @@ def test_a_long_context_loses_its_left_and_never_its_mask(demo):
             glm.continuation_row(*told)
 
 
-def test_answers_do_not_depend_on_the_batch(glm, demo):
+def test_answers_do_not_depend_on_the_batch(glm, demo_repository):
     asked = requests(
         "loglikelihood",
         *[("The capital of France is" + " very" * number, " Paris") for number in range(5)],
     )
     together = glm.loglikelihood(asked)
-    alone = GLMHarness(str(demo), batch_size=1).loglikelihood(asked)
+    alone = GLMHarness(str(demo_repository), batch_size=1).loglikelihood(asked)
     assert [greedy for _, greedy in together] == [greedy for _, greedy in alone]
     for (one, _), (other, _) in zip(together, alone, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
     assert together[0] == (pytest.approx(0, abs=0.1), True)
 
 
-def test_rolling_is_the_windows_of_the_perplexity_and_the_first_token(demo):
-    glm = GLMHarness(str(demo), max_length=16, batch_size=4)
+def test_rolling_is_the_windows_of_the_perplexity_and_the_first_token(demo_repository):
+    glm = GLMHarness(str(demo_repository), max_length=16, batch_size=4)
     text = "Paris is the capital of France. A spider has eight legs. A young cow is a calf."
     (rolling,) = glm.loglikelihood_rolling(requests("loglikelihood_rolling", (text,)))
     tokens = lm.encode(glm.tokenizer, text)
@@ -223,7 +215,9 @@ def test_writing_stops_where_it_is_told(glm):
 # --- Long runs ------------------------------------------------------------------------------------
 
 
-def test_what_a_killed_run_had_answered_is_not_asked_again(demo, tasks, tmp_path, monkeypatch):
+def test_what_a_killed_run_had_answered_is_not_asked_again(
+    demo_repository, tasks, tmp_path, monkeypatch
+):
     """The harness keeps answers in a file; the batches before the kill are in it."""
     import glm_transformers.evaluation.rows as rows
 
@@ -238,18 +232,18 @@ def test_what_a_killed_run_had_answered_is_not_asked_again(demo, tasks, tmp_path
 
     monkeypatch.setattr(rows, "score_batch", killed)
     with pytest.raises(KeyboardInterrupt):
-        simple_evaluate(GLMHarness(str(demo), batch_size=4), **options)
+        simple_evaluate(GLMHarness(str(demo_repository), batch_size=4), **options)
     batches.clear()
     monkeypatch.setattr(rows, "score_batch", lambda *a: batches.append(a) or real(*a))
-    found = simple_evaluate(GLMHarness(str(demo), batch_size=4), **options)
+    found = simple_evaluate(GLMHarness(str(demo_repository), batch_size=4), **options)
     assert found["results"]["made_choices"]["acc,none"] == 1
     assert sum(len(batch[-1]) for batch in batches) == 36 - 12
 
 
-def test_two_processes_share_the_requests(demo, tasks, colleague, tmp_path):
+def test_two_processes_share_the_requests(demo_repository, tasks, colleague, tmp_path):
     """Of 36 each asks 18, by fours; killed after two batches, each goes on with what is left."""
     program = TWICE + (TESTS / "harness_processes.py").read_text(encoding="utf-8")
-    printed = colleague.output(program, demo, tasks.include_path, folder=tmp_path)
+    printed = colleague.output(program, demo_repository, tasks.include_path, folder=tmp_path)
     (line,) = [line for line in printed.splitlines() if line.startswith("{")]
     assert json.loads(line) == {
         "asked again": [10, 10],
@@ -260,9 +254,9 @@ def test_two_processes_share_the_requests(demo, tasks, colleague, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["auto", 0])
-def test_a_batch_size_that_is_no_number(demo, wrong):
+def test_a_batch_size_that_is_no_number(demo_repository, wrong):
     with pytest.raises(ValueError, match=f"batch_size is {wrong}; give a number of rows"):
-        GLMHarness(str(demo), batch_size=wrong)
+        GLMHarness(str(demo_repository), batch_size=wrong)
 
 
 def test_the_same_numbers_as_score_choices(glm):
@@ -278,9 +272,9 @@ def test_the_same_numbers_as_score_choices(glm):
     assert [score for score, _ in answers] == pytest.approx(flat, abs=1e-4)
 
 
-def test_the_numbers_of_glm_score(demo, tasks, tmp_path):
+def test_the_numbers_of_glm_score(demo_repository, tasks, tmp_path):
     """A task of multiple choice, and log-likelihoods, with the mask that `glm score` appends."""
-    own = GLMHarness(str(demo), mask="[MASK]", batch_size=4)
+    own = GLMHarness(str(demo_repository), mask="[MASK]", batch_size=4)
     found = simple_evaluate(own, tasks=["made_choices"], task_manager=tasks)
     cities = [f" {city}" for city in CAPITALS.values()]
     texts = [f"The capital of {country} is" for country in CAPITALS]
@@ -292,7 +286,7 @@ def test_the_numbers_of_glm_score(demo, tasks, tmp_path):
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ]
         file.write_text("\n".join(map(json.dumps, lines)))
-        return score(Scoring(str(file), str(demo), device="cpu"))
+        return score(Scoring(str(file), str(demo_repository), device="cpu"))
 
     choices = scored("choices", choices_pretokenized=[cities] * 6, label=[*range(6)])
     assert choices.measures[0].value == found["results"]["made_choices"]["acc,none"]
@@ -306,14 +300,14 @@ def test_the_numbers_of_glm_score(demo, tasks, tmp_path):
     )
 
 
-def test_by_the_command(demo, tasks, tmp_path, monkeypatch):
+def test_by_the_command(demo_repository, tasks, tmp_path, monkeypatch):
     from test_cli import invoke, words
 
     # The harness reads its own thousands of tasks in ten seconds.
     without_its_own = partial(TaskManager, include_defaults=False)
     monkeypatch.setattr("lm_eval.tasks.TaskManager", without_its_own)
     output = tmp_path / "record.json"
-    told = ("evaluate", demo, "--task-folder", tasks.include_path, "--device", "cpu")
+    told = ("evaluate", demo_repository, "--task-folder", tasks.include_path, "--device", "cpu")
     result = invoke(*told, "--tasks", "made_choices,made_writing", "--output", output)
     assert result.exit_code == 0, result.output
     results = {one["task"]: one for one in json.loads(output.read_text())["results"]}

@@ -7,12 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import LONG
 from made import make_checkpoint, make_parameters
 from safetensors.torch import load_file
 
 from glm_transformers.conversion import ConversionError, convert_checkpoint, verify_repository
 
-MOMENTS = 20
+MOMENTS = 60 if LONG else 12
 OPTIONS = dict(tokenizer="none", num_attention_heads=4, max_shard_size="20KB")
 
 # Imports once, then converts in one forked process after the other. Each is killed a moment after

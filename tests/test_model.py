@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 import transformers
-from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP, tiny_config
+from conftest import EOP, EOS, GMASK, MASK, SMASK, SOP, long, tiny_config
 from safetensors import safe_open
 from torch.nn import functional as F
 
@@ -255,20 +255,38 @@ def test_inputs_embeds_equal_input_ids(tiny_model, cls):
     )
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_every_class_compiles_whole_and_exports(tiny_model, cls):
+def to_compile(cls) -> dict:
+    """A model's inputs that go through its whole forward."""
+    mask = torch.ones_like(TEXT)
+    return dict(input_ids=TEXT, attention_mask=mask, use_cache=False, **inputs_of(cls))
+
+
+# The bare network is a part of the others.
+@pytest.mark.parametrize("cls", [pytest.param(GLMModel, marks=long), *CLASSES[1:]])
+def test_every_class_compiles_whole(tiny_model, cls):
     """No branch of a forward hangs on a value of its tensors."""
     model = tiny_model(cls, attn_implementation="sdpa", num_layers=1)
-    inputs = dict(
-        input_ids=TEXT, attention_mask=torch.ones_like(TEXT), use_cache=False, **inputs_of(cls)
-    )
-    expected = model(**inputs)[0]
+    expected = model(**to_compile(cls))[0]
     torch._dynamo.reset()
-    torch.testing.assert_close(
-        torch.compile(model, backend="eager", fullgraph=True)(**inputs)[0], expected
-    )
-    exported = torch.export.export(model, (), inputs, strict=True).module()
-    torch.testing.assert_close(exported(**inputs)[0], expected)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**to_compile(cls))[0], expected)
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        GLMForConditionalGeneration,
+        *[
+            pytest.param(cls, marks=long)
+            for cls in (GLMModel, GLMForMultipleChoice, GLMForSequenceClassification)
+        ],
+    ],
+)
+def test_what_compiles_whole_exports(tiny_model, cls):
+    """Traced as for compiling; test_deployment.py exports every class in the other way."""
+    model = tiny_model(cls, attn_implementation="sdpa", num_layers=1)
+    exported = torch.export.export(model, (), to_compile(cls), strict=True).module()
+    torch.testing.assert_close(exported(**to_compile(cls))[0], model(**to_compile(cls))[0])
 
 
 def test_hidden_states_attentions_and_tuples(tiny_model):

@@ -9,17 +9,10 @@ from made import make_checkpoint, make_parameters, make_vocabulary
 from typer.testing import CliRunner
 
 from glm_transformers.cli import app
-from glm_transformers.conversion import convert_checkpoint
 from glm_transformers.conversion.released import RELEASED
-from glm_transformers.demo import CHECKPOINT, OPTIONS
 
 DOCS = ROOT / "docs"
 SHOWN = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", flags=re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "glm-demo", **OPTIONS)
 
 
 def run_page(name: str, capsys) -> int:
@@ -39,8 +32,8 @@ def run_page(name: str, capsys) -> int:
     "name, outputs",
     [("index.md", 1), ("running.md", 7), ("from_original.md", 0)],
 )
-def test_pages_on_the_demo(demo, tmp_path, monkeypatch, capsys, name, outputs):
-    (tmp_path / demo.name).symlink_to(demo)
+def test_pages_on_the_demo(demo_repository, tmp_path, monkeypatch, capsys, name, outputs):
+    (tmp_path / demo_repository.name).symlink_to(demo_repository)
     monkeypatch.chdir(tmp_path)
     assert run_page(name, capsys) == outputs
 

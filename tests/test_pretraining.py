@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import long
 from datasets import load_dataset
 from made import SENTENCES, make_checkpoint, make_parameters, make_vocabulary
-from processes import flags, launch_twice
+from processes import GLM, TWICE, flags, launch_twice
 from safetensors.torch import load_file
 
 from glm_transformers import GLMForConditionalGeneration, GLMTokenizerFast
@@ -87,6 +88,7 @@ def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
     cls, eos = tokenizer.cls_token_id, tokenizer.eos_token_id
     lines = [line for line in corpus.read_text().splitlines() if line.strip()]
     texts = [tokenizer(line, add_special_tokens=False).input_ids for line in lines]
+    written = [f" {' '.join(map(str, text))} " for text in texts]
     total = sum(map(len, texts))
     packed = sum(map(len, samples))
     passes = 1 if streaming else min(10, -(-2000 * LENGTH // total))
@@ -103,11 +105,8 @@ def test_packing(corpus, tokenizer, streaming, one_document, tmp_path):
             assert cls not in ids and eos not in ids[:-1]  # so what was cut ends its sample
             whole = i < len(parts) - 1 or ids[-1] == eos
             ids = ids[:-1] if ids[-1] == eos else ids
-            homes = [
-                k
-                for k, text in enumerate(texts)
-                if any(text[s : s + len(ids)] == ids for s in range(len(text)))
-            ]
+            stretch = f" {' '.join(map(str, ids))} "
+            homes = [k for k, text in enumerate(written) if stretch in text]
             assert homes  # every part is a stretch of one document
             if whole:
                 assert any(texts[k][-len(ids) :] == ids for k in homes)
@@ -161,9 +160,10 @@ def test_the_digest_is_of_the_code(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def scratch(made_repository, corpus, tmp_path_factory) -> Pretraining:
+def scratch(made_repository, texts, corpus, tmp_path_factory) -> Pretraining:
     """A network so small that a run takes seconds, with dropout: random states matter."""
     folder = tmp_path_factory.mktemp("scratch")
+    (folder / "validation.txt").write_text("\n".join(texts[:20]))
     shape = dict(hidden_size=32, num_layers=2, num_attention_heads=4, max_sequence_length=64)
     (folder / "config.json").write_text(json.dumps(shape))
     recipe = dict(token=0.5, sentence=0.3, document=0.2, block_mask_prob=0.1)
@@ -174,7 +174,7 @@ def scratch(made_repository, corpus, tmp_path_factory) -> Pretraining:
         config=str(folder / "config.json"),
         tokenizer=str(made_repository),
         recipe=str(folder / "recipe.json"),
-        validation=str(corpus),
+        validation=str(folder / "validation.txt"),
         length=LENGTH,
         steps=12,
         batch_size=4,
@@ -355,8 +355,12 @@ def command_line(options: Pretraining) -> list[str]:
     return [*arguments, *flags(options, ("data", "output"))]
 
 
-def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
-    """Twice the batch is two batches a step: process r of n takes batch n * i + r of the run."""
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=long)])
+def test_two_processes_train_like_one_with_twice_the_batch(scratch, colleague, tmp_path, launched):
+    """Twice the batch is two batches a step: process r of n takes batch n * i + r of the run.
+
+    `accelerate launch` tells its processes of each other as it is done here, and imports for each.
+    """
     dropouts = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
     no_dropout = dict.fromkeys(dropouts, 0.0)
     shape = json.loads(Path(scratch.config).read_text())
@@ -364,7 +368,10 @@ def test_two_processes_train_like_one_with_twice_the_batch(scratch, tmp_path):
     options = replace(scratch, config=str(tmp_path / "config.json"), accumulation=2)
     one = pretrain(replace(options, output=str(tmp_path / "one")))
     two = replace(options, output=str(tmp_path / "two"), accumulation=1)
-    run = launch_twice(tmp_path, command_line(two))
+    if launched:
+        run = launch_twice(tmp_path, command_line(two))
+    else:
+        run = colleague.run(TWICE + GLM, *command_line(two), folder=tmp_path)
     assert run.returncode == 0, run.stderr[-4000:]
     assert "is complete" in run.stdout
     for name in ("loss", "eval_loss_token", "eval_loss_sentence", "eval_loss_document"):

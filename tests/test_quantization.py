@@ -1,6 +1,7 @@
 """Weights in int8: smaller, as right as in float32, and everything that works on them."""
 
 import io
+import shutil
 
 import pytest
 import torch
@@ -12,26 +13,20 @@ from typer.testing import CliRunner
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.cli import app
-from glm_transformers.conversion import convert_checkpoint
-from glm_transformers.demo import CHECKPOINT, OPTIONS, TEXTS
+from glm_transformers.demo import TEXTS
 from glm_transformers.evaluation import score_choices
 from glm_transformers.evaluation.model import load
 from glm_transformers.evaluation.quantization import only_weights, to_int8, untied_head
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "repository", **OPTIONS)
+def exact(demo_repository):
+    return load(str(demo_repository), device="cpu").model
 
 
 @pytest.fixture(scope="module")
-def exact(repository):
-    return load(str(repository), device="cpu").model
-
-
-@pytest.fixture(scope="module")
-def fill(repository):
-    return open_pipeline(str(repository), device="cpu", quantize="int8")
+def fill(demo_repository):
+    return open_pipeline(str(demo_repository), device="cpu", quantize="int8")
 
 
 def state_bytes(model) -> int:
@@ -128,25 +123,23 @@ def test_only_weights(tiny_model):
     assert (got - asked).square().mean().sqrt() < 0.1 * asked.std()
 
 
-def test_what_cannot_be_quantised_so(repository, tmp_path):
-    """One sentence each, before the weights are read."""
-    (repository / "model.safetensors").rename(tmp_path / "kept")
-    try:
-        for asked, words in (
-            ({"quantize": "int4"}, "quantize is int4; choose int8"),
-            ({"quantize": "int8", "dtype": "float16"}, "int8 computes beside float32"),
-            ({"quantize": "int8", "dtype": "bfloat16"}, "int8 computes beside float32"),
-        ):
-            with pytest.raises(ValueError, match=words):
-                load(str(repository), device="cpu", **asked)
-    finally:
-        (tmp_path / "kept").rename(repository / "model.safetensors")
+def test_what_cannot_be_quantised_so(demo_repository, tmp_path):
+    """One sentence each, before the weights are read, which are not there."""
+    without = shutil.ignore_patterns("*.safetensors")
+    repository = str(shutil.copytree(demo_repository, tmp_path / "repository", ignore=without))
+    for asked, words in (
+        ({"quantize": "int4"}, "quantize is int4; choose int8"),
+        ({"quantize": "int8", "dtype": "float16"}, "int8 computes beside float32"),
+        ({"quantize": "int8", "dtype": "bfloat16"}, "int8 computes beside float32"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load(repository, device="cpu", **asked)
     with pytest.raises(ValueError, match="quantize is int4; choose int8"):
-        Serving(str(repository), quantize="int4")
+        Serving(repository, quantize="int4")
 
 
-def test_an_adapter_is_merged_first(repository, tmp_path):
-    written = f'{{"base_model_name_or_path": "{repository}"}}'
+def test_an_adapter_is_merged_first(demo_repository, tmp_path):
+    written = f'{{"base_model_name_or_path": "{demo_repository}"}}'
     (tmp_path / "adapter_config.json").write_text(written)
     with pytest.raises(ValueError, match="merge it"):
         load(str(tmp_path), device="cpu", quantize="int8")
@@ -160,10 +153,10 @@ def test_an_adapter_is_merged_first(repository, tmp_path):
     ],
     ids=lambda command: command[0],
 )
-def test_the_commands_have_it(repository, tmp_path, command):
+def test_the_commands_have_it(demo_repository, tmp_path, command):
     texts = tmp_path / "texts.txt"
     texts.write_text("Paris is the capital of France. A spider has eight legs.\n")
-    asked = [part.format(texts=texts, repository=repository) for part in command]
+    asked = [part.format(texts=texts, repository=demo_repository) for part in command]
     outputs = [
         CliRunner().invoke(app, [*asked, "--device", "cpu", *given]).output
         for given in ([], ["--quantize", "int8"])

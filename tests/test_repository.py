@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from checkout import ENVIRONMENT, ROOT
+from checkout import ROOT
 from huggingface_hub import ModelCard
 from made import make_checkpoint, make_parameters
-from processes import GLM, Forks
+from processes import GLM
 from typer.testing import CliRunner
 
 from glm_transformers import GLMConfig, GLMForConditionalGeneration
@@ -273,8 +273,8 @@ class HubStandIn(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), HubStandIn)
+def server(hub_port):
+    server = ThreadingHTTPServer(("127.0.0.1", hub_port), HubStandIn)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -286,29 +286,12 @@ def hub(server):
     return server
 
 
-@pytest.fixture(scope="module")
-def uploader(server, tmp_path_factory):
-    """A colleague whose Hub is the stand-in."""
-    folder = tmp_path_factory.mktemp("uploader")
-    settings = dict(
-        HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
-        HF_HUB_DISABLE_XET="1",
-        HF_HUB_OFFLINE="0",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HOME=str(folder / "home"),
-    )
-    imports = "import checkout; from glm_transformers.conversion import convert_checkpoint"
-    forks = Forks(imports, folder, {**ENVIRONMENT, **settings})
-    yield forks
-    forks.end()
-
-
-def push(uploader, tmp_path, name="me/my-glm", token="hf_right"):
+def push(colleague, tmp_path, name="me/my-glm", token="hf_right"):
     checkpoint = tmp_path / "checkpoint"
     make_checkpoint(checkpoint, make_parameters())
     options = ["--tokenizer", "none", "--num-attention-heads", "4", "--push-to-hub", name]
     program = f"import os; os.environ['HF_TOKEN'] = {token!r}; {GLM}"
-    return uploader.run(
+    return colleague.run(
         program,
         "convert",
         checkpoint,
@@ -318,8 +301,8 @@ def push(uploader, tmp_path, name="me/my-glm", token="hf_right"):
     )
 
 
-def test_push_to_hub(hub, uploader, tmp_path):
-    run = push(uploader, tmp_path)
+def test_push_to_hub(hub, colleague, tmp_path):
+    run = push(colleague, tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     assert "on the Hub as me/my-glm" in run.stdout and hub.store["created"] == "my-glm"
     (commit,) = hub.store["commits"]  # all files at once
@@ -343,9 +326,9 @@ def test_push_to_hub(hub, uploader, tmp_path):
     [(dict(token="hf_wrong"), "hf auth login"), (dict(name="a/b/c"), "is no name on the Hub")],
 )
 def test_an_upload_that_will_be_refused_is_said_before_any_work(
-    hub, uploader, tmp_path, options, message
+    hub, colleague, tmp_path, options, message
 ):
-    run = push(uploader, tmp_path, **options)
+    run = push(colleague, tmp_path, **options)
     assert (
         run.returncode == 1
         and message in " ".join(run.stderr.split())

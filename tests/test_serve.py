@@ -2,11 +2,11 @@
 
 import gc
 import json
+import os
 import re
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,7 +16,8 @@ from http.client import HTTPConnection
 
 import pytest
 import torch
-from checkout import ENVIRONMENT, ROOT
+from checkout import ROOT
+from processes import GLM
 from typer.testing import CliRunner
 
 from glm_transformers import cli
@@ -26,8 +27,6 @@ from glm_transformers.apps.listener import bind, listen
 from glm_transformers.apps.options import Serving
 from glm_transformers.apps.pipeline import open_pipeline
 from glm_transformers.apps.server import MOST_BYTES, MOST_CONNECTIONS, Server, make_app
-from glm_transformers.conversion import convert_checkpoint
-from glm_transformers.demo import CHECKPOINT, OPTIONS
 from glm_transformers.hub_repository.handler import (
     LONGEST_ALTERNATIVE,
     MOST_CHARACTERS,
@@ -105,13 +104,8 @@ def listening(batches: Batches, timeout: float = 60):
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return convert_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("serve") / NAME, **OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def fill(repository):
-    return open_pipeline(str(repository), device="cpu")
+def fill(demo_repository):
+    return open_pipeline(str(demo_repository), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -609,58 +603,59 @@ def test_a_generation_for_nobody_ends(batches):
 
 # --- The command ----------------------------------------------------------------------------------
 
-PROGRAM = "import checkout; from glm_transformers.cli import main; main()"
+# Tells who it is before it begins.
+PROGRAM = f"import os; open('process', 'w').write(str(os.getpid())); {GLM}"
 
 
-@contextmanager
-def serving(repository):
-    """`glm serve` in a process of its own; gives it, what it prints at once, and a client."""
-    command = [sys.executable, "-c", PROGRAM, "serve", str(repository)]
-    process = subprocess.Popen(
-        [*command, "--port", "0", "--batch-size", "1", "--device", "cpu"],
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        greeting = "".join(process.stdout.readline() for _ in range(3))
-        port = re.search(r"http://127\.0\.0\.1:(\d+)", greeting)[1]
-        yield process, greeting, Client(int(port))
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+@pytest.fixture
+def command(demo_repository, colleague, tmp_path):
+    """`glm serve` in a process of its own: its id, what it prints at once, a client, its end."""
+    told, printed = tmp_path / "process", colleague.files / "out"
+    arguments = ["serve", demo_repository, "--port", "0", "--batch-size", "1", "--device", "cpu"]
+    with ThreadPoolExecutor(1) as starter:
+        ended = starter.submit(colleague.run, PROGRAM, *arguments, folder=tmp_path)
+        until(lambda: told.exists() and told.read_text(), seconds=120)
+        process = int(told.read_text())
+        try:
+            until(lambda: "curl" in printed.read_text(), seconds=120)
+            port = re.search(r"http://127\.0\.0\.1:(\d+)", printed.read_text())[1]
+            yield process, printed.read_text(), Client(int(port)), ended
+        finally:
+            if not ended.done():
+                os.kill(process, signal.SIGKILL)
 
 
-def test_a_signal_ends_the_command_when_what_runs_is_answered(repository, single):
-    with serving(repository) as (process, greeting, client):
-        line = greeting.splitlines()[-1]
-        path, body = re.fullmatch(r"curl http://[^/]+(/\w+) -H '.+' -d '(.+)'", line).groups()
-        assert client.ask(path, json.loads(body)) == single[json.loads(body)["inputs"]]
-        with ThreadPoolExecutor(1) as clients:
-            asked = clients.submit(client.fill, TEXTS[:3], **LONG)
-            until(lambda: client.ask("/health")["batches"] >= 2)
-            process.send_signal(signal.SIGTERM)
-            assert len(asked.result()) == 3
-        assert process.wait(30) == 0
+def test_a_signal_ends_the_command_when_what_runs_is_answered(command, single):
+    process, greeting, client, ended = command
+    shown = re.search(r"^curl http://[^/]+(/\w+) -H '.+' -d '(.+)'$", greeting, re.MULTILINE)
+    path, body = shown.groups()
+    assert client.ask(path, json.loads(body)) == single[json.loads(body)["inputs"]]
+    with ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(client.fill, TEXTS[:3], **LONG)
+        until(lambda: client.ask("/health")["batches"] >= 2)
+        os.kill(process, signal.SIGTERM)
+        assert len(asked.result()) == 3
+    assert ended.result(30).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_command_at_once(repository, number):
+def test_a_second_signal_ends_the_command_at_once(command, number):
+    process, _, client, ended = command
+
     def is_stopping() -> bool:
         try:
             return client.send("/health")[0] == 503
         except ConnectionError:
             return True
 
-    with serving(repository) as (process, _, client), ThreadPoolExecutor(1) as clients:
+    with ThreadPoolExecutor(1) as clients:
         asked = clients.submit(client.fill, TEXTS[:1] * MOST_TEXTS, **LONG)
         until(lambda: client.ask("/health")["waiting"])
-        process.send_signal(number)
+        os.kill(process, number)
         until(is_stopping)
-        assert process.poll() is None  # it answers what it has taken
-        process.send_signal(number)
-        assert process.wait(30) == -number
+        assert not ended.done()  # it answers what it has taken
+        os.kill(process, number)
+        assert ended.result(30).returncode == -number
         assert isinstance(asked.exception(), ConnectionError)
 
 

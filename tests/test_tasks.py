@@ -7,6 +7,7 @@ What the original itself cannot encode, and its goldens hold as an error, is nam
 import json
 import random
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def flat(example: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def tokenizer_of(repository):
-    return lambda name: GLMTokenizerFast.from_pretrained(repository(name))
+    """`tokenizer_of(name)`: read once, because reading a large vocabulary takes a while."""
+    return cache(lambda name: GLMTokenizerFast.from_pretrained(repository(name)))
 
 
 def padded(values: list[int], length: int, padding: int = 0) -> list[int]:
