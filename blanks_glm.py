@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
-from torch.nn import functional as F
 
 
 def is_any_of(ids: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
@@ -54,15 +53,8 @@ def sees(in_context: torch.Tensor) -> torch.Tensor:
     return causal | in_context[:, None]
 
 
-def context_overlay(in_context: torch.Tensor, past: int, keys: int) -> Callable:
-    """What the library's causal mask lacks to be `sees`, as its `or_mask_function`.
-
-    Args:
-        in_context (B, T): of the tokens of this call, which follow `past` earlier ones. These are
-            visible to all that follow anyway; behind T, a cache of fixed length has room.
-    """
-    room = keys - past - in_context.shape[1]
-    in_context = F.pad(in_context, (past, room))  # (B, T) -> (B, K)
+def context_overlay(in_context: torch.Tensor) -> Callable:
+    """What the library's causal mask lacks to be `sees`, as its `or_mask_function`."""
     return lambda batch, head, query, key: in_context[batch, key]
 
 

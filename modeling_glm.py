@@ -15,7 +15,6 @@ import inspect
 import math
 import os
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,6 +72,8 @@ _CAUSAL_MASK = inspect.signature(create_causal_mask).parameters
 _EMBEDS = "inputs_embeds" if "inputs_embeds" in _CAUSAL_MASK else "input_embeds"
 # 4.57: masks and static caches are told at which columns the new tokens are.
 _NEEDS_CACHE_POSITION = "cache_position" in _CAUSAL_MASK
+# 5: what the causal mask lacks can be told as blocks of columns, without a function of each cell.
+_HAS_BLOCKS = "block_sequence_ids" in _CAUSAL_MASK
 _MASK_SIZES_TAKE_A_LENGTH = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
 
 
@@ -106,13 +107,18 @@ def causal_mask(
     attention_mask: torch.Tensor | None,
     cache: Cache | None,
     past: int | torch.Tensor,
-    overlay: Callable | None,
+    in_context: torch.Tensor | None,
 ) -> torch.Tensor | BlockMask | None:
-    """The library's causal mask, with what the overlay lets be seen besides."""
+    """The library's causal mask, in which the context (B, K), where there is one, is one block."""
+    overlay: dict[str, Any] = {}
+    if in_context is not None and _HAS_BLOCKS:
+        overlay = {"block_sequence_ids": in_context.long() - 1}  # -1 is of no block
+    elif in_context is not None:
+        overlay = {"or_mask_function": context_overlay(in_context)}
     return create_causal_mask(
         config=config,
         attention_mask=attention_mask,
-        or_mask_function=overlay,
+        **overlay,
         **{_EMBEDS: inputs_embeds, CACHE: cache},
         **cache_position(past, inputs_embeds),
     )
@@ -561,10 +567,11 @@ class GLMModel(GLMPreTrainedModel):
             )
         if rank == 1:
             attention_mask = None
-        overlay = None
-        if length > 1:
-            overlay = context_overlay(in_context, int(past), count_keys(cache, past, length))
-        return causal_mask(self.config, inputs_embeds, attention_mask, cache, past, overlay)
+        columns = None
+        if length > 1:  # what came earlier is seen anyway; behind, a cache of fixed length has room
+            room = count_keys(cache, past, length) - int(past) - length
+            columns = F.pad(in_context, (int(past), room))  # (B, T) -> (B, K)
+        return causal_mask(self.config, inputs_embeds, attention_mask, cache, past, columns)
 
     def _run_layers(
         self,
