@@ -71,7 +71,8 @@ def test_killed_at_any_moment(colleague, tmp_path, overwrite):
     (events,) = run(colleague, tmp_path, [[prepare("whole"), overwrite, 0, 0.0]])
     new = {file.name: file.read_bytes() for file in (tmp_path / "whole/out").glob("model*")}
     generator, step = random.Random(9), int(events) / MOMENTS
-    moments = [max(1, int(step * (index + generator.random()))) for index in range(MOMENTS)]
+    moments = [max(1, int(step * (index + generator.random()))) for index in range(MOMENTS - 1)]
+    moments.append(int(events))  # the whole is there then
     jobs = [
         [prepare(str(index)), overwrite, moment, generator.random() * 0.004]
         for index, moment in enumerate(moments)
